@@ -1,0 +1,148 @@
+"""Settings: every field of an algorithm has a path (`policy.beta`), a meaning and a type.
+
+The path is the field's name everywhere: on the command line, in presets, as sweep axis and in `run.json`.
+A field declared with `setting` is a number that may be swept inside one compiled program; one declared
+with `static` is a size or a choice, fixed when the program is compiled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+import equinox as eqx
+
+
+def setting(default: float, meaning: str):
+    """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again."""
+    return eqx.field(default=default, metadata={"meaning": meaning})
+
+
+def static(default: Any, meaning: str):
+    """A size or a choice: part of the program's structure, so it cannot be swept."""
+    return eqx.field(default=default, static=True, metadata={"meaning": meaning})
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says what was found, expected and to do."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    path: str
+    value: Any
+    type: Any
+    meaning: str
+    sweepable: bool
+
+
+def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
+    """All settings of an algorithm or stage by path, in the order in which they are declared."""
+    out: dict[str, Setting] = {}
+    hints = typing.get_type_hints(type(tree))
+    for f in fields(tree):
+        path, value = prefix + f.name, getattr(tree, f.name)
+        if is_dataclass(value):
+            out |= settings(value, path + ".")
+        else:
+            meaning = f.metadata.get("meaning", "")
+            out[path] = Setting(path, value, hints[f.name], meaning, not f.metadata.get("static", False))
+    return out
+
+
+def closest(name: str, known: Iterable[str], kind: str) -> str:
+    """The end of an error message about an unknown name: the closest known one, and what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"
+
+
+def lookup(tree: Any, path: str) -> Setting:
+    """The setting at `path`. Raises ConfigError, naming the closest path, if there is none."""
+    known = settings(tree)
+    if path not in known:
+        tails = [p for p in known if p.rpartition(".")[2] == path]
+        raise ConfigError(f"unknown setting {path!r}; did you mean {tails[0]!r}?" if tails else closest(path, known, "setting"))
+    return known[path]
+
+
+def assign(tree: Any, path: str, value: Any) -> Any:
+    """A copy of `tree` with the setting at `path` replaced; strings are read as the field's type."""
+    found = lookup(tree, path)
+    return _replace(tree, path.split("."), convert(value, found.type, path))
+
+
+def assign_all(tree: Any, values: Mapping[str, Any]) -> Any:
+    for path, value in values.items():
+        tree = assign(tree, path, value)
+    return tree
+
+
+def _replace(tree, names, value):
+    head, *rest = names
+    return replace(tree, **{head: _replace(getattr(tree, head), rest, value) if rest else value})
+
+
+def convert(value: Any, kind: Any, path: str) -> Any:
+    """`value` as an instance of the annotated type `kind`. Raises ConfigError with both."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        for choice in args:
+            if value == choice or str(choice) == str(value):
+                return choice
+        raise ConfigError(f"{path}: {closest(str(value), map(str, args), 'choice')} (one of {', '.join(map(str, args))})")
+    if origin in (typing.Union, types.UnionType):
+        if value is None or str(value).lower() == "none":
+            return None
+        return convert(value, next(a for a in args if a is not type(None)), path)
+    if origin is tuple:
+        parts = [p for p in value.strip("()[] ").replace(" ", "").split(",") if p] if isinstance(value, str) else value
+        return tuple(convert(p, args[0], path) for p in parts)
+    try:
+        return _scalar(value, kind)
+    except (TypeError, ValueError):
+        name = {float: "a finite number", int: "a whole number, zero or more", bool: "true or false"}.get(kind, kind)
+        raise ConfigError(f"{path}: found {value!r}, expected {name}") from None
+
+
+def _scalar(value, kind):
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        return {"true": True, "false": False}[str(value).lower()] if str(value).lower() in ("true", "false") else _fail()
+    if kind is int:
+        number = float(value)
+        if isinstance(value, bool) or number != int(number) or number < 0:
+            _fail()
+        return int(number)
+    if kind is float:
+        number = float(value)
+        if isinstance(value, bool) or not math.isfinite(number):
+            _fail()
+        return number
+    return kind(value)
+
+
+def _fail():
+    raise ValueError
+
+
+def preset(presets: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str, data_id: str) -> dict[str, Any]:
+    """The values of preset `name` for a data set: all patterns that match `data_id`, later ones winning.
+
+    A preset maps patterns of data set names (as in file globs) to settings, from general to specific.
+    """
+    if name not in presets:
+        raise ConfigError(closest(name, presets, "preset"))
+    values: dict[str, Any] = {}
+    for pattern, chosen in presets[name].items():
+        if fnmatch.fnmatchcase(data_id, pattern):
+            values |= chosen
+    return values

@@ -1,0 +1,194 @@
+"""The three ideas of this library, and the one loop.
+
+An algorithm is a few named stages; a stage is `init` and a pure `update`; `advance` runs any stage; what
+comes out is a policy with one `act`. Everything here is a pytree whose leaves are arrays (or floats, in
+the settings of a stage), so that plain `jax.jit`, `vmap`, `grad` and `lax` loops work everywhere.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from srpo import config
+from srpo.config import static
+
+M = TypeVar("M")
+Metrics = dict[str, Array]
+Given = Mapping[str, Any]
+
+
+class Batch(NamedTuple):
+    """Transitions. A data set is a Batch with leading axis N, a minibatch one with leading axis B."""
+
+    obs: Float[Array, "... obs"]
+    action: Float[Array, "... act"]  # in [-1, 1]
+    reward: Float[Array, "..."]
+    next_obs: Float[Array, "... obs"]
+    mask: Float[Array, "..."]  # 0 where the episode terminated, 1 elsewhere (time-outs included)
+    index: Int[Array, "..."]  # row in the data set, to look up per-row tables
+
+    def sample(self, key: PRNGKeyArray, size: int) -> Batch:
+        """`size` rows, drawn independently and uniformly."""
+        rows = jax.random.randint(key, (size,), 0, self.index.shape[0])
+        return jax.tree.map(lambda x: x[rows], self)
+
+
+class Treatment(eqx.Module):
+    """How an algorithm wants the recorded data: part of its recipe, so part of its settings."""
+
+    reward: Literal["none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize"] = static(
+        "none", "reward treatment: none; return-range: 1000 r / (max - min episode return); minus-one: r - 1 (antmaze)"
+    )
+    keep_timeouts: bool = static(False, "keep the last transition of timed-out episodes (needs recorded next observations)")
+    clip_action: float = static(1.0, "clip recorded actions to +- this value")
+    best_fraction: float = static(1.0, "keep only this fraction of the episodes, those with the highest return")
+
+
+class Frozen(eqx.Module):
+    """An array inside a model that no optimizer may touch."""
+
+    value: Array
+
+
+def _trainable(model):
+    spec = jax.tree.map(lambda x: not isinstance(x, Frozen), model, is_leaf=lambda x: isinstance(x, Frozen))
+    return eqx.partition(model, spec)
+
+
+class TrainState(eqx.Module, Generic[M]):
+    """One network under training. `target` is a moving average of `model`, or None."""
+
+    model: M
+    target: M | None
+    opt_state: optax.OptState
+
+    @classmethod
+    def create(cls, model: M, tx: optax.GradientTransformation, target: bool = False) -> TrainState[M]:
+        copy = jax.tree.map(jnp.copy, model) if target else None  # buffers are donated: no sharing
+        return cls(model, copy, tx.init(_trainable(model)[0]))
+
+
+def descend(
+    state: TrainState[M],
+    tx: optax.GradientTransformation,
+    loss: Callable[[M], tuple[Array, Metrics]],
+    ema: float | None = None,
+) -> tuple[TrainState[M], Metrics]:
+    """One step of `tx` down the gradient of `loss(model)`; with `ema`, the target then follows at that rate."""
+    params, frozen = _trainable(state.model)
+    grads, metrics = jax.grad(lambda p: loss(eqx.combine(p, frozen)), has_aux=True)(params)
+    updates, opt_state = tx.update(grads, state.opt_state, params)
+    model = eqx.combine(optax.apply_updates(params, updates), frozen)
+    target = state.target if ema is None else average(state.target, model, ema)
+    return TrainState(model, target, opt_state), metrics
+
+
+def average(target: M, model: M, rate: float) -> M:
+    """Exponential moving average: `target` moved towards `model` by the fraction `rate`."""
+    return jax.tree.map(lambda t, m: t + rate * (m - t), target, model)
+
+
+class Policy(Protocol):
+    """What training produces: a pytree that acts."""
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]: ...
+
+
+class Stage(eqx.Module):
+    """One training phase; its fields are its hyper-parameters.
+
+    `needs` names the results of earlier stages that it reads through `given`. `update` must be pure and
+    take everything random from `key`; `step` counts from 0.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    steps: eqx.AbstractVar[int]
+    batch_size: eqx.AbstractVar[int]
+
+    def view(self, dataset) -> Any:
+        """What the stage samples from: transitions, unless it says otherwise (anything with `sample(key, size)`)."""
+        return dataset.transitions
+
+    @abc.abstractmethod
+    def init(self, data, given: Given, key: PRNGKeyArray) -> Any:
+        """The state before the first step: a pytree of arrays."""
+
+    @abc.abstractmethod
+    def update(self, state, batch, given: Given, key: PRNGKeyArray, step: Int[Array, ""]) -> tuple[Any, Metrics]:
+        """One step."""
+
+    @abc.abstractmethod
+    def result(self, state) -> Any:
+        """The frozen thing that later stages and the policy see."""
+
+
+class Algorithm(eqx.Module):
+    """Its stages, as fields in training order: that is the whole recipe."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"paper": {}}
+    data: eqx.AbstractVar[Treatment]
+
+    @abc.abstractmethod
+    def make_policy(self, trained: Given) -> Policy:
+        """The policy, from the results of all stages by name."""
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Stage)}
+
+    def set(self, path: str, value: Any) -> Algorithm:
+        """A copy with the setting at `path` (such as "policy.beta") replaced. Raises ConfigError."""
+        return config.assign(self, path, value)
+
+
+class Log(eqx.Module):
+    """What the loop remembers of the metrics: their sums, and the first step at which one was not finite."""
+
+    total: dict[str, Float[Array, ""]]
+    bad_step: dict[str, Int[Array, ""]]  # -1: none
+
+    @classmethod
+    def create(cls, names) -> Log:
+        return cls({n: jnp.zeros(()) for n in names}, {n: jnp.full((), -1, jnp.int32) for n in names})
+
+    def add(self, metrics: Metrics, step) -> Log:
+        total = {n: self.total[n] + metrics[n] for n in self.total}
+        first = lambda n: jnp.where((self.bad_step[n] < 0) & ~jnp.isfinite(metrics[n]), step, self.bad_step[n])
+        return Log(total, {n: first(n) for n in self.bad_step})
+
+
+def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray, start, stop):
+    """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
+
+    Step i draws everything from `fold_in(key, i)`, so that neither the length of a call nor resuming changes
+    anything; both bounds are arguments of the compiled program, so that one compilation serves every length.
+    """
+
+    def body(i, carry):
+        state, log = carry
+        k_batch, k_update = jax.random.split(jax.random.fold_in(key, i))
+        batch = data.sample(k_batch, stage.batch_size)
+        state, metrics = stage.update(state, batch, given, k_update, i)
+        return state, log.add(metrics, i)
+
+    return lax.fori_loop(start, stop, body, (state, log))
+
+
+def metric_names(stage: Stage, state, data, given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
+    """The names of the metrics that a stage reports, found without computing anything."""
+
+    def one(state, data, given, key):
+        return stage.update(state, data.sample(key, stage.batch_size), given, key, jnp.zeros((), jnp.int32))[1]
+
+    return tuple(sorted(jax.eval_shape(one, state, data, given, key)))

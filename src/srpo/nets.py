@@ -1,0 +1,234 @@
+"""Networks: every leaf is an array, and each acts on the last axis, so `(obs)`, `(B, obs)`, `(B, N, obs)` all work.
+
+Initializations carry the names under which the papers' code bases know them; the defaults are PyTorch's,
+which most of them use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.core import Frozen
+
+Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
+Activation = Callable[[Array], Array]
+
+_KERNEL = {
+    "orthogonal": jax.nn.initializers.orthogonal(),
+    "orthogonal sqrt2": jax.nn.initializers.orthogonal(2**0.5),
+    "xavier": jax.nn.initializers.xavier_uniform(),
+    "lecun": jax.nn.initializers.lecun_normal(),
+}
+
+
+def mish(x: Array) -> Array:
+    """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2)."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
+    """Zero each element with probability `rate` and rescale the rest; the identity without a key.
+
+    The probability is exact to 1/65536: half-width random bits halve the cost of the mask.
+    """
+    if key is None:
+        return x
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.asarray(rate * 65536, jnp.uint16)
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+class Linear(eqx.Module):
+    weight: Float[Array, "i o"]
+    bias: Float[Array, " o"]
+
+    def __init__(self, n_in: int, n_out: int, key: PRNGKeyArray, init: Init = "torch"):
+        """`torch`: weight and bias ~ U(-1/sqrt(n_in), 1/sqrt(n_in)); the others: zero bias."""
+        k_weight, k_bias = jax.random.split(key)
+        if init == "torch":
+            bound = n_in**-0.5
+            self.weight = jax.random.uniform(k_weight, (n_in, n_out), minval=-bound, maxval=bound)
+            self.bias = jax.random.uniform(k_bias, (n_out,), minval=-bound, maxval=bound)
+        else:
+            self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        return x @ self.weight + self.bias
+
+
+class LayerNorm(eqx.Module):
+    scale: Float[Array, " d"]
+    bias: Float[Array, " d"]
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, size: int, eps: float = 1e-5):
+        """`eps`: 1e-5 is PyTorch's, 1e-6 flax's."""
+        self.scale, self.bias, self.eps = jnp.ones(size), jnp.zeros(size), eps
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        mean = jnp.mean(x, -1, keepdims=True)
+        var = jnp.mean((x - mean) ** 2, -1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(var + self.eps) * self.scale + self.bias
+
+
+class MLP(eqx.Module):
+    """Linear layers with an activation between them; with `norm`, a LayerNorm before each activation."""
+
+    layers: tuple[Linear, ...]
+    norms: tuple[LayerNorm, ...]
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        key: PRNGKeyArray,
+        activation: Activation = jax.nn.relu,
+        init: Init = "torch",
+        norm: bool = False,
+    ):
+        """`sizes`: the widths of all layers, input and output included."""
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = tuple(Linear(i, o, k, init) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
+        self.norms = tuple(LayerNorm(n) for n in sizes[1:-1]) if norm else ()
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        for i, layer in enumerate(self.layers[:-1]):
+            x = layer(x)
+            x = self.activation(self.norms[i](x) if self.norms else x)
+        return self.layers[-1](x)
+
+
+class Normalizer(eqx.Module):
+    """(x - mean) / std with statistics of the data, which no optimizer touches."""
+
+    mean: Frozen
+    std: Frozen
+
+    def __init__(self, mean: Float[Array, " d"], std: Float[Array, " d"]):
+        self.mean, self.std = Frozen(mean), Frozen(std)
+
+    @classmethod
+    def of(cls, x: Float[Array, "n d"], eps: float = 1e-3) -> Normalizer:
+        """Of the rows of `x`; `eps` is added to the standard deviation."""
+        return cls(jnp.mean(x, 0), jnp.std(x, 0) + eps)
+
+    @classmethod
+    def identity(cls, size: int) -> Normalizer:
+        return cls(jnp.zeros(size), jnp.ones(size))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        return (x - self.mean.value) / self.std.value
+
+
+class QEnsemble(eqx.Module):
+    """Independent action-value networks on the concatenation of observation and action."""
+
+    members: tuple[MLP, ...]
+
+    def __init__(self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, n: int = 2, **options):
+        """`options` go to MLP."""
+        sizes = (obs + act, *hidden, 1)
+        self.members = tuple(MLP(sizes, k, **options) for k in jax.random.split(key, n))
+
+    def __call__(self, obs: Float[Array, "... obs"], action: Float[Array, "... act"]) -> Float[Array, "n ..."]:
+        x = jnp.concatenate([obs, action], -1)
+        return jnp.stack([member(x)[..., 0] for member in self.members])
+
+
+class ValueNet(eqx.Module):
+    """A state-value network."""
+
+    net: MLP
+
+    def __init__(self, obs: int, hidden: Sequence[int], key: PRNGKeyArray, **options):
+        self.net = MLP((obs, *hidden, 1), key, **options)
+
+    def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "..."]:
+        return self.net(obs)[..., 0]
+
+
+class DeterministicActor(eqx.Module):
+    """tanh of a ReLU network: an action in (-1, 1)."""
+
+    normalizer: Normalizer
+    net: MLP
+
+    def __init__(self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, normalizer: Normalizer | None = None, **options):
+        self.normalizer = Normalizer.identity(obs) if normalizer is None else normalizer
+        self.net = MLP((obs, *hidden, act), key, **options)
+
+    def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "... act"]:
+        return jnp.tanh(self.net(self.normalizer(obs)))
+
+
+class GaussianFourier(eqx.Module):
+    """sin and cos of 2 pi w t with frequencies w ~ N(0, 30^2), drawn once and frozen."""
+
+    frequency: Frozen
+
+    def __init__(self, size: int, key: PRNGKeyArray, scale: float = 30.0):
+        self.frequency = Frozen(scale * jax.random.normal(key, (size // 2,)))
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "... d"]:
+        angle = 2 * jnp.pi * t[..., None] * self.frequency.value
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+class ResidualBlock(eqx.Module):
+    norm: LayerNorm
+    expand: Linear
+    contract: Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __call__(self, x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
+        y = self.norm(dropout(x, rate, key))
+        return x + self.contract(self.activation(self.expand(y)))
+
+
+class ScoreResNet(eqx.Module):
+    """The LayerNorm residual network of IDQL with continuous time, as SRPO uses it.
+
+    Input [a_t, s, e(t)], `Linear` to `width`, blocks of dropout, LayerNorm, Linear (x4), Mish, Linear, then
+    Mish and a last Linear. No activation before the first block, no squashing.
+    """
+
+    fourier: GaussianFourier
+    embed: MLP
+    first: Linear
+    blocks: tuple[ResidualBlock, ...]
+    last: Linear
+    dropout: float = eqx.field(static=True)
+
+    def __init__(
+        self, obs: int, act: int, key: PRNGKeyArray, width: int = 256, n_blocks: int = 3, dropout: float = 0.1, time_size: int = 64
+    ):
+        k_fourier, k_embed, k_first, k_last, *k_blocks = jax.random.split(key, 4 + 2 * n_blocks)
+        self.fourier = GaussianFourier(time_size, k_fourier)
+        self.embed = MLP((time_size, 2 * time_size, 2 * time_size), k_embed, mish)
+        self.first = Linear(act + obs + 2 * time_size, width, k_first)
+        self.blocks = tuple(
+            ResidualBlock(LayerNorm(width), Linear(width, 4 * width, a), Linear(4 * width, width, b), mish)
+            for a, b in zip(k_blocks[::2], k_blocks[1::2], strict=True)
+        )
+        self.last = Linear(width, act, k_last)
+        self.dropout = dropout
+
+    def __call__(
+        self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "... act"]:
+        """`key`: for dropout; without one there is none. `t` and `obs` broadcast against `x`."""
+        lead = x.shape[:-1]
+        e = self.embed(self.fourier(jnp.broadcast_to(t, lead)))
+        h = self.first(jnp.concatenate([x, jnp.broadcast_to(obs, (*lead, obs.shape[-1])), e], -1))
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        for block, k in zip(self.blocks, keys, strict=True):
+            h = block(h, self.dropout, k)
+        return self.last(mish(h))
