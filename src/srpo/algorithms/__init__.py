@@ -1,0 +1,25 @@
+"""The algorithms by name. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from srpo.config import ConfigError, closest
+
+ALGORITHMS = {
+    "srpo": "srpo.algorithms.srpo:SRPO",
+}
+
+
+def find(name: str) -> type:
+    """The algorithm's class. Raises ConfigError, naming the closest one, for an unknown name."""
+    if name not in ALGORITHMS:
+        raise ConfigError(closest(name, ALGORITHMS, "algorithm"))
+    module, _, attribute = ALGORITHMS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(algorithm) -> str:
+    """The name under which the class of `algorithm` is listed."""
+    cls = type(algorithm)
+    return next(name for name, home in ALGORITHMS.items() if home == f"{cls.__module__}:{cls.__qualname__}")

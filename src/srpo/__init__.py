@@ -1,0 +1,32 @@
+"""Offline reinforcement learning from logged data to a deployed policy: SRPO and its relatives.
+
+Names are looked up on first use, so that `import srpo` stays instant and imports no JAX.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_dataset": "srpo.data",
+    "from_arrays": "srpo.data",
+    "Dataset": "srpo.data",
+    "train": "srpo.train",
+    "evaluate": "srpo.evaluate",
+    "load_run": "srpo.runs",
+    "Run": "srpo.runs",
+    "SRPO": "srpo.algorithms.srpo",
+}
+__all__ = [*_HOME, "algorithms", "convert", "deploy"]  # noqa: F822
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in ("algorithms", "convert", "deploy"):
+        return importlib.import_module(f"srpo.{name}")
+    raise AttributeError(f"module 'srpo' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

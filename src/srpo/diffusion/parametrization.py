@@ -1,0 +1,66 @@
+"""What a network's output means. Each model answers with the predicted noise, and knows its own training error.
+
+`NoisePrediction` is the papers'. `Preconditioned` predicts the clean action through EDM preconditioning
+(Karras et al., arXiv 2206.00364) in the variables y = x_t / alpha, s = sigma / alpha: its error in the noise
+is scaled by alpha, which keeps SRPO's gradient clean at large t (docs/algorithms/srpo.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.diffusion.schedules import VP, Schedule, perturb
+
+Action = Float[Array, "... act"]
+Obs = Float[Array, "... obs"]
+Times = Float[Array, "..."]
+
+
+class NoisePrediction(eqx.Module):
+    """The network's output is the noise."""
+
+    net: Any
+    schedule: Schedule = eqx.field(static=True, default=VP())
+
+    def __call__(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
+        """Predicted noise at x_t. `key`: for dropout."""
+        return self.net(x, t, obs, key)
+
+    def error(self, action: Action, t: Times, noise: Action, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
+        """What training squares: eps_hat - eps (SRPO eq. 13)."""
+        return self(perturb(action, noise, *self.schedule(t)), t, obs, key) - noise
+
+
+class Preconditioned(eqx.Module):
+    """The network's output F gives the denoised action D = c_skip y + c_out F(c_in y)."""
+
+    net: Any
+    schedule: Schedule = eqx.field(static=True, default=VP())
+    data_std: float = eqx.field(static=True, default=0.5)
+
+    def _coefficients(self, t):
+        """alpha, sigma, and c_in, c_skip, c_out for y = x_t / alpha, written so that nothing overflows as alpha -> 0."""
+        alpha, sigma = (a[..., None] for a in self.schedule(t))
+        total = jnp.sqrt(sigma**2 + (alpha * self.data_std) ** 2)
+        return alpha, sigma, 1 / total, self.data_std**2 * alpha / total**2, self.data_std * sigma / total
+
+    def denoise(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
+        """D(x_t, s, t), the expected clean action."""
+        _, _, c_in, c_skip, c_out = self._coefficients(t)
+        return c_skip * x + c_out * self.net(c_in * x, t, obs, key)
+
+    def __call__(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
+        """Predicted noise at x_t: (x_t - alpha D) / sigma."""
+        alpha, sigma, c_in, _, _ = self._coefficients(t)
+        # (1 - alpha c_skip) / sigma = sigma / total^2 and alpha c_out / sigma = alpha data_std / total, free of cancellation
+        return c_in * (sigma * c_in * x - alpha * self.data_std * self.net(c_in * x, t, obs, key))
+
+    def error(self, action: Action, t: Times, noise: Action, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
+        """What training squares: (D - a) / c_out, of unit size at every t."""
+        x = perturb(action, noise, *self.schedule(t))
+        _, _, c_in, c_skip, c_out = self._coefficients(t)
+        return self.net(c_in * x, t, obs, key) - (action - c_skip * x) / c_out

@@ -1,0 +1,53 @@
+"""A diffusion model of the logged behavior in continuous time (SRPO, arXiv 2310.07297, eq. 13).
+
+Differences from the paper's text, as in the authors' code: times are drawn from U(1e-3, 1), not U(0, 1), and
+AdamW's weight decay is PyTorch's default 0.01. `parametrization = "preconditioned"` is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from srpo.config import setting, static
+from srpo.core import Stage, TrainState, descend
+from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
+from srpo.nets import ScoreResNet
+from srpo.optim import adamw
+
+PARAMETRIZATIONS = {"noise": NoisePrediction, "preconditioned": Preconditioned}
+
+
+class DiffusionBehavior(Stage):
+    steps: int = static(2_000_000, "gradient steps")
+    batch_size: int = static(2048, "transitions per step")
+    width: int = static(256, "width of the residual network; its blocks expand it four times")
+    blocks: int = static(3, "residual blocks")
+    dropout: float = static(0.1, "dropout rate during training")
+    parametrization: Literal["noise", "preconditioned"] = static(
+        "noise", "what the network predicts: the noise (papers) or the denoised action (EDM preconditioning)"
+    )
+    lr: float = setting(3e-4, "learning rate (AdamW)")
+    weight_decay: float = setting(0.01, "AdamW's decay, of every parameter")
+    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)")
+
+    def init(self, data, given, key):
+        net = ScoreResNet(data.obs.shape[-1], data.action.shape[-1], key, self.width, self.blocks, self.dropout)
+        return TrainState.create(PARAMETRIZATIONS[self.parametrization](net), adamw(self.lr, self.weight_decay))
+
+    def update(self, state, batch, given, key, step):
+        k_time, k_noise, k_dropout = jax.random.split(key, 3)
+        t = jax.random.uniform(k_time, batch.reward.shape, minval=self.min_time, maxval=1.0)
+        noise = jax.random.normal(k_noise, batch.action.shape)
+
+        def loss(model):
+            error = model.error(batch.action, t, noise, batch.obs, k_dropout)
+            value = jnp.mean(jnp.sum(error**2, -1))
+            return value, {"loss": value}
+
+        return descend(state, adamw(self.lr, self.weight_decay), loss)
+
+    def result(self, state):
+        return state.model

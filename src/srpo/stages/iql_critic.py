@@ -1,0 +1,73 @@
+"""Implicit Q-learning's critic (Kostrikov et al., arXiv 2110.06169): shared by SRPO, IQL and IDQL.
+
+Order within a step: V, then Q, then the target. SRPO's code takes V(s') before the V step of the same
+iteration, IQL's and IDQL's after it: `next_value`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from srpo.config import setting, static
+from srpo.core import Stage, TrainState, descend
+from srpo.losses import backup, expectile
+from srpo.nets import Init, QEnsemble, ValueNet
+from srpo.optim import adam
+
+
+class Critic(eqx.Module):
+    """Trained value functions: `q(obs, action)` and `q_target(obs, action)` of shape (n, ...), `v(obs)` of shape (...)."""
+
+    q: QEnsemble
+    q_target: QEnsemble
+    v: ValueNet
+
+
+class CriticState(eqx.Module):
+    q: TrainState[QEnsemble]
+    v: TrainState[ValueNet]
+
+
+class IQLCritic(Stage):
+    steps: int = static(1_500_000, "gradient steps")
+    batch_size: int = static(256, "transitions per step")
+    hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and V")
+    layer_init: Init = static("torch", "initialization of the layers")
+    next_value: Literal["before", "after"] = static("before", "V(s') before (SRPO) or after (IQL, IDQL) the V step of the same iteration")
+    lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
+    discount: float = setting(0.99, "discount per step")
+    ema: float = setting(0.005, "rate at which the target Q follows Q")
+    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions")
+
+    def init(self, data, given, key):
+        k_q, k_v = jax.random.split(key)
+        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        q = QEnsemble(obs, act, self.hidden, k_q, init=self.layer_init)
+        v = ValueNet(obs, self.hidden, k_v, init=self.layer_init)
+        return CriticState(TrainState.create(q, adam(self.lr), target=True), TrainState.create(v, adam(self.lr)))
+
+    def update(self, state, batch, given, key, step):
+        q = jnp.min(state.q.target(batch.obs, batch.action), 0)
+
+        def v_loss(v):
+            value = v(batch.obs)
+            loss = jnp.mean(expectile(q - value, self.expectile))
+            return loss, {"v_loss": loss, "v": jnp.mean(value)}
+
+        v_state, metrics = descend(state.v, adam(self.lr), v_loss)
+        v = state.v.model if self.next_value == "before" else v_state.model
+        y = backup(batch.reward, batch.mask, v(batch.next_obs), self.discount)
+
+        def q_loss(q):
+            loss = jnp.mean((q(batch.obs, batch.action) - y) ** 2)  # (2, B) against (B,)
+            return loss, {"q_loss": loss}
+
+        q_state, more = descend(state.q, adam(self.lr), q_loss, ema=self.ema)
+        return CriticState(q_state, v_state), metrics | more
+
+    def result(self, state) -> Critic:
+        return Critic(state.q.model, state.q.target, state.v.model)
