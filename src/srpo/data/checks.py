@@ -1,0 +1,142 @@
+"""What a data set must be, and the one line that says what is wrong with it.
+
+Every refusal names the file (or "arrays"), the field, where the first bad entry is and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+ACTION_ERROR = 1e-5  # actions may exceed [-1, 1] by this much: rounding, which is clipped away
+
+# our name of a field -> its name in D4RL's files
+FIELDS = {
+    "obs": "observations",
+    "action": "actions",
+    "reward": "rewards",
+    "terminal": "terminals",
+    "timeout": "timeouts",
+    "next_obs": "next_observations",
+}
+REQUIRED = ("obs", "action", "reward", "terminal")
+RANK = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "timeout": 1, "next_obs": 2}
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what was found, what was expected and what to do."""
+
+
+def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str, str] = FIELDS) -> dict[str, np.ndarray]:
+    """The fields as float32 and bool arrays of N rows, after every check. Raises DataError.
+
+    `found` holds arrays by our name (`obs`), `names` maps it to the one that the user knows (`observations`).
+    """
+    fields = {key: _field(found[key], key, f"{where}: {names[key]}") for key in names if found.get(key) is not None}
+    rows = len(fields["obs"])
+    if rows == 0:
+        raise DataError(f"{where}: {names['obs']} is empty; a data set needs at least two rows")
+    for key, array in fields.items():
+        if len(array) != rows:
+            raise DataError(
+                f"{where}: {names[key]} has {len(array)} rows, but {names['obs']} has {rows}; "
+                "every field needs one row per step, so cut the longer one or record the missing rows"
+            )
+    if "next_obs" in fields and fields["next_obs"].shape != fields["obs"].shape:
+        raise DataError(
+            f"{where}: {names['next_obs']} has shape {fields['next_obs'].shape}, expected that of {names['obs']}, "
+            f"{fields['obs'].shape}; leave the field out if next observations were not recorded"
+        )
+    if rows == 1:
+        raise DataError(f"{where}: a single episode of length 1 holds no transition; record at least two steps")
+    fields["action"] = _bounded(fields["action"], f"{where}: {names['action']}")
+    return fields
+
+
+def _field(array: np.ndarray, key: str, what: str) -> np.ndarray:
+    """One field, with its type, rank and values checked."""
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise DataError(f"{what} has rows of different lengths; make it one rectangular array") from None
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{what} has type {array.dtype}, expected numbers; convert it to float32 (flags to bool)")
+    if RANK[key] == 1 and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]  # as D4RL does for files that store columns
+    if array.ndim != RANK[key]:
+        shape = "(rows, size)" if RANK[key] == 2 else "(rows,)"
+        raise DataError(f"{what} has shape {array.shape}, expected {shape}; flatten or reshape it")
+    if array.ndim == 2 and array.shape[1] == 0:
+        raise DataError(f"{what} has shape {array.shape}: its rows are empty; give at least one number per row")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        at, value = _first(array, ~np.isfinite(array))
+        raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
+    if key in ("terminal", "timeout"):
+        return _flags(array, what)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32, copy=False)
+    if single.dtype != array.dtype and not np.isfinite(single).all():
+        at, value = _first(array, ~np.isfinite(single))
+        raise DataError(f"{what}[{at}] is {value}, which float32 cannot hold; rescale this field")
+    return np.ascontiguousarray(single)
+
+
+def _flags(array: np.ndarray, what: str) -> np.ndarray:
+    bad = (array != 0) & (array != 1)
+    if bad.any():
+        at, value = _first(array, bad)
+        raise DataError(f"{what}[{at}] is {value}, expected true or false (1 or 0)")
+    return array.astype(bool)
+
+
+def _bounded(action: np.ndarray, what: str) -> np.ndarray:
+    bad = np.abs(action) > 1 + ACTION_ERROR
+    if bad.any():
+        at, value = _first(action, bad)
+        low, high = action.min(), action.max()
+        raise DataError(
+            f"{what}[{at}] is {value:.6g}, actions span [{low:.6g}, {high:.6g}], expected [-1, 1]; rescale them with "
+            "2 (a - low) / (high - low) - 1, where low and high are the bounds of the environment"
+        )
+    return np.clip(action, -1.0, 1.0)
+
+
+def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, float]:
+    """The index of the first bad entry as text, and the entry."""
+    at = np.unravel_index(int(np.argmax(bad)), array.shape)
+    return ", ".join(str(i) for i in at), array[at]
+
+
+def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
+    """The refusal for a file without a required field."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"rename {near[0]!r}" if near else f"it holds {', '.join(known[:8]) or 'nothing'}"
+    needed = ", ".join(FIELDS[k] for k in REQUIRED)
+    return DataError(f"{where}: field {key!r} is missing ({hint}); D4RL's layout needs {needed} and, if known, timeouts")
+
+
+def check_environment(dataset) -> None:
+    """Refuses a data set whose sizes are not those of its environment; says nothing if that is not installed."""
+    import gymnasium
+
+    if dataset.env_id is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium advises newer versions; D4RL's physics are those of -v4
+            env = gymnasium.make(dataset.env_id)
+    except (gymnasium.error.Error, ImportError):
+        return
+    spaces = {"obs": env.observation_space, "action": env.action_space}
+    env.close()
+    for key, found in (("obs", dataset.obs_size), ("action", dataset.action_size)):
+        expected = int(np.prod(spaces[key].shape or ()))
+        if found != expected:
+            raise DataError(
+                f"{dataset.source}: {FIELDS[key]} have {found} columns, but {dataset.env_id} has {expected}; "
+                "set the file's attribute env_id to the environment that was recorded"
+            )

@@ -1,0 +1,68 @@
+"""What is done to recorded rewards and episodes before training: pure functions of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from srpo.data.checks import DataError
+
+
+def qlearning_rows(timeout: np.ndarray) -> np.ndarray:
+    """The rows that `d4rl.qlearning_dataset` keeps: all but the last one and those that timed out."""
+    return np.flatnonzero(~timeout[:-1])
+
+
+def counted_timeouts(terminal: np.ndarray, max_steps: int) -> np.ndarray:
+    """Time-outs as `d4rl.qlearning_dataset` counts them in files without the field.
+
+    Its counter is one ahead in the episode after a terminal row; this is D4RL's rule, not a slip here.
+    """
+    timeout = np.zeros(len(terminal), bool)
+    count = 0
+    for row, ended in enumerate(terminal.tolist()):
+        timeout[row] = count == max_steps - 1
+        count = 0 if timeout[row] else 1 if ended else count + 1
+    return timeout
+
+
+def authors_returns(reward: np.ndarray, terminal: np.ndarray, length: int = 1000) -> list[float]:
+    """Returns as SRPO's code cuts them: at a terminal row or every 1000 rows; an incomplete rest is ignored.
+
+    The rows are those of `qlearning_dataset`, where a timed-out episode has 999, so that the cuts drift.
+    """
+    returns, total, count = [], 0.0, 0
+    for r, ended in zip(reward.tolist(), terminal.tolist(), strict=True):
+        total, count = total + r, count + 1
+        if ended or count == length:
+            returns.append(total)
+            total, count = 0.0, 0
+    return returns
+
+
+def scaled(reward: np.ndarray, returns, what: str) -> np.ndarray:
+    """1000 r / (max return - min return), in the authors' order of operations (float32). Raises DataError."""
+    if len(returns) == 0:
+        raise DataError(f"{what}: rewards cannot be scaled by the range of returns, as no episode is complete; use data.reward=none")
+    spread = np.float32(max(returns) - min(returns))
+    if spread == 0:
+        raise DataError(
+            f"{what}: rewards cannot be scaled by the range of returns, as all {len(returns)} returns are {returns[0]:.6g}; "
+            "use data.reward=none"
+        )
+    return reward / spread * np.float32(1000)
+
+
+def standardized(reward: np.ndarray, rows: np.ndarray, what: str) -> np.ndarray:
+    """(r - mean) / standard deviation (of the sample) over the given rows. Raises DataError."""
+    mean, std = reward[rows].mean(dtype=np.float64), reward[rows].std(dtype=np.float64, ddof=1) if len(rows) > 1 else 0.0
+    if std == 0:
+        raise DataError(f"{what}: rewards cannot be standardized, as all are {mean:.6g}; use data.reward=none")
+    return (reward - np.float32(mean)) / np.float32(std)
+
+
+def best_episodes(reward: np.ndarray, episodes: np.ndarray, fraction: float, discount: float = 0.99) -> np.ndarray:
+    """Rows of the best `fraction` of the episodes (at least one) by discounted return, in their recorded order."""
+    returns = [float(np.dot(reward[a:b].astype(np.float64), discount ** np.arange(b - a))) for a, b in episodes]
+    count = max(1, int(fraction * len(episodes)))
+    best = np.sort(np.argsort(returns, kind="stable")[::-1][:count])
+    return np.concatenate([np.arange(a, b) for a, b in episodes[best]])
