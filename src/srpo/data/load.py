@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from srpo.data import treat
+from srpo.data import d4rl, treat
+from srpo.data.builtin import BUILTIN, builtin_path
 from srpo.data.checks import FIELDS, DataError, check_arrays
 from srpo.data.dataset import Dataset
+from srpo.data.minari import PREFIX, read_minari
 from srpo.data.read import SUFFIXES, file_hash, read_file
 from srpo.data.reference import environment
 
 
 def load_dataset(source: str | Path) -> Dataset:
-    """The data set that `source` names: the path of a file in D4RL's layout. Raises DataError."""
-    path = Path(source).expanduser()
-    if path.suffix in SUFFIXES or path.exists():
-        return from_file(path)
-    from srpo.config import closest  # here, as it imports JAX
+    """The data set that `source` names. Raises DataError.
 
-    raise DataError(f"{source}: " + closest(str(source), [], "data set"))
+    `source` is a built-in name, the path of an .hdf5 or .npz file in D4RL's layout, a D4RL id such as
+    hopper-medium-v2 (downloaded if it is not there yet), or `minari:` and an id of Minari.
+    """
+    name, path = str(source), Path(source).expanduser()
+    if name in BUILTIN:
+        return from_file(builtin_path(name), name)
+    if name in d4rl.FILES:
+        return from_file(d4rl.find(name), name)
+    if name.startswith(PREFIX):
+        fields, env_id = read_minari(name.removeprefix(PREFIX))
+        return _build(check_arrays(fields, name), name.removeprefix(PREFIX).replace("/", "-"), env_id, name)
+    if path.suffix in SUFFIXES or path.exists():
+        return from_file(path, d4rl.IDS.get(path.name))
+    near = difflib.get_close_matches(name, [*BUILTIN, *d4rl.FILES], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"give a path to a {' or '.join(SUFFIXES)} file, or a name of `srpo data list`"
+    raise DataError(f"unknown data set {name!r}; {hint}")
 
 
 def from_file(path: Path, name: str | None = None) -> Dataset:
-    """The data set in a file. Raises DataError."""
-    arrays, env_id = read_file(path)
-    return _build(check_arrays(arrays, str(path)), name or path.stem, env_id, str(path), file_hash(path))
+    """The data set in a file, called by its stem if no name is given. Raises DataError."""
+    fields, env_id = read_file(path)
+    return _build(check_arrays(fields, str(path)), name or path.stem, env_id, str(path), file_hash(path))
 
 
 def from_arrays(obs, action, reward, terminal, timeout=None, next_obs=None, env_id: str | None = None, name: str = "arrays") -> Dataset:
     """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError."""
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
-    fields = check_arrays(found, name, {key: key for key in FIELDS})
-    digest = hashlib.sha256()
-    for key in sorted(fields):
-        digest.update(key.encode() + np.ascontiguousarray(fields[key]).tobytes())
-    return _build(fields, name, env_id, name, digest.hexdigest())
+    return _build(check_arrays(found, name, {key: key for key in FIELDS}), name, env_id, name)
 
 
-def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source: str, sha256: str) -> Dataset:
+def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source: str, sha256: str | None = None) -> Dataset:
     known = environment(name, env_id)
+    sha256 = sha256 or _array_hash(fields)
     timeouts_from = "recorded"
     if "timeout" not in fields:
         timeouts_from = "counted" if known else "none"
@@ -56,3 +67,10 @@ def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source:
         sha256=sha256,
         timeouts_from=timeouts_from,
     )
+
+
+def _array_hash(fields: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(fields):
+        digest.update(key.encode() + fields[key].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""D4RL's data sets by id: where the file lies, or where to get it. The d4rl package is never imported.
+
+Files, folders and ids are those of D4RL's `infos.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from srpo.data.checks import DataError
+from srpo.data.read import read_file
+
+HOSTS = (
+    "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
+    "https://huggingface.co/datasets/imone/D4RL/resolve/main/{file}",
+)
+TIMEOUT = 30  # seconds without an answer
+BLOCK = 1 << 20  # bytes
+
+
+def _files() -> dict[str, tuple[str, str]]:
+    """Id -> (folder on D4RL's host, file)."""
+    files = {}
+    for env in ("halfcheetah", "hopper", "walker2d", "ant"):
+        for kind in ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert"):
+            for version in ("v1", "v2"):
+                files[f"{env}-{kind}-{version}"] = f"gym_mujoco_{version}", f"{env}_{kind.replace('-', '_')}-{version}.hdf5"
+            if kind != "full-replay":
+                old = {"medium-replay": "mixed"}.get(kind, kind.replace("-", "_"))
+                prefix = "walker" if (env, old) == ("walker2d", "mixed") else env
+                files[f"{env}-{kind}-v0"] = "gym_mujoco", f"{prefix}_{old}.hdf5"
+    mazes = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
+    tasks = {"umaze": ("", "-diverse"), "medium": ("-play", "-diverse"), "large": ("-play", "-diverse")}
+    starts = {"": "multistart_False_multigoal_False", "-play": "multistart_True_multigoal_False", "-diverse": "multistart_True_multigoal_True"}
+    for version, folder, end in (("v0", "ant_maze_new", "sparse"), ("v2", "ant_maze_v2", "sparse_fixed")):
+        for maze, kinds in tasks.items():
+            for kind in kinds:
+                files[f"antmaze-{maze}{kind}-{version}"] = folder, f"Ant_maze_{mazes[maze]}_noisy_{starts[kind]}_{end}.hdf5"
+    for env in ("pen", "hammer", "door", "relocate"):
+        for kind in ("human", "cloned", "expert"):
+            files[f"{env}-{kind}-v1"] = "hand_dapg_v1", f"{env}-{kind}-v1.hdf5"
+    kitchen = {
+        "complete": "mini_kitchen_microwave_kettle_light_slider",
+        "partial": "kitchen_microwave_kettle_light_slider",
+        "mixed": "kitchen_microwave_kettle_bottomburner_light",
+    }
+    return files | {f"kitchen-{kind}-v0": ("kitchen", f"{file}-v0.hdf5") for kind, file in kitchen.items()}
+
+
+FILES = _files()
+IDS = {file: name for name, (_, file) in FILES.items()}  # to recognize a file that a path names
+
+
+def folders() -> list[Path]:
+    """Where D4RL's files are looked for; a download goes to the first."""
+    chosen = os.environ.get("D4RL_DATASET_DIR")
+    return [Path(p).expanduser() for p in (chosen, "~/.d4rl/datasets") if p]
+
+
+def find(name: str) -> Path:
+    """The file of the D4RL id `name`, downloaded if there is none yet. Raises DataError."""
+    file = FILES[name][1]
+    for folder in folders():
+        for path in (folder / file, folder / f"{name}.hdf5"):
+            if path.is_file():
+                return path
+    return download(name, folders()[0] / file)
+
+
+def download(name: str, path: Path) -> Path:
+    """Gets a D4RL file from the first host that has it: to a temporary name, checked, then renamed. Raises DataError."""
+    folder, file = FILES[name]
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    failures = []
+    for host in HOSTS:
+        url = host.format(folder=folder, file=file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(url, part, f"{name} from {url.split('/')[2]}")
+            read_file(part)
+            os.replace(part, path)
+            return path
+        except (OSError, HTTPException, DataError) as error:
+            reason = str(error).replace(f"{part}: ", "the file ")
+            failures.append(f"{url}: {' '.join(reason.split())}")
+        finally:
+            part.unlink(missing_ok=True)
+    raise DataError(f"{name}: cannot be downloaded ({'; '.join(failures)}); get {file} elsewhere and put it at {path}")
+
+
+def _fetch(url: str, path: Path, label: str) -> None:
+    """Copies a URL to a file, with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with (
+        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+        open(path, "wb") as file,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        size = answer.headers.get("Content-Length")
+        task = progress.add_task(label, total=int(size) if size else None)
+        while block := answer.read(BLOCK):
+            file.write(block)
+            progress.advance(task, len(block))
+        if size and file.tell() != int(size):
+            raise OSError(f"broke off after {file.tell()} of {size} bytes")
+        file.flush()
+        os.fsync(file.fileno())

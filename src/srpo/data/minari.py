@@ -1,0 +1,45 @@
+"""Data sets of Minari, as `minari:ID`; needs the optional package `minari`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from srpo.data.checks import DataError
+
+PREFIX = "minari:"
+
+
+def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
+    """The fields of the Minari data set `name` by our names, unchecked, and its environment's id. Raises DataError."""
+    try:
+        import minari
+    except ImportError:
+        raise DataError(f"{PREFIX}{name}: the package minari is not installed; run pip install 'minari[hdf5,hf]'") from None
+    try:
+        data = minari.load_dataset(name, download=True)
+    except (FileNotFoundError, KeyError, OSError, ValueError) as error:
+        raise DataError(f"{PREFIX}{name}: cannot be loaded ({' '.join(str(error).split())}); see minari list remote") from None
+    episodes = list(data.iterate_episodes())
+    if any(isinstance(e.observations, dict | tuple) or isinstance(e.actions, dict | tuple) for e in episodes):
+        raise DataError(f"{PREFIX}{name}: observations or actions are not plain vectors; flatten them and use srpo.data.from_arrays")
+    fields = {  # an episode of T steps holds T + 1 observations
+        "obs": [e.observations[:-1] for e in episodes],
+        "action": [e.actions for e in episodes],
+        "reward": [e.rewards for e in episodes],
+        "terminal": [e.terminations for e in episodes],
+        "timeout": [_truncated(e) for e in episodes],
+        "next_obs": [e.observations[1:] for e in episodes],
+    }
+    if not episodes:
+        raise DataError(f"{PREFIX}{name}: holds no episode; choose another data set")
+    spec = getattr(data, "env_spec", None)
+    return {key: np.concatenate(parts) for key, parts in fields.items()}, spec.id if spec else None
+
+
+def _truncated(episode) -> np.ndarray:
+    """Time-outs; an episode whose recording stopped without either flag was cut there."""
+    timeout = np.array(episode.truncations, bool)
+    timeout[-1] |= not episode.terminations[-1]
+    return timeout
