@@ -13,6 +13,7 @@ from srpo.data.checks import FIELDS, DataError
 
 if TYPE_CHECKING:
     from srpo.core import Batch, Treatment
+    from srpo.data.windows import Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,12 @@ class Dataset:
         following[cut] = cut
         following[-1] = len(self) - 1
         return self._batch(np.arange(len(self)), self.obs[following])
+
+    def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> Windows:
+        """Pieces of `horizon` rows of complete episodes; see `srpo.data.windows`. Raises DataError."""
+        from srpo.data.windows import Windows
+
+        return Windows.create(self, horizon, discount, penalty, max_length)
 
     def _batch(self, rows: np.ndarray, following: np.ndarray) -> Batch:
         import jax.numpy as jnp

@@ -52,6 +52,9 @@ def from_arrays(obs, action, reward, terminal, timeout=None, next_obs=None, env_
 
 def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source: str, sha256: str | None = None) -> Dataset:
     known = environment(name, env_id)
+    sizes = fields["obs"].shape[1], fields["action"].shape[1]
+    if known and env_id is None and name not in d4rl.FILES and sizes != (known.obs_size, known.action_size):
+        known = None  # the name only resembles one of D4RL's
     sha256 = sha256 or _array_hash(fields)
     timeouts_from = "recorded"
     if "timeout" not in fields:

@@ -13,20 +13,27 @@ class Environment(NamedTuple):
     """`env_id` is None where Gymnasium has no environment with the same physics and observations."""
 
     env_id: str | None
+    obs_size: int
+    action_size: int
     max_steps: int  # of an episode
-    random: float | None = None  # mean return of a random policy: score 0
-    expert: float | None = None  # mean return of an expert: score 100
+    random: float  # mean return of a random policy: score 0
+    expert: float  # mean return of an expert: score 100
 
 
 # by the beginning of the data set's name; Gymnasium's -v4 has the physics that D4RL recorded
 ENVIRONMENTS = {
-    "halfcheetah": Environment("HalfCheetah-v4", 1000, -280.178953, 12135.0),
-    "hopper": Environment("Hopper-v4", 1000, -20.272305, 3234.3),
-    "walker2d": Environment("Walker2d-v4", 1000, 1.629008, 4592.3),
-    "ant": Environment(None, 1000, -325.6, 3879.7),  # D4RL's observations hold contact forces, Ant-v4's do not
-    "antmaze-umaze": Environment(None, 700, 0.0, 1.0),
-    "antmaze-medium": Environment(None, 1000, 0.0, 1.0),
-    "antmaze-large": Environment(None, 1000, 0.0, 1.0),
+    "halfcheetah": Environment("HalfCheetah-v4", 17, 6, 1000, -280.178953, 12135.0),
+    "hopper": Environment("Hopper-v4", 11, 3, 1000, -20.272305, 3234.3),
+    "walker2d": Environment("Walker2d-v4", 17, 6, 1000, 1.629008, 4592.3),
+    "ant": Environment(None, 111, 8, 1000, -325.6, 3879.7),  # with contact forces, which Ant-v4 leaves out
+    "antmaze-umaze": Environment(None, 29, 8, 700, 0.0, 1.0),
+    "antmaze-medium": Environment(None, 29, 8, 1000, 0.0, 1.0),
+    "antmaze-large": Environment(None, 29, 8, 1000, 0.0, 1.0),
+    "pen": Environment(None, 45, 24, 100, 96.262799, 3076.8331017826877),
+    "hammer": Environment(None, 46, 26, 200, -274.856578, 12794.134825156867),
+    "door": Environment(None, 39, 28, 200, -56.512833, 2880.5693087298737),
+    "relocate": Environment(None, 39, 30, 200, -6.425911, 4233.877797728884),
+    "kitchen": Environment(None, 60, 9, 280, 0.0, 4.0),
 }
 
 
