@@ -60,14 +60,15 @@ def folders() -> list[Path]:
     return [Path(p).expanduser() for p in (chosen, "~/.d4rl/datasets") if p]
 
 
+def local(name: str) -> Path | None:
+    """The file of the D4RL id `name`, or None if it is not here yet."""
+    paths = (folder / file for folder in folders() for file in (FILES[name][1], f"{name}.hdf5"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find(name: str) -> Path:
-    """The file of the D4RL id `name`, downloaded if there is none yet. Raises DataError."""
-    file = FILES[name][1]
-    for folder in folders():
-        for path in (folder / file, folder / f"{name}.hdf5"):
-            if path.is_file():
-                return path
-    return download(name, folders()[0] / file)
+    """The file of the D4RL id `name`, downloaded if it is not here yet. Raises DataError."""
+    return local(name) or download(name, folders()[0] / FILES[name][1])
 
 
 def download(name: str, path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Dataset:
         """Raises DataError, naming the algorithm `who`, if no episode boundary was recorded."""
         if not self.complete.any():
             raise DataError(
-                f"{self.source}: {who} learns from whole trajectories, but terminals and timeouts mark no end of an episode; "
+                f"{self.source}: {who} needs whole trajectories, but terminals and timeouts mark no end of an episode; "
                 "record timeouts or choose an algorithm that learns from single transitions"
             )
 
@@ -92,6 +92,12 @@ class Dataset:
             raise DataError(f"{self.source}: no reference returns are known for {self.env_id or self.name!r}; report raw returns")
         low, high = self.reference
         return 100 * (np.asarray(returns) - low) / (high - low)
+
+    def summary(self) -> dict[str, Any]:
+        """Figures and warnings, as JSON can hold them; `srpo data info` prints them."""
+        from srpo.data.info import summary
+
+        return summary(self)
 
     # --- what training sees
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from srpo.config import static
 from srpo.data.checks import DataError
 
 if TYPE_CHECKING:
@@ -35,12 +34,12 @@ class Windows(eqx.Module):
     value: Float[Array, " N"]
     start: Int[Array, " M"]  # first row of each window
     stop: Int[Array, " M"]  # row after the last of its episode
-    horizon: int = static(32, "rows in a window")
+    horizon: int = eqx.field(static=True)
 
     @classmethod
     def create(cls, data: Dataset, horizon: int, discount: float, penalty: float, max_length: int) -> Windows:
         """Windows start at any row i < min(length - 1, max_length - horizon) of a complete episode. Raises DataError."""
-        data.require_episodes(f"windows of {horizon} rows")
+        data.require_episodes("training on windows")
         steps = data.steps
         value = values_to_go(np.asarray(steps.reward), data.episodes, data.ended, discount, penalty)
         starts, stops = [], []

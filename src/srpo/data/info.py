@@ -1,0 +1,191 @@
+"""What a data set holds: figures, warnings, a table and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srpo.data.checks import DataError
+
+if TYPE_CHECKING:
+    from srpo.data.dataset import Dataset
+
+QUANTILES = (0, 0.25, 0.5, 0.75, 1)
+AT_BOUND = 0.999  # actions beyond this count as saturated
+
+
+def summary(data: Dataset) -> dict[str, Any]:
+    """The figures of a data set as a dict that JSON can hold."""
+    length = np.diff(data.episodes)[:, 0]
+    saturated = np.abs(data.action) >= AT_BOUND
+    out = {
+        "name": data.name,
+        "source": data.source,
+        "sha256": data.sha256,
+        "env_id": data.env_id,
+        "rows": len(data),
+        "transitions": len(data._rows),
+        "obs_size": data.obs_size,
+        "action_size": data.action_size,
+        "episodes": int(data.complete.sum()),
+        "incomplete_episodes": int((~data.complete).sum()),
+        "episode_length": _spread(length[data.complete]),
+        "terminals": int(data.terminal.sum()),
+        "timeouts": int(data.timeout.sum()),
+        "timeouts_from": data.timeouts_from,
+        "next_obs_recorded": data.next_obs is not None,
+        "returns": _spread(data.returns),
+        "score": _spread(data.score(data.returns)) if data.reference and len(data.returns) else None,
+        "reward": _spread(data.reward),
+        "action_range": [float(data.action.min()), float(data.action.max())],
+        "actions_at_bounds": float(saturated.mean()),
+        "actions_at_bounds_by_column": [float(x) for x in saturated.mean(axis=0)],
+        "obs_range": [float(data.obs.min()), float(data.obs.max())],
+    }
+    return out | {"warnings": warnings_about(data)}
+
+
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    if len(values) == 0:
+        return None
+    values = np.asarray(values, np.float64)
+    quantiles = {f"q{int(100 * q)}": float(x) for q, x in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+    return {"mean": float(values.mean()), "std": float(values.std())} | quantiles
+
+
+def warnings_about(data: Dataset) -> list[str]:
+    """Lines about what is allowed but often a mistake."""
+    lines = []
+    if data.timeouts_from == "counted":
+        lines.append("the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does")
+    if data.timeouts_from == "none":
+        lines.append("the field timeouts is missing; where an episode was cut, the next episode's first row is taken as its next observation")
+    if not data.complete.any():
+        lines.append("no end of an episode is marked: returns are unknown, and algorithms on whole trajectories refuse this data")
+    same = np.flatnonzero(np.ptp(data.obs, axis=0) == 0)
+    if len(same):
+        lines.append(f"observation columns {_listed(same)} are constant")
+    still = np.flatnonzero(np.ptp(data.action, axis=0) == 0)
+    if len(still):
+        lines.append(f"action columns {_listed(still)} are constant")
+    share = (np.abs(data.action) >= AT_BOUND).mean(axis=0)
+    if (share > 0.5).any():
+        lines.append(f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions")
+    if (limit := np.abs(data.action).max()) < 0.1:
+        lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
+    if (repeated := 1 - len(np.unique(_row_hash(data))) / len(data)) > 0.01:
+        lines.append(f"{100 * repeated:.0f} % of the rows repeat the observation and action of another row")
+    if np.ptp(data.reward) == 0:
+        lines.append(f"every reward is {data.reward[0]:.6g}: there is nothing to optimize")
+    return lines + _discontinuities(data)
+
+
+def _row_hash(data: Dataset) -> np.ndarray:
+    """(N,) a 64-bit number for the observation and action of each row."""
+    out = np.zeros(len(data), np.uint64)
+    for column in (*data.obs.T, *data.action.T):
+        bits = np.ascontiguousarray(column).view(np.uint32).astype(np.uint64)
+        out = (out ^ bits) * np.uint64(0x9E3779B97F4A7C15)  # wraps around
+        out ^= out >> np.uint64(29)
+    return out
+
+
+def _discontinuities(data: Dataset) -> list[str]:
+    """Recorded next observations that differ from the next row within an episode betray unmarked episode ends."""
+    if data.next_obs is None:
+        return []
+    inside = np.flatnonzero(~(data.terminal | data.timeout)[:-1])
+    broken = inside[(np.abs(data.next_obs[inside] - data.obs[inside + 1]) > 1e-6).any(axis=1)]
+    if len(broken) == 0:
+        return []
+    return [f"next_observations differ from the next row in {len(broken)} rows that end no episode (first: {broken[0]}); are time-outs missing?"]
+
+
+def _listed(columns: np.ndarray) -> str:
+    return ", ".join(map(str, columns[:10])) + (", ..." if len(columns) > 10 else "")
+
+
+def info(data: Dataset, png: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+    """Prints the figures of a data set (a table, or one JSON object), draws its histograms and returns the figures."""
+    found = summary(data)
+    if png is not None:
+        from srpo.data.picture import draw
+
+        draw(data, Path(png))
+        found["png"] = str(png)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _print_table(found)
+    return found
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts = Table(title=escape(found["name"]), show_header=False, title_justify="left", title_style="bold")
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, text in _facts(found):
+        facts.add_row(label, escape(text))
+    for line in found["warnings"]:
+        facts.add_row("[yellow]warning[/yellow]", escape(line))
+    spread = Table("", "mean", "std", "min", "25 %", "median", "75 %", "max")
+    for column in spread.columns[1:]:
+        column.justify = "right"
+    for label, key in (("return", "returns"), ("score", "score"), ("reward", "reward"), ("length", "episode_length")):
+        if found[key] is not None:
+            spread.add_row(label, *(f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}" for x in found[key].values()))
+    console = Console()
+    console.print(facts)
+    console.print(spread)
+
+
+def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of each line of the first table."""
+    low, high = found["action_range"]
+    incomplete = f", {found['incomplete_episodes']} more cut off by the end of the data" if found["incomplete_episodes"] else ""
+    counted = {"recorded": "", "counted": " (counted)", "none": " (not recorded)"}[found["timeouts_from"]]
+    facts = [
+        ("source", found["source"]),
+        ("SHA-256", found["sha256"][:16] + "..."),
+        ("environment", found["env_id"] or "none known"),
+        ("rows", f"{found['rows']}, of which {found['transitions']} are transitions"),
+        ("sizes", f"{found['obs_size']} observations, {found['action_size']} actions"),
+        ("episodes", f"{found['episodes']} complete{incomplete}"),
+        ("episode ends", f"{found['terminals']} terminals, {found['timeouts']} time-outs{counted}"),
+        ("next observations", "recorded" if found["next_obs_recorded"] else "not recorded: taken from the next row"),
+        ("observations", "{:.3g} to {:.3g}".format(*found["obs_range"])),
+        ("actions", f"{low:.3g} to {high:.3g}; {100 * found['actions_at_bounds']:.1f} % of the numbers at a bound"),
+    ]
+    if found["score"] is None:
+        facts.append(("score", "no reference returns known"))
+    return facts + ([("picture", found["png"])] if "png" in found else [])
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every name that `load_dataset` knows, with what it is and whether its file is here."""
+    from srpo.data import d4rl
+    from srpo.data.builtin import BUILTIN, builtin_path
+
+    rows = [
+        {"name": name, "kind": "built-in", "meaning": entry.meaning, "path": str(builtin_path(name)), "here": True}
+        for name, entry in BUILTIN.items()
+    ]
+    for name, (_, file) in d4rl.FILES.items():
+        path = d4rl.local(name)
+        rows.append({"name": name, "kind": "D4RL", "meaning": file, "path": str(path) if path else None, "here": path is not None})
+    return rows
+
+
+def check_writable(png: Path) -> None:
+    """Refuses a picture that cannot be written, before anything is computed."""
+    if png.suffix.lower() != ".png":
+        raise DataError(f"{png}: unknown kind of picture {png.suffix!r}; give a name that ends in .png")
+    if not png.parent.is_dir():
+        raise DataError(f"{png}: the folder {png.parent} does not exist; make it first")
