@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from srpo.diffusion.edm import precondition
 from srpo.diffusion.schedules import VP, Schedule, perturb
 
 Action = Float[Array, "... act"]
@@ -43,10 +43,9 @@ class Preconditioned(eqx.Module):
     data_std: float = eqx.field(static=True, default=0.5)
 
     def _coefficients(self, t):
-        """alpha, sigma, and c_in, c_skip, c_out for y = x_t / alpha, written so that nothing overflows as alpha -> 0."""
+        """alpha, sigma, c_in, c_skip, c_out."""
         alpha, sigma = (a[..., None] for a in self.schedule(t))
-        total = jnp.sqrt(sigma**2 + (alpha * self.data_std) ** 2)
-        return alpha, sigma, 1 / total, self.data_std**2 * alpha / total**2, self.data_std * sigma / total
+        return alpha, sigma, *precondition(alpha, sigma, self.data_std)
 
     def denoise(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
         """D(x_t, s, t), the expected clean action."""

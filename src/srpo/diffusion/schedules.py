@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Times = Float[Array, "..."]
@@ -51,3 +52,44 @@ class VP:
 def perturb(x: Float[Array, "... d"], noise: Float[Array, "... d"], alpha: Times, sigma: Times) -> Float[Array, "... d"]:
     """x_t = alpha x_0 + sigma noise, with alpha and sigma of shape (...)."""
     return alpha[..., None] * x + sigma[..., None] * noise
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Noise of standard deviation t added to the data itself (Karras et al., arXiv 2206.00364)."""
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        return jnp.ones_like(t), t
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Steps k = 0 .. K-1 of a discrete diffusion: alpha = sqrt(abar_k), sigma = sqrt(1 - abar_k)."""
+
+    beta: tuple[float, ...]
+
+    @classmethod
+    def vp(cls, steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Discrete:
+        """The VP schedule of Diffusion-QL and IDQL."""
+        i = np.arange(1, steps + 1)
+        return cls(tuple(-np.expm1(-beta_min / steps - (beta_max - beta_min) * (2 * i - 1) / (2 * steps**2))))
+
+    @classmethod
+    def cosine(cls, steps: int, offset: float = 0.008) -> Discrete:
+        """Nichol and Dhariwal's cosine schedule (arXiv 2102.09672, eq. 17) as in Diffuser; the last beta saturates at 0.999."""
+        cumulative = np.cos(np.pi / 2 * (np.linspace(0, 1, steps + 1) + offset) / (1 + offset)) ** 2
+        return cls(tuple(np.clip(1 - cumulative[1:] / cumulative[:-1], 0, 0.999)))
+
+    @property
+    def steps(self) -> int:
+        return len(self.beta)
+
+    @property
+    def alpha_bar(self) -> Float[np.ndarray, " K"]:
+        """Products of 1 - beta up to and including each step."""
+        return np.cumprod(1 - np.array(self.beta))
+
+    def __call__(self, k: Times) -> tuple[Times, Times]:
+        """(alpha, sigma) at integer steps k."""
+        alpha_bar = jnp.asarray(self.alpha_bar)[k]
+        return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)

@@ -1,0 +1,253 @@
+"""Schedules, parametrizations and samplers against closed forms and the reference numbers of the papers' code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from srpo.diffusion import dpm_solver, edm, samplers
+from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
+from srpo.diffusion.schedules import EDM, VP, Discrete, perturb
+
+MEAN, VAR = 0.3, 0.04  # the scalar Gaussian of the known answers
+double = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+def gaussian_noise(schedule, mean=MEAN, var=VAR):
+    """The exact noise prediction for data ~ N(mean, var): sigma (x - alpha mean) / (alpha^2 var + sigma^2)."""
+
+    def predict(x, t):
+        alpha, sigma = schedule(t)
+        return sigma * (x - alpha * mean) / (alpha**2 * var + sigma**2)
+
+    return predict
+
+
+def exact_flow(schedule, x, start, stop):
+    """Where the probability flow takes x: it keeps the number of standard deviations from the mean."""
+    (a, s), (b, t) = schedule(start), schedule(stop)
+    return b * MEAN + jnp.sqrt((b**2 * VAR + t**2) / (a**2 * VAR + s**2)) * (x - a * MEAN)
+
+
+# schedules
+
+
+@pytest.mark.parametrize(
+    "t, alpha, sigma, log_snr",
+    [
+        (1e-3, 0.999945, 0.010485, 4.55771), (0.02, 0.997014, 0.077215, 2.55817), (0.25, 0.723657, 0.690160, 0.04739),
+        (0.50, 0.281183, 0.959654, -1.22757), (0.75, 0.058664, 0.998278, -2.83421), (0.98, 0.008011, 0.999968, -4.82696),
+        (1.00, 0.006572, 0.999978, -5.02498),
+    ],
+)  # fmt: skip
+def test_vp_schedule_table_and_inverse(t, alpha, sigma, log_snr):
+    vp, t = VP(), jnp.asarray(t)
+    np.testing.assert_allclose(vp(t), (alpha, sigma), atol=1e-6)
+    np.testing.assert_allclose(vp.log_snr(t), log_snr, atol=1e-5)
+    np.testing.assert_allclose(vp.time(vp.log_snr(t)), t, rtol=1e-4)
+
+
+def test_vp_noise_level_in_edm_variables_and_beta():
+    t = jnp.linspace(0.01, 1, 20)
+    alpha, sigma = VP()(t)
+    np.testing.assert_allclose(sigma / alpha, jnp.sqrt(jnp.expm1(19.9 * t**2 / 2 + 0.1 * t)), rtol=1e-4)
+    np.testing.assert_allclose(VP().beta(t), -2 * jax.vmap(jax.grad(VP().log_alpha))(t), rtol=1e-5)
+
+
+def test_discrete_vp_betas():
+    vp = Discrete.vp(5)
+    np.testing.assert_allclose(vp.beta, [0.195875, 0.458818, 0.635781, 0.754878, 0.835031], atol=1e-6)
+    np.testing.assert_allclose(vp.alpha_bar, [0.804125, 0.435178, 0.158500, 0.038852, 0.006409], atol=1e-6)
+    alpha, sigma = vp(jnp.arange(5))
+    np.testing.assert_allclose(alpha**2, vp.alpha_bar, rtol=1e-5)
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-6)
+
+
+def test_cosine_betas_follow_the_squared_cosine_and_saturate():
+    cosine = Discrete.cosine(20)
+    u = np.arange(21) / 20
+    expected = np.cos(np.pi / 2 * (u + 0.008) / 1.008) ** 2
+    np.testing.assert_allclose(cosine.alpha_bar[:-1], (expected / expected[0])[1:-1], rtol=1e-6)
+    assert cosine.beta[-1] == 0.999 and all(np.diff(cosine.beta) > 0)
+
+
+# parametrizations
+
+
+@pytest.mark.parametrize("alpha, sigma", [(1.0, 0.3), (0.2, 0.98)])
+def test_preconditioning_is_table_1_of_edm(alpha, sigma):
+    s = sigma / alpha  # in the variables of the paper
+    c_in, c_skip, c_out = edm.precondition(alpha, sigma)
+    np.testing.assert_allclose(c_in * alpha, 1 / np.sqrt(s**2 + 0.25), rtol=1e-6)  # it multiplies x_t = alpha y
+    np.testing.assert_allclose(c_skip * alpha, 0.25 / (s**2 + 0.25), rtol=1e-6)
+    np.testing.assert_allclose(c_out, s * 0.5 / np.sqrt(s**2 + 0.25), rtol=1e-6)
+
+
+def wavy(x, t, obs, key=None):
+    return jnp.sin(3 * x + obs) + t[..., None]
+
+
+@pytest.mark.parametrize("schedule", [VP(), EDM()])
+def test_preconditioned_noise_and_denoised_action_agree(schedule):
+    model = Preconditioned(wavy, schedule)
+    k_x, k_noise, k_t = random.split(random.key(0), 3)
+    t = random.uniform(k_t, (64,), minval=0.05)
+    action, noise, obs = random.normal(k_x, (64, 3)), random.normal(k_noise, (64, 3)), jnp.ones((64, 3))
+    alpha, sigma = (c[:, None] for c in schedule(t))
+    x = perturb(action, noise, *schedule(t))
+    denoised = model.denoise(x, t, obs)
+    np.testing.assert_allclose(model(x, t, obs), (x - alpha * denoised) / sigma, atol=2e-4)
+    c_out = edm.precondition(alpha, sigma)[2]
+    np.testing.assert_allclose(model.error(action, t, noise, obs), (denoised - action) / c_out, atol=2e-4)
+    # SRPO's score term with the baseline subtracted is a pull towards the denoised action (docs/algorithms/srpo.md)
+    np.testing.assert_allclose(model(x, t, obs) - noise, alpha / sigma * (action - denoised), atol=2e-4)
+
+
+def test_noise_prediction_error_is_the_difference_of_noises():
+    model, t = NoisePrediction(wavy), jnp.asarray([0.3])
+    action, noise, obs = jnp.asarray([[0.5]]), jnp.asarray([[-1.2]]), jnp.zeros((1, 1))
+    x = 0.6299 * 0.5 - 0.7767 * 1.2  # alpha(0.3) = exp(-19.9 * 0.09 / 4 - 0.015), by hand
+    np.testing.assert_allclose(model.error(action, t, noise, obs)[0, 0], np.sin(3 * x) + 0.3 + 1.2, atol=1e-3)
+
+
+def test_noise_of_a_point_mass_is_the_noise_that_was_added():
+    schedule, x0, noise = VP(), jnp.asarray([0.7]), jnp.asarray([-0.4])
+    for t in (0.1, 0.5, 0.9):
+        x = perturb(x0, noise, *schedule(jnp.asarray(t)))
+        np.testing.assert_allclose(gaussian_noise(schedule, 0.7, 0.0)(x, jnp.asarray(t)), noise, rtol=1e-3)
+
+
+def test_training_noise_levels_have_the_sheet_s_quantiles():
+    sigma = edm.draw_sigma(random.key(1), (100_000,))
+    np.testing.assert_allclose(jnp.quantile(sigma, jnp.asarray([0.05, 0.25, 0.5, 0.75, 0.95])), [0.115, 0.289, 0.5, 0.866, 2.18], rtol=0.03)
+    assert 0.002 <= sigma.min() and sigma.max() <= 80
+
+
+# solvers of the probability-flow ODE
+
+
+@pytest.mark.parametrize(
+    "evaluations, order, orders",
+    [(15, 3, (3, 3, 3, 3, 2, 1)), (16, 3, (3,) * 5 + (1,)), (17, 3, (3,) * 5 + (2,)), (15, 2, (2,) * 7 + (1,)), (6, 2, (2, 2, 2)), (4, 1, (1,) * 4)],
+)
+def test_block_orders(evaluations, order, orders):
+    assert dpm_solver.block_orders(evaluations, order) == orders
+
+
+def test_block_orders_with_a_single_tail():
+    assert dpm_solver.block_orders(6, 2, single_tail=True) == (2, 2, 1, 1)
+    assert dpm_solver.block_orders(15, 2, single_tail=True) == (2,) * 7 + (1,)
+
+
+def test_orders_must_spend_the_grid():
+    with pytest.raises(ValueError, match="spend 2 intervals, the grid has 3"):
+        dpm_solver.singlestep(gaussian_noise(VP()), VP(), jnp.ones(1), dpm_solver.uniform_times(3), (2,))
+
+
+def endpoint(form, order):
+    times = dpm_solver.uniform_times(15)
+    orders = dpm_solver.block_orders(15, order)
+    return dpm_solver.singlestep(gaussian_noise(VP()), VP(), jnp.asarray([1.2]), times, orders, form)[0]
+
+
+def test_end_points_of_the_papers_settings():
+    with double(True):
+        np.testing.assert_allclose(endpoint("noise", 3), 0.468786, atol=1e-6)  # SfBC
+        np.testing.assert_allclose(endpoint("data", 2), 0.461663, atol=1e-6)  # QGPO
+        np.testing.assert_allclose(exact_flow(VP(), 1.2, jnp.asarray(1.0), jnp.asarray(1e-3)), 0.539910, atol=1e-6)
+    np.testing.assert_allclose(endpoint("noise", 3), 0.468786, atol=2e-5)  # in single precision
+
+
+def slope(solve, counts):
+    """Observed order of convergence: decimal orders of error per decimal order of steps."""
+    errors = [abs(float(solve(n)) - float(exact_flow(VP(), 1.2, jnp.asarray(0.9), jnp.asarray(0.1)))) for n in counts]
+    return np.log(errors[0] / errors[-1]) / np.log(counts[-1] / counts[0])
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+@pytest.mark.parametrize("order", [1, 2, 3, "2M"])
+def test_dpm_solver_converges_with_its_order(form, order):
+    vp, predict = VP(), gaussian_noise(VP())
+
+    def solve(n):
+        x = jnp.asarray([1.2])
+        times = vp.time(jnp.linspace(vp.log_snr(jnp.asarray(0.9)), vp.log_snr(jnp.asarray(0.1)), n + 1))
+        if order == "2M":
+            return dpm_solver.multistep(predict, vp, x, times, form)[0]
+        return dpm_solver.singlestep(predict, vp, x, times, (order,) * (n // order), form)[0]
+
+    with double(True):
+        assert slope(solve, (48, 96)) == pytest.approx(2 if order == "2M" else order, abs=0.15)
+
+
+def test_heun_converges_with_order_two_and_reaches_the_clean_sample():
+    denoise = lambda x, s: (VAR * x + s**2 * MEAN) / (VAR + s**2)
+    x, exact = 5.0, MEAN + np.sqrt(VAR / (VAR + 80.0**2)) * (5.0 - MEAN)
+    with double(True):
+        error = [abs(float(edm.heun(denoise, jnp.asarray(x), edm.karras_sigmas(n))) - exact) for n in (64, 128)]
+    assert error[1] < 3e-5 and error[0] / error[1] > 3.5
+
+
+def test_karras_levels():
+    sigmas = edm.karras_sigmas(5)
+    np.testing.assert_allclose(sigmas[jnp.asarray([0, 2, 4, 5])], [80, 2.5152, 0.002, 0], rtol=1e-4)  # the middle one by hand
+
+
+# ancestral samplers
+
+
+def test_posterior_is_bayes_rule():
+    """Mean and variance of x_{k-1} given x_k and x_0, from the product of the two Gaussians."""
+    schedule, x, x0 = Discrete.vp(5), 0.8, -0.3
+    for k in range(1, 5):
+        before, beta = schedule.alpha_bar[k - 1], schedule.beta[k]
+        precision = 1 / (1 - before) + (1 - beta) / beta
+        mean, std = samplers.posterior(schedule, k, x, x0)
+        np.testing.assert_allclose(std**2, 1 / precision, rtol=1e-4)
+        np.testing.assert_allclose(mean, (np.sqrt(before) * x0 / (1 - before) + np.sqrt(1 - beta) * x / beta) / precision, rtol=1e-4)
+    mean, std = samplers.posterior(schedule, 0, x, x0)
+    np.testing.assert_allclose([mean, std], [x0, 0], atol=1e-6)
+
+
+def moments(sampler, schedule, mean, var):
+    k_start, k = random.split(random.key(2))
+    predict = gaussian_noise(schedule, mean, var)
+    x = jax.jit(lambda x: sampler(predict, schedule, x, k))(random.normal(k_start, (50_000,)))
+    return float(x.mean()), float(x.var())
+
+
+def through_x0(predict, schedule, x, key):
+    return samplers.ddpm(lambda x, k: samplers.clean(schedule, k, x, predict(x, k)), schedule, x, key)
+
+
+def test_ddpm_recovers_a_gaussian():
+    mean, var = moments(through_x0, Discrete.vp(300), MEAN, VAR)
+    assert mean == pytest.approx(MEAN, abs=0.01) and var == pytest.approx(VAR, rel=0.1)
+
+
+def test_clipped_ddpm_recovers_a_gaussian_inside_the_bounds():
+    wide = lambda predict, schedule, x, key: samplers.ddpm_clipped(predict, schedule, x, key, clip=10.0)
+    mean, var = moments(wide, Discrete.vp(300), MEAN, VAR)
+    assert mean == pytest.approx(MEAN, abs=0.01) and var == pytest.approx(VAR, rel=0.1)
+
+
+def test_clipped_ddpm_by_hand():
+    """Two steps with a model that predicts zero noise: x / sqrt(1 - beta), noise, clip; then no noise."""
+    schedule, key = Discrete((0.36, 0.75)), random.key(3)
+    noise = random.normal(random.split(key, 2)[0], (1000,))
+    x = samplers.ddpm_clipped(lambda x, k: jnp.zeros_like(x), schedule, jnp.full(1000, 0.1), key)
+    expected = np.clip(np.clip(0.1 / 0.5 + np.sqrt(0.75) * np.asarray(noise), -1, 1) / 0.8, -1, 1)
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+
+
+def test_gradient_flows_through_the_chain_and_stops_at_the_clip():
+    schedule = Discrete.vp(5)
+
+    def end(shift, clip):
+        denoise = lambda x, k: jnp.clip(0.5 * x + shift, -clip, clip)
+        return samplers.ddpm(denoise, schedule, jnp.asarray(0.4), random.key(4))
+
+    numeric = (end(0.1 + 1e-2, 10.0) - end(0.1 - 1e-2, 10.0)) / 2e-2
+    np.testing.assert_allclose(jax.grad(end)(0.1, 10.0), numeric, rtol=1e-3)
+    assert jax.grad(end)(5.0, 1.0) == 0
