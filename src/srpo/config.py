@@ -29,8 +29,12 @@ def static(default: Any, meaning: str):
     return eqx.field(default=default, static=True, metadata={"meaning": meaning})
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says what was found, expected and to do."""
+class UserError(ValueError):
+    """Something only the user can mend; the message, one line, says what was found, expected and to do."""
+
+
+class ConfigError(UserError):
+    """A setting, name or argument that cannot be used."""
 
 
 @dataclass(frozen=True)

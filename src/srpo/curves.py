@@ -1,0 +1,72 @@
+"""curves.png: the metrics of every stage and the score, over seeds."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from srpo.runs import Run, Table
+
+
+def _series(rows: Iterable[dict[str, Any]], run: Run, value: str) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Point -> (steps, mean over seeds, standard deviation over seeds) of rows with a seed, a step and a value."""
+    cells: dict[tuple, dict[int, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in rows:
+        point = tuple((path, float(row[path])) for path in run.grid.sweep if row[path] != "")
+        cells[point][int(row["step"])][int(row["seed"])].append(float(row[value]))
+    out = {}
+    for point, by_step in cells.items():
+        steps = np.array(sorted(by_step))
+        per_seed = [[np.mean(v) for v in by_step[s].values()] for s in steps]
+        out[point] = steps, np.array([np.mean(v) for v in per_seed]), np.array([np.std(v) for v in per_seed])
+    return out
+
+
+def _plot(ax, series, colors) -> None:
+    for point, (steps, mean, std) in series.items():
+        label = ", ".join(f"{path.rpartition('.')[2]} {v:g}" for path, v in point) or None
+        (line,) = ax.plot(steps, mean, lw=1.2, label=label, color=colors.get(point, "C0"))
+        ax.fill_between(steps, mean - std, mean + std, color=line.get_color(), alpha=0.2, lw=0)
+
+
+def draw_curves(run: Run) -> None:
+    """Write curves.png beside the tables it is drawn from: lines are means over seeds, bands standard deviations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = Table(run.path / "metrics.csv", []).read()
+    panels = sorted({(r["stage"], r["metric"]) for r in rows}, key=lambda p: (list(run.algorithm.stages).index(p[0]), p[1]))
+    evals = [r for r in Table(run.path / "evals.csv", []).read() if r["kind"] == "training"] if (run.path / "evals.csv").exists() else []
+    columns = min(4, len(panels) + bool(evals))
+    if columns == 0:
+        return
+    height = -(-(len(panels) + bool(evals)) // columns)
+    fig, axes = plt.subplots(height, columns, figsize=(3.2 * columns, 2.4 * height), squeeze=False, layout="constrained")
+    axes = list(axes.flat)
+    colors = {point: plt.cm.viridis(i / max(len(run.points) - 1, 1) * 0.9) for i, point in enumerate(run.points)} if len(run.points) > 1 else {}
+    if evals:
+        unit = "score" if evals[0]["score"] != "" else "return"
+        _plot(axes[0], _series(evals, run, unit), colors)
+        axes[0].set_title("normalized score" if unit == "score" else "return", fontweight="bold")
+        if colors:
+            axes[0].legend(fontsize=7, frameon=False)
+    for ax, (stage, metric) in zip(axes[bool(evals) :], panels, strict=False):
+        _plot(ax, _series([r for r in rows if (r["stage"], r["metric"]) == (stage, metric)], run, "value"), colors)
+        ax.set_title(f"{stage}: {metric}")
+    for ax in axes:
+        ax.set_visible(bool(ax.lines))
+        ax.set_xlabel("gradient step", fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.suptitle(f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}", fontsize=10)
+    part = run.path / "curves.png.part"
+    fig.savefig(part, dpi=130, format="png")
+    plt.close(fig)
+    os.replace(part, run.path / "curves.png")

@@ -1,0 +1,210 @@
+"""Policies in Gymnasium environments: all seeds and swept values in step, one compiled call per time step.
+
+Episode i starts from environment seed 1001 + i in every run, as in the authors' code, so that all runs are
+judged on the same start states; episodes end at termination or truncation and are not restarted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srpo.config import UserError
+from srpo.loop import over_runs
+from srpo.runs import Run, Table, load_run, versions
+
+FIRST_SEED = 1001
+Progress = Callable[[int], None]
+
+
+class MissingEnvironment(UserError):
+    """An environment that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Undiscounted returns and lengths, of shape (seed, point, episode)."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def make_env(env_id: str, **options: Any) -> Any:
+    """Raises MissingEnvironment, with what to install, if it does not exist here."""
+    import gymnasium
+
+    try:
+        return gymnasium.make(env_id, **options)
+    except (gymnasium.error.Error, ImportError) as e:
+        reason = str(e).splitlines()[0]
+        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or train with --no-eval") from e
+
+
+class Rollouts:
+    """Environments, and the compiled actions, that are kept from one evaluation to the next."""
+
+    def __init__(self, env_id: str, shape: tuple[int, int], episodes: int, first_seed: int = FIRST_SEED):
+        """`shape`: how many seeds and points."""
+        self.shape, self.first_seed = (*shape, episodes), first_seed
+        self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
+        space = self.envs[0].action_space
+        self.low, self.high = space.low, space.high
+        self._act = jax.jit(over_runs(_act))
+
+    def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
+        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step."""
+        n = len(self.envs)
+        first = self.envs[0].observation_space.shape[0]
+        obs = np.zeros((n, first), np.float32)
+        for i, env in enumerate(self.envs):
+            obs[i] = env.reset(seed=self.first_seed + i % self.shape[-1])[0]
+        returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
+        while alive.any():
+            action = self._actions(policies, obs, key, step)
+            for i in np.flatnonzero(alive):
+                obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
+                returns[i] += reward
+                lengths[i] += 1
+                alive[i] = not (terminated or truncated)
+            step += 1
+            if progress is not None:
+                progress(step)
+        return Episodes(returns.reshape(self.shape), lengths.reshape(self.shape))
+
+    def _actions(self, policies, obs, key, step) -> np.ndarray:
+        """In the environment's own bounds, of shape (n, act)."""
+        seeds = jnp.broadcast_to(jnp.uint32(key), self.shape[:1])
+        a = self._act(None, obs.reshape(*self.shape, -1), policies, seeds, None, np.uint32(step))
+        a = np.clip(np.asarray(a).reshape(len(self.envs), -1), -1.0, 1.0)
+        return self.low + (a + 1.0) * 0.5 * (self.high - self.low)
+
+
+def _act(_, obs, policy, seed, __, step):
+    """Actions (episode, act) of one policy for the observations (episode, obs)."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), obs.shape[0])
+    return jax.vmap(policy.act)(obs, keys)
+
+
+def evals_table(run: Run) -> Table:
+    """One row per episode. `kind`: "training" during it, "final" for `srpo eval`."""
+    identity = ["kind", "step", "seed", *run.grid.sweep, "episode", "env_seed"]
+    return Table(run.path / "evals.csv", [*identity, "return", "length", "score", "env_id", "gymnasium", "mujoco"])
+
+
+class Evaluator:
+    """Evaluates all runs of one training, and keeps every episode in evals.csv."""
+
+    def __init__(self, run: Run, dataset, results: dict[str, Any], progress: Progress | None = None):
+        """`dataset`: for the normalized score; `results`: of the stages that are finished, filled as training goes on."""
+        self.run, self.dataset, self.results, self.progress = run, dataset, results, progress
+        self.every, self.table = run.info["eval_every"], evals_table(run)
+        self.rollouts = None
+
+    def forget_after(self, step: int) -> None:
+        self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)
+
+    def at(self, step: int, stage: str, result: Any) -> None:
+        """Evaluate the policies of this step, with the last stage's present `result`."""
+        if self.rollouts is None:
+            shape = len(self.run.seeds), len(self.run.points)
+            self.rollouts = Rollouts(self.run.info["data"]["env_id"], shape, self.run.info["eval_episodes"])
+        policies = self.run.grid.policies(self.results | {stage: result})
+        episodes = self.rollouts(policies, progress=self.progress)
+        self.table.append(episode_rows(self.run, episodes, "training", step))
+
+
+def episode_rows(run: Run, episodes: Episodes, kind: str, step: int) -> list[dict[str, Any]]:
+    """Rows for evals.csv; runs that failed have none."""
+    low, high = run.info["data"]["reference"] or (None, None)
+    found = versions()
+    made_with = {name: found[name] for name in ("gymnasium", "mujoco")}
+    rows = []
+    for (s, p, e), value in np.ndenumerate(episodes.returns):
+        if run.failed(run.seeds[s], run.points[p]):
+            continue
+        score = "" if low is None else 100 * (value - low) / (high - low)
+        row = {"kind": kind, "step": step, "seed": run.seeds[s], **dict(run.points[p]), "episode": e, "env_seed": FIRST_SEED + e}
+        row |= {"return": value, "length": episodes.lengths[s, p, e], "score": score, "env_id": run.info["data"]["env_id"]}
+        rows.append(row | made_with)
+    return rows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of one point of the sweep: over seeds, with a bootstrap interval of the mean."""
+
+    point: tuple
+    seeds: tuple[int, ...]
+    means: tuple[float, ...]  # of the episodes, one per seed
+    mean: float
+    std: float  # over seeds, population
+    low: float  # 95 % interval, seeds and then episodes drawn with replacement
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` returns; printing it shows the table."""
+
+    run: str
+    env_id: str
+    episodes: int
+    unit: str  # "normalized score" or "return"
+    summaries: tuple[Summary, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.unit} in {self.env_id}, {self.episodes} episodes per seed"]
+        for s in self.summaries:
+            where = ", ".join(f"{p}={v:g}" for p, v in s.point)
+            spread = f"+- {s.std:.1f} over {len(s.seeds)} seeds" if len(s.seeds) > 1 else "(one seed)"
+            lines.append(f"  {where + ': ' if where else ''}{s.mean:.1f} {spread}, 95 % interval {s.low:.1f} to {s.high:.1f}")
+        return "\n".join(lines)
+
+
+def bootstrap(values: np.ndarray, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of `values` (seed, episode): seeds, then their episodes, are drawn with replacement."""
+    rng = np.random.default_rng(0)
+    n, m = values.shape
+    seeds = rng.integers(0, n, (draws, n, 1))
+    means = values[seeds, rng.integers(0, m, (draws, n, m))].mean((1, 2))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary, ...]:
+    """One summary per point from rows of evals.csv. `unit`: the column to use."""
+    out = []
+    for point in run.points:
+        here = [r for r in rows if all(float(r[p]) == v for p, v in point)]
+        seeds = [s for s in run.seeds if any(int(r["seed"]) == s for r in here)]
+        if seeds:
+            values = np.array([[float(r[unit]) for r in here if int(r["seed"]) == s] for s in seeds])
+            means = values.mean(1)
+            out.append(Summary(point, tuple(seeds), tuple(map(float, means)), float(means.mean()), float(means.std()), *bootstrap(values)))
+    return tuple(out)
+
+
+def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None) -> Evaluation:
+    """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
+
+    Raises RunError if the run is not finished, MissingEnvironment if there is nothing to act in.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    env_id = env_id or run.info["data"]["env_id"]
+    if env_id is None:
+        raise MissingEnvironment(f"{run.path}: its data name no environment; give one with --env, such as --env Hopper-v4")
+    policies = run.policies
+    rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
+    last = list(run.algorithm.stages.values())[-1]
+    rows = episode_rows(run, rollouts(policies, progress=progress), "final", last.steps)
+    table = evals_table(run)
+    table.keep(lambda row: row["kind"] == "training")
+    table.append(rows)
+    unit = "score" if run.info["data"]["reference"] else "return"
+    name = {"score": "normalized score", "return": "return"}[unit]
+    return Evaluation(str(run.path), env_id, episodes, name, summarize(run, rows, unit))

@@ -1,0 +1,99 @@
+"""The runs of one training: seeds times swept values.
+
+A sweep gives values for paths such as `policy.beta`. The full grid is their product; a stage trains once per
+seed and per point of those paths that it, or a stage it needs, can see, so earlier stages are shared.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srpo import config
+from srpo.config import ConfigError
+from srpo.core import Algorithm
+
+Point = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    algorithm: Algorithm
+    seeds: tuple[int, ...]
+    sweep: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def create(cls, algorithm: Algorithm, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[Any]] | None) -> Grid:
+        """Raises ConfigError for repeated or negative seeds, and for paths that cannot be swept."""
+        seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+            raise ConfigError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0")
+        axes = {}
+        for path, values in (sweep or {}).items():
+            found = config.lookup(algorithm, path)
+            if not found.sweepable:
+                raise ConfigError(f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=...")
+            axes[path] = tuple(config.convert(v, found.type, path) for v in values)
+            if not axes[path] or len(set(axes[path])) < len(axes[path]):
+                raise ConfigError(f"{path}: expected one or more different values to sweep, found {list(values)}")
+        return cls(algorithm, seeds, axes)
+
+    @property
+    def points(self) -> list[Point]:
+        """The full grid."""
+        return self._product(self.sweep)
+
+    def _product(self, paths) -> list[Point]:
+        return [tuple(zip(paths, values, strict=True)) for values in itertools.product(*(self.sweep[p] for p in paths))]
+
+    def _paths(self, stage: str) -> list[str]:
+        seen = {stage} | {a for need in self.algorithm.stages[stage].needs for a in self._ancestors(need)}
+        return [path for path in self.sweep if path.split(".")[0] in seen]
+
+    def _ancestors(self, stage: str) -> set[str]:
+        return {stage}.union(*(self._ancestors(n) for n in self.algorithm.stages[stage].needs))
+
+    def stage_points(self, stage: str) -> list[Point]:
+        """The points at which `stage` trains."""
+        return self._product(self._paths(stage))
+
+    def where(self, stage: str, point: Point) -> int:
+        """Which of the stage's points the (finer) `point` belongs to."""
+        paths = self._paths(stage)
+        return self.stage_points(stage).index(tuple((p, v) for p, v in point if p in paths))
+
+    def at(self, point: Point) -> Algorithm:
+        """The algorithm with the values of one point."""
+        return config.assign_all(self.algorithm, dict(point))
+
+    def stacked_stage(self, stage: str) -> Any:
+        """The stage with every float as an array over its points."""
+        stages = [self.at(point).stages[stage] for point in self.stage_points(stage)]
+        return jax.tree.map(lambda *xs: jnp.asarray(xs, jnp.float32), *stages)
+
+    def given(self, stage: str, results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `stage` needs of `results` (leading axes: seed, point): the ones shared by all its points, without a
+        point axis, and its own, with one."""
+        shared, own = {}, {}
+        points = self.stage_points(stage)
+        for need in self.algorithm.stages[stage].needs:
+            if len(self.stage_points(need)) == 1:
+                shared[need] = jax.tree.map(lambda x: x[:, 0], results[need])
+            else:
+                rows = np.array([self.where(need, point) for point in points])
+                own[need] = jax.tree.map(lambda x, rows=rows: x[:, rows], results[need])
+        return shared, own
+
+    def policies(self, results: Mapping[str, Any]) -> Any:
+        """The policies of all runs as one pytree with leading axes (seed, point), from the results of all stages."""
+        made = []
+        for point in self.points:
+            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], r) for n, r in results.items()}
+            made.append(jax.vmap(self.at(point).make_policy)(trained))
+        return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *made)

@@ -1,0 +1,168 @@
+"""What a person sees of a training: a bar with time left, plain lines where there is no terminal, and metrics.csv."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from srpo.config import ConfigError
+from srpo.curves import draw_curves
+from srpo.loop import StageLoop
+from srpo.runs import Run, Table
+
+PLAIN_SECONDS = 15.0
+
+
+class Bars:
+    """rich bars on a terminal, a line now and then elsewhere; all on standard error."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self.bars = Progress(*columns, *left, console=self.console, disable=not self.console.is_terminal)
+        self.task = None
+
+    def open(self, name: str, total: int, done: int = 0) -> None:
+        self.name, self.total, self.first = name, total, done
+        self.began = self.told = time.monotonic()
+        self.task = self.bars.add_task(name, total=total, completed=done, note="")
+
+    def update(self, done: int, note: str = "") -> None:
+        self.bars.update(self.task, completed=done, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.told > PLAIN_SECONDS or done >= self.total):
+            self.told = now
+            rate = (done - self.first) / max(now - self.began, 1e-9)
+            left = f", {(self.total - done) / rate:.0f} s left" if 0 < done - self.first and done < self.total else ""
+            self.console.print(f"{self.name}: {done}/{self.total}, {now - self.began:.0f} s{left} {note}".rstrip())
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def __enter__(self):
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bars.stop()
+
+
+class Reporter:
+    """The progress and the metrics of one training."""
+
+    def __init__(self, run: Run, quiet: bool, sinks: Sequence[str] = ()):
+        self.run = run
+        self.bars = Bars(quiet)
+        self.table = Table(run.path / "metrics.csv", ["stage", "step", "seed", *run.grid.sweep, "metric", "value"])
+        self.sinks = [SINKS[name](run) for name in sinks]
+        self.note = ""
+
+    def __enter__(self):
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *_):
+        self.bars.__exit__()
+        for sink in self.sinks:
+            sink.close()
+
+    def warn(self, text: str) -> None:
+        self.bars.say(f"warning: {text}")
+
+    def skipped(self, name: str) -> None:
+        self.bars.say(f"{name}: finished before")
+
+    def compiling(self, name: str) -> None:
+        self.bars.say(f"{name}: compiling")
+
+    def stage(self, loop: StageLoop) -> None:
+        """A stage begins, or goes on after what is in its checkpoint."""
+        order = list(self.run.algorithm.stages)
+        earlier = set(order[: order.index(loop.name)])
+        self.table.keep(lambda r: r["stage"] in earlier or (r["stage"] == loop.name and int(r["step"]) <= loop.step))
+        runs = loop.shape[0] * loop.shape[1]
+        self.bars.open(f"{loop.name} ({runs} run{'s' * (runs > 1)})", loop.stage.steps, loop.step)
+
+    def step(self, loop: StageLoop, means: dict[str, np.ndarray] | None) -> None:
+        if means is not None:
+            first = next(iter(means))
+            self.note = f"{first} {np.nanmean(means[first]):.4g}"
+            self._record(loop, means)
+        self.bars.update(loop.step, self.note)
+
+    def _record(self, loop: StageLoop, means: dict[str, np.ndarray]) -> None:
+        rows: list[dict[str, Any]] = []
+        for metric, values in means.items():
+            for (s, p), value in np.ndenumerate(values):
+                row = {"stage": loop.name, "step": loop.step, "seed": self.run.seeds[s], **dict(loop.points[p])}
+                rows.append(row | {"metric": metric, "value": float(value)})
+        self.table.append(rows)
+        for sink in self.sinks:
+            sink.write(rows)
+
+    def evaluating(self, step: int) -> None:
+        if step % 100 == 0:
+            self.bars.bars.refresh()
+
+    def finished(self, run: Run) -> None:
+        draw_curves(run)
+
+
+def _label(row: dict[str, Any]) -> str:
+    """A name for the run a row belongs to."""
+    fixed = ("stage", "step", "metric", "value")
+    return ",".join(f"{k}={v:g}" for k, v in row.items() if k not in fixed)
+
+
+class TensorBoard:
+    """Needs the extra `tensorboard`."""
+
+    def __init__(self, run: Run):
+        with _extra("tensorboard"):
+            from tensorboardX import SummaryWriter
+        self.writers: dict[str, Any] = {}
+        self.make = lambda name: SummaryWriter(str(run.path / "tensorboard" / name))
+
+    def write(self, rows) -> None:
+        for row in rows:
+            label = _label(row)
+            writer = self.writers.setdefault(label, None) or self.writers.update({label: self.make(label)}) or self.writers[label]
+            writer.add_scalar(f"{row['stage']}/{row['metric']}", row["value"], row["step"])
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+
+class WandB:
+    """Needs the extra `wandb`; one run there holds all seeds and points, each metric under its label."""
+
+    def __init__(self, run: Run):
+        with _extra("wandb"):
+            import wandb
+        self.log = wandb.init(project="srpo", name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
+
+    def write(self, rows) -> None:
+        for row in rows:
+            self.log.log({f"{row['stage']}/{row['metric']}/{_label(row)}": row["value"], f"{row['stage']}/step": row["step"]})
+
+    def close(self) -> None:
+        self.log.finish()
+
+
+@contextlib.contextmanager
+def _extra(name: str):
+    try:
+        yield
+    except ImportError as e:
+        raise ConfigError(f"{name} is not installed ({e}); pip install 'srpo[{name}]'") from e
+
+
+SINKS = {"tensorboard": TensorBoard, "wandb": WandB}

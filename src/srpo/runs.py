@@ -1,0 +1,229 @@
+"""A run on disk: what was trained, on what, and what came out.
+
+    run.json                       every setting, the data's hash, seeds, sweep, versions
+    metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
+    stages/<name>.safetensors      finished results, leading axes (seed, point)
+    state/<name>.safetensors       the stage in training, to resume from
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from srpo import algorithms, config
+from srpo.checkpoint import load_tree, write_atomically, write_json
+from srpo.config import ConfigError, UserError
+from srpo.core import Algorithm
+from srpo.grid import Grid, Point
+
+FORMAT = 1
+
+
+class RunError(UserError):
+    """A run folder that cannot be used as asked."""
+
+
+def versions() -> dict[str, str]:
+    names = ("srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """The contents of run.json."""
+    return {
+        "format": FORMAT,
+        "algorithm": algorithms.name_of(grid.algorithm),
+        "settings": {path: s.value for path, s in config.settings(grid.algorithm).items()},
+        "sources": sources or {},
+        "seeds": list(grid.seeds),
+        "sweep": {path: list(values) for path, values in grid.sweep.items()},
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "sha256": dataset.sha256,
+            "rows": len(dataset),
+            "obs_size": dataset.obs_size,
+            "action_size": dataset.action_size,
+            "env_id": dataset.env_id,
+            "reference": dataset.reference,
+        },
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "device": str(jax.devices()[0].device_kind),
+        "versions": versions(),
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+    info: dict[str, Any]
+    grid: Grid
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self.grid.algorithm
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.grid.seeds
+
+    @property
+    def points(self) -> list[Point]:
+        return self.grid.points
+
+    def stage_file(self, name: str) -> Path:
+        return self.path / "stages" / f"{name}.safetensors"
+
+    def state_file(self, name: str) -> Path:
+        return self.path / "state" / f"{name}.safetensors"
+
+    @property
+    def finished(self) -> list[str]:
+        return [name for name in self.algorithm.stages if self.stage_file(name).exists()]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.finished) == len(self.algorithm.stages)
+
+    def require_complete(self) -> None:
+        missing = [name for name in self.algorithm.stages if name not in self.finished]
+        if missing:
+            raise RunError(f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}")
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return self.info.get("failures", [])
+
+    def failed(self, seed: int, point: Point) -> dict[str, Any] | None:
+        """How a run failed, if it did."""
+        mine = (f for f in self.failures if f["seed"] == seed and set(map(tuple, f["point"])) <= set(point))
+        return next(mine, None)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The trained result of every finished stage, with leading axes (seed, point)."""
+        out: dict[str, Any] = {}
+        for name in self.finished:
+            out[name] = load_tree(self.stage_file(name), self._skeleton(name, out))
+        return out
+
+    def _skeleton(self, name: str, results: dict[str, Any]) -> Any:
+        """The shapes of a stage's result, from the shapes of the data alone."""
+        stage = self.algorithm.stages[name]
+        given = {n: jax.tree.map(lambda x: x[0, 0], results[n]) for n in stage.needs}
+        data = stage.view(ShapeOnly(self.info["data"]))
+        one = jax.eval_shape(lambda data, given, key: stage.result(stage.init(data, given, key)), data, given, jax.random.key(0))
+        lead = len(self.seeds), len(self.grid.stage_points(name))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
+
+    @cached_property
+    def policies(self) -> Any:
+        """All policies as one pytree with leading axes (seed, point)."""
+        self.require_complete()
+        return self.grid.policies(self.results)
+
+    def policy(self, seed: int | None = None, **point: float) -> Any:
+        """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.
+
+        Both may be left out where there is only one. Raises RunError for a run that failed or does not exist.
+        """
+        if seed is None and len(self.seeds) == 1:
+            seed = self.seeds[0]
+        if seed not in self.seeds:
+            raise RunError(f"{self.path}: found seed {seed}, expected one of {', '.join(map(str, self.seeds))}")
+        chosen = [p for p in self.points if dict(p) == point or (not point and len(self.points) == 1)]
+        if not chosen:
+            known = "; ".join(", ".join(f"{k}={v:g}" for k, v in p) for p in self.points)
+            raise RunError(f"{self.path} was swept: choose one of {known}")
+        if failure := self.failed(seed, chosen[0]):
+            raise RunError(f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})")
+        at = self.seeds.index(seed), self.points.index(chosen[0])
+        return jax.tree.map(lambda x: x[at], self.policies)
+
+
+class ShapeOnly:
+    """A data set of which only the sizes are known: enough to shape networks."""
+
+    def __init__(self, info: dict[str, Any]):
+        self.info = info
+
+    @property
+    def transitions(self):
+        from srpo.core import Batch
+
+        n, obs, act = self.info["rows"], self.info["obs_size"], self.info["action_size"]
+        f = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")
+        return Batch(f(n, obs), f(n, act), f(n), f(n, obs), f(n), jax.ShapeDtypeStruct((n,), "int32"))
+
+    steps = transitions
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in a folder. Raises RunError if there is none, it is damaged, or a newer version wrote it."""
+    path = Path(path)
+    file = path / "run.json"
+    try:
+        info = json.loads(file.read_text())
+        found = info["format"]
+        if found > FORMAT:
+            raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
+        algorithm = config.assign_all(algorithms.find(info["algorithm"])(), info["settings"])
+        grid = Grid.create(algorithm, info["seeds"], info["sweep"])
+    except FileNotFoundError:
+        raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ConfigError) as e:
+        raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
+    return Run(path, info, grid)
+
+
+def save_info(run: Run, **changes: Any) -> Run:
+    info = run.info | changes
+    write_json(run.path / "run.json", info)
+    return Run(run.path, info, run.grid)
+
+
+class Table:
+    """A CSV file that only grows; rows are flushed as they come, so that a kill loses at most a torn last line."""
+
+    def __init__(self, path: Path, columns: Iterable[str]):
+        self.path, self.columns = path, list(columns)
+        if not path.exists():
+            self.rewrite([])
+
+    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        with open(self.path, "a", newline="") as f:
+            csv.DictWriter(f, self.columns, lineterminator="\n").writerows(rows)
+
+    def read(self) -> list[dict[str, str]]:
+        with open(self.path, newline="") as f:
+            return [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
+
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Drop the rows that are not wanted, and a torn last line."""
+        self.rewrite([row for row in self.read() if wanted(row)])

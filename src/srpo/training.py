@@ -1,0 +1,195 @@
+"""Training: every stage of an algorithm in order, for all seeds and swept values, kept on disk as it goes.
+
+A run killed at any moment continues from its last checkpoint and ends bit for bit as one that never stopped;
+finished stages are never trained again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srpo import algorithms, config
+from srpo.checkpoint import save_tree
+from srpo.core import Algorithm
+from srpo.data import Dataset, check_environment, load_dataset
+from srpo.evaluation import Evaluator
+from srpo.grid import Grid
+from srpo.loop import StageLoop
+from srpo.progress import Reporter
+from srpo.runs import Run, RunError, describe, load_run, save_info
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved its state; the message says how to resume."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
+class TrainingFailed(RuntimeError):
+    """Every run met a value that is not finite."""
+
+
+def configure(algorithm: str | type, data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
+    """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it."""
+    cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
+    return config.assign_all(cls(), config.preset(cls.presets, preset, data.name) | changes)
+
+
+def train(
+    algorithm: Algorithm,
+    data: Dataset | str | Path,
+    *,
+    seeds: int | Sequence[int] = 1,
+    out: str | Path | None = None,
+    sweep: Mapping[str, Sequence[float]] | None = None,
+    start_from: str | Path | None = None,
+    eval_every: int | None = None,
+    eval_episodes: int = 10,
+    quiet: bool = False,
+    sources: Mapping[str, str] | None = None,
+    sinks: Sequence[str] = (),
+) -> Run:
+    """Train all stages and return the finished run.
+
+    seeds: how many (0, 1, ...), or which. sweep: path -> values; the grid is their product. out: a new folder,
+    `runs/<data>/<algorithm>/<time>` if none is given. start_from: a run whose finished stages are used where their
+    settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
+    it by default; 0: never). Raises ConfigError, DataError, RunError for what cannot be done, before anything is
+    written; TrainingFailed if no run is left; Interrupted, after saving, on SIGINT or SIGTERM.
+    """
+    data = data if isinstance(data, Dataset) else load_dataset(data)
+    grid = Grid.create(algorithm, seeds, sweep)
+    data = data.treated(algorithm.data)
+    last = list(algorithm.stages.values())[-1]
+    eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
+    if eval_every:
+        check_environment(data)
+    out = Path(out) if out is not None else _default_folder(data, algorithm)
+    if (out / "run.json").exists():
+        raise RunError(f"{out} holds another run; continue it with --resume {out}, or choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
+    inherited = _inherit(start_from, grid, data) if start_from is not None else {}
+    evaluation = {"eval_every": eval_every, "eval_episodes": eval_episodes}
+    run = save_info(Run(out, describe(grid, data, dict(sources or {}), **evaluation, start_from=str(start_from or "")), grid))
+    for name, result in inherited.items():
+        save_tree(run.stage_file(name), result)
+    return _continue(run, data, quiet, sinks)
+
+
+def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = ()) -> Run:
+    """Continue a run that was stopped. Raises RunError, DataError if the run or its data are not what they were."""
+    run = load_run(path)
+    if run.complete:
+        return run
+    data = load_dataset(run.info["data"]["source"]) if data is None else data
+    if data.sha256 != run.info["data"]["sha256"]:
+        raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
+    return _continue(run, data.treated(run.algorithm.data), quiet, sinks)
+
+
+def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
+    return Path("runs", data.name, algorithms.name_of(algorithm), time.strftime("%Y%m%d-%H%M%S"))
+
+
+def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
+    """The finished stages of another run whose settings, and those of all they need, are the same here."""
+    other = load_run(path)
+    if other.info["data"]["sha256"] != data.sha256:
+        raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
+    if other.seeds != grid.seeds:
+        raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {','.join(map(str, other.seeds))}")
+    same: dict[str, Any] = {}
+    for name, stage in grid.algorithm.stages.items():
+        theirs = other.algorithm.stages.get(name)
+        unswept = grid.stage_points(name) == [()] and theirs is not None and other.grid.stage_points(name) == [()]
+        alike = unswept and stage == theirs and grid.algorithm.data == other.algorithm.data
+        if alike and name in other.finished and all(need in same for need in stage.needs):
+            same[name] = other.results[name]
+    if not same:
+        raise RunError(f"{path} has no finished stage with the same settings; train without --from")
+    return same
+
+
+def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:
+    with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report:
+        results = dict(run.results)
+        evaluator = Evaluator(run, data, results, report.evaluating) if run.info["eval_every"] else None
+        for name, stage in run.algorithm.stages.items():
+            if name in results:
+                report.skipped(name)
+                continue
+            last = name == list(run.algorithm.stages)[-1]
+            loop = StageLoop(name, run.grid, stage.view(data), results, run.state_file(name))
+            run = _train_stage(run, loop, evaluator if last else None, report, stopped)
+            results[name] = loop.result()
+            save_tree(run.stage_file(name), results[name])
+            run.state_file(name).unlink(missing_ok=True)
+        run = load_run(run.path)
+        report.finished(run)
+        return run
+
+
+def _train_stage(run: Run, loop: StageLoop, evaluator: Evaluator | None, report: Reporter, stopped: list[int]) -> Run:
+    report.compiling(loop.name)
+    loop.start()
+    report.stage(loop)
+    every = 0 if evaluator is None else evaluator.every
+    if evaluator is not None:
+        evaluator.forget_after(loop.step)
+    saved, others = time.monotonic(), [f for f in run.failures if f["stage"] != loop.name]
+    known = len(loop.failures)
+    for means in loop.calls(every):
+        report.step(loop, means)
+        for failure in loop.failures[known:]:
+            report.warn(str(failure))
+            known += 1
+            run = save_info(run, failures=others + [vars(f) for f in loop.failures])
+        if loop.all_failed:
+            raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
+        if every and (loop.step % every == 0 or loop.step == loop.stage.steps):
+            evaluator.at(loop.step, loop.name, loop.result())
+        if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            loop.save()
+            saved = time.monotonic()
+        if stopped:
+            hint = f"continue with: srpo train --resume {run.path}"
+            raise Interrupted(f"stopped at step {loop.step} of stage {loop.name}; {hint}", stopped[0])
+    return run
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that fills when SIGINT or SIGTERM arrives, so that the loop can stop between two calls."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {s: signal.signal(s, lambda signum, _: seen.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process may train in a folder."""
+    with open(path / "lock", "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path} is being trained by another process; wait for it or choose another --out") from None
+        yield
