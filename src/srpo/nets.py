@@ -99,10 +99,12 @@ class MLP(eqx.Module):
         self.norms = tuple(LayerNorm(n) for n in sizes[1:-1]) if norm else ()
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+    def __call__(self, x: Float[Array, "... i"], rate: float = 0.0, key: PRNGKeyArray | None = None) -> Float[Array, "... o"]:
+        """With a key, dropout at `rate` follows each activation."""
+        keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
-            x = self.activation(self.norms[i](x) if self.norms else x)
+            x = dropout(self.activation(self.norms[i](x) if self.norms else x), rate, keys[i])
         return self.layers[-1](x)
 
 
@@ -153,20 +155,6 @@ class ValueNet(eqx.Module):
 
     def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "..."]:
         return self.net(obs)[..., 0]
-
-
-class DeterministicActor(eqx.Module):
-    """tanh of a ReLU network: an action in (-1, 1)."""
-
-    normalizer: Normalizer
-    net: MLP
-
-    def __init__(self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, normalizer: Normalizer | None = None, **options):
-        self.normalizer = Normalizer.identity(obs) if normalizer is None else normalizer
-        self.net = MLP((obs, *hidden, act), key, **options)
-
-    def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "... act"]:
-        return jnp.tanh(self.net(self.normalizer(obs)))
 
 
 class GaussianFourier(eqx.Module):

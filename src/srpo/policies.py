@@ -1,11 +1,18 @@
-"""Policies: pytrees with one `act(obs, key)`. Batches of observations go through `jax.vmap`."""
+"""Policies: pytrees with one `act(obs, key)`. Batches of observations go through `jax.vmap`.
+
+A sampler is any pytree with `sample(obs (obs,), key, n) -> (n, act)`; `BestOf` chooses among its candidates.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from srpo.nets import DeterministicActor
+from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
 
 
 class DeterministicPolicy(eqx.Module):
@@ -15,3 +22,48 @@ class DeterministicPolicy(eqx.Module):
 
     def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
         return self.actor(obs)
+
+
+class GaussianPolicy(eqx.Module):
+    """Acts with the mean of a Gaussian actor, as IQL is evaluated; `sample` draws from it."""
+
+    actor: GaussianActor | SquashedGaussianActor
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        mean, _ = self.actor(obs)
+        return self.actor.bound(mean)
+
+    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+        mean, log_std = self.actor(obs)
+        return self.actor.bound(mean + jnp.exp(log_std) * jax.random.normal(key, (n, *mean.shape)))
+
+
+class BestOf(eqx.Module):
+    """Draws `n` candidates from `sampler` and takes the one that `score` prefers.
+
+    `choice` "argmax" takes the highest value, "softmax" draws with probability proportional to exp(value /
+    temperature). With `average` > 1 that many are taken (drawn without replacement) and their mean is the action.
+    """
+
+    sampler: Any  # sample(obs (obs,), key, n) -> (n, act)
+    score: Any  # (obs (n, obs), action (n, act)) -> (heads, n)
+    n: int = eqx.field(static=True)
+    choice: Literal["argmax", "softmax"] = eqx.field(static=True, default="argmax")
+    temperature: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)  # larger: closer to uniform
+    heads: Literal["min", "mean", "first"] = eqx.field(static=True, default="min")  # how the heads make one value
+    average: int = eqx.field(static=True, default=1)
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        """Raises ValueError without a key."""
+        if key is None:
+            raise ValueError(f"this policy draws {self.n} candidates at random; give a key, as in policy.act(obs, jax.random.key(0))")
+        k_sample, k_choice = jax.random.split(key)
+        action = self.sampler.sample(obs, k_sample, self.n)
+        value = self._value(self.score(jnp.broadcast_to(obs, (self.n, *obs.shape)), action))
+        if self.choice == "softmax":  # the largest of value + Gumbel noise is a draw from the softmax
+            value = value / self.temperature + jax.random.gumbel(k_choice, value.shape)
+        chosen = jax.lax.top_k(value, self.average)[1]
+        return jnp.mean(action[chosen], 0)
+
+    def _value(self, q: Float[Array, "heads n"]) -> Float[Array, " n"]:
+        return {"min": lambda: jnp.min(q, 0), "mean": lambda: jnp.mean(q, 0), "first": lambda: q[0]}[self.heads]()

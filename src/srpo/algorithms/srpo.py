@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.schedules import Schedule, perturb
-from srpo.nets import DeterministicActor
+from srpo.actors import DeterministicActor
 from srpo.optim import adam, cosine
 from srpo.policies import DeterministicPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior
