@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import equinox as eqx
 
+from srpo.errors import UserError
+
 
 def setting(default: float, meaning: str):
     """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again."""
@@ -27,10 +29,6 @@ def setting(default: float, meaning: str):
 def static(default: Any, meaning: str):
     """A size or a choice: part of the program's structure, so it cannot be swept."""
     return eqx.field(default=default, static=True, metadata={"meaning": meaning})
-
-
-class UserError(ValueError):
-    """Something only the user can mend; the message, one line, says what was found, expected and to do."""
 
 
 class ConfigError(UserError):
