@@ -75,11 +75,14 @@ def download(name: str, path: Path) -> Path:
     """Gets a D4RL file from the first host that has it: to a temporary name, checked, then renamed. Raises DataError."""
     folder, file = FILES[name]
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{name}: the folder for its file cannot be made ({error}); set D4RL_DATASET_DIR to another one") from None
     failures = []
     for host in HOSTS:
         url = host.format(folder=folder, file=file)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             _fetch(url, part, f"{name} from {url.split('/')[2]}")
             read_file(part)
             os.replace(part, path)

@@ -45,6 +45,10 @@ class Dataset:
         return len(self.obs)
 
     @property
+    def n_transitions(self) -> int:
+        return len(self._rows)
+
+    @property
     def obs_size(self) -> int:
         return self.obs.shape[1]
 
@@ -176,6 +180,13 @@ class Dataset:
         following[cut] = cut
         following[-1] = len(self) - 1
         return self._batch(np.arange(len(self)), self.obs[following])
+
+    @cached_property
+    def last(self):
+        """(N,) bool, on the device: the last row of each episode, by its end, a time-out or the end of the data."""
+        import jax.numpy as jnp
+
+        return jnp.zeros(len(self), bool).at[self.episodes[:, 1] - 1].set(True)
 
     def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> Windows:
         """Pieces of `horizon` rows of complete episodes; see `srpo.data.windows`. Raises DataError."""

@@ -1,0 +1,286 @@
+"""The data set: D4RL's transition rule, episodes, reward treatments, sources."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srpo.core import Treatment
+from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data.builtin import BUILTIN, builtin_path
+from srpo.data.checks import FIELDS
+from srpo.data.treat import authors_returns, counted_timeouts
+
+
+def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None):
+    """Random rows, with flags at the given rows."""
+    rng = np.random.default_rng(seed)
+    flags = {key: np.isin(np.arange(rows), at) for key, at in (("terminal", terminal), ("timeout", timeout))}
+    reward = rng.normal(size=rows) if reward is None else np.asarray(reward)
+    return dict(obs=rng.normal(size=(rows, 3)), action=rng.uniform(-1, 1, (rows, 2)), reward=reward, **flags)
+
+
+def d4rl_rule(obs, action, reward, terminal, timeout, limit):
+    """`d4rl.qlearning_dataset`, written out row by row from its description; `timeout` may be None."""
+    kept, step = [], 0
+    for i in range(len(reward) - 1):
+        final = bool(timeout[i]) if timeout is not None else step == limit - 1
+        if final:
+            step = 0
+            continue
+        if terminal[i]:
+            step = 0
+        kept.append((obs[i], action[i], reward[i], obs[i + 1], bool(terminal[i])))
+        step += 1
+    return [np.array(column) for column in zip(*kept, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["", "", "", "end", "cut", "both"]), min_size=2, max_size=40), st.integers(0, 9))
+def test_transitions_follow_d4rl_bit_for_bit(flags, seed):
+    terminal = [i for i, f in enumerate(flags) if f in ("end", "both")]
+    timeout = [i for i, f in enumerate(flags) if f in ("cut", "both")]
+    raw = arrays(len(flags), seed, terminal, timeout)
+    data = from_arrays(**raw)
+    if all(raw["timeout"][:-1]):
+        with pytest.raises(DataError, match="no transition is left"):
+            _ = data.transitions
+        return
+    single = {key: x.astype(np.float32) for key, x in raw.items() if key in ("obs", "action", "reward")}
+    obs, action, reward, next_obs, done = d4rl_rule(**single, terminal=raw["terminal"], timeout=raw["timeout"], limit=None)
+    batch = data.transitions
+    for found, expected in zip(batch, (obs, action, reward, next_obs, 1 - done.astype(np.float32), np.arange(len(obs))), strict=True):
+        np.testing.assert_array_equal(np.asarray(found), expected)
+        assert np.asarray(found).dtype in (np.float32, np.int32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(2, 7))
+def test_missing_timeouts_are_counted_as_d4rl_does(terminal, limit):
+    raw = arrays(len(terminal), terminal=np.flatnonzero(terminal))
+    expected = d4rl_rule(raw["obs"], raw["action"], raw["reward"], terminal, None, limit)[0]
+    rows = np.flatnonzero(~counted_timeouts(np.array(terminal), limit)[:-1])
+    np.testing.assert_array_equal(raw["obs"][rows], expected)
+
+
+def test_a_timed_out_episode_loses_its_last_row_and_a_terminated_one_none():
+    data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
+    assert data.transitions.index.shape == (8,)  # rows 0 to 6 and 8
+    np.testing.assert_array_equal(np.asarray(data.transitions.mask), [1, 1, 1, 0, 1, 1, 1, 1])
+
+
+def test_episodes_returns_and_ends():
+    data = from_arrays(**arrays(10, terminal=[3], timeout=[7], reward=np.arange(10)))
+    np.testing.assert_array_equal(data.episodes, [[0, 4], [4, 8], [8, 10]])
+    np.testing.assert_array_equal(data.ended, [True, False, False])
+    np.testing.assert_array_equal(data.complete, [True, True, False])
+    np.testing.assert_array_equal(data.returns, [0 + 1 + 2 + 3, 4 + 5 + 6 + 7])
+
+
+def test_steps_hold_every_row_and_never_look_into_the_next_episode():
+    data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
+    steps = data.steps
+    assert steps.obs.shape == (10, 3)
+    following = np.asarray(steps.next_obs)
+    for row in (0, 1, 2, 3, 4, 5, 6, 8):
+        np.testing.assert_array_equal(following[row], data.obs[row + 1])
+    for row in (7, 9):
+        np.testing.assert_array_equal(following[row], data.obs[row])
+    np.testing.assert_array_equal(np.flatnonzero(np.asarray(steps.mask) == 0), [3])
+
+
+def test_data_without_episode_ends_names_the_algorithm_that_needs_them():
+    data = from_arrays(**arrays(10))
+    with pytest.raises(DataError, match="SfBC needs whole trajectories"):
+        data.require_episodes("SfBC")
+    from_arrays(**arrays(10, timeout=[4])).require_episodes("SfBC")
+
+
+# --- treatments
+
+
+def reward_of(treatment, **kwargs):
+    return np.asarray(from_arrays(**arrays(**kwargs)).treated(Treatment(**treatment)).steps.reward)
+
+
+def test_affine_rewards():
+    rewards = [0.0, 1.0, 0.0, 1.0]
+    for option, expected in (("none", rewards), ("minus-one", [-1, 0, -1, 0]), ("four-centered", [-2, 2, -2, 2])):
+        np.testing.assert_array_equal(reward_of({"reward": option}, rows=4, reward=rewards), np.float32(expected))
+
+
+def test_standardized_rewards_have_mean_zero_and_unit_sample_deviation_over_the_transitions():
+    data = from_arrays(**arrays(50, timeout=[20])).treated(Treatment(reward="standardize"))
+    reward = np.asarray(data.transitions.reward)
+    assert abs(reward.mean()) < 1e-6 and abs(reward.std(ddof=1) - 1) < 1e-6
+
+
+def test_return_range_uses_complete_episodes():
+    reward = [1, 1, 1, 2, 2, 100]  # returns 3 and 4; the last row belongs to no complete episode
+    found = reward_of({"reward": "return-range"}, rows=6, terminal=[2], timeout=[4], reward=reward)
+    np.testing.assert_allclose(found, 1000 * np.array(reward), rtol=1e-6)
+
+
+def test_the_authors_cuts_drift_through_timed_out_episodes():
+    """Two time-outs of 1000 rows leave 999 transitions each: the first cut takes one row of the second episode."""
+    reward = np.concatenate([np.ones(1000), np.full(1000, 5.0), np.full(1000, 2.0)])
+    data = from_arrays(**arrays(3000, timeout=[999, 1999, 2999], reward=reward))
+    rows = np.flatnonzero(~data.timeout[:-1])
+    returns = authors_returns(data.reward[rows], data.terminal[rows])
+    assert returns == [999 + 5, 998 * 5 + 2 * 2]  # and the last 997 rows are ignored
+    scaled = np.asarray(data.treated(Treatment(reward="return-range-authors")).transitions.reward)
+    np.testing.assert_allclose(scaled[0], 1000 / (4994 - 1004), rtol=1e-6)
+    correct = np.asarray(data.treated(Treatment(reward="return-range")).transitions.reward)
+    np.testing.assert_allclose(correct[0], 1000 / (5000 - 1000), rtol=1e-6)
+
+
+def test_authors_cuts_end_at_terminals():
+    assert authors_returns(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([0, 1, 0, 0, 0], bool), length=2) == [3.0, 12.0]
+
+
+@pytest.mark.parametrize("option", ["return-range", "return-range-authors", "standardize"])
+def test_rewards_that_cannot_be_scaled_are_refused(option):
+    data = from_arrays(**arrays(10, terminal=[4, 9], reward=np.ones(10)))
+    with pytest.raises(DataError, match="cannot be"):
+        data.treated(Treatment(reward=option))
+
+
+def test_best_fraction_keeps_whole_episodes_by_discounted_return():
+    reward = np.zeros(12)
+    reward[[3, 4, 11]] = 1.0  # late in episode 0, early in episode 1 (better), late in episode 2
+    data = from_arrays(**arrays(12, terminal=[3, 7, 11], reward=reward))
+    best = data.treated(Treatment(best_fraction=0.4))
+    np.testing.assert_array_equal(best.obs, data.obs[4:8])
+    np.testing.assert_array_equal(best.episodes, [[0, 4]])
+    assert len(data) == 12
+    two = data.treated(Treatment(best_fraction=0.7))
+    assert len(two) == 8 and 4 in np.flatnonzero((data.obs[:, None] == two.obs).all(-1).any(1))
+
+
+def test_actions_are_clipped_only_in_what_training_sees():
+    data = from_arrays(**arrays(20)).treated(Treatment(clip_action=0.5))
+    assert np.abs(np.asarray(data.transitions.action)).max() == 0.5
+    assert np.abs(data.action).max() > 0.5
+
+
+def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
+    raw = arrays(10, terminal=[3], timeout=[7, 9])
+    recorded = np.vstack([raw["obs"][1:], np.zeros((1, 3))])
+    recorded[[7, 9]] = [[7, 7, 7], [9, 9, 9]]
+    data = from_arrays(**raw, next_obs=recorded)
+    assert data.transitions.obs.shape[0] == 8  # off by default, as D4RL does
+    kept = data.treated(Treatment(keep_timeouts=True)).transitions
+    assert kept.obs.shape[0] == 10
+    np.testing.assert_array_equal(np.asarray(kept.next_obs)[[7, 9]], recorded[[7, 9]])
+    np.testing.assert_array_equal(np.asarray(kept.next_obs)[:3], np.float32(raw["obs"][1:4]))
+    np.testing.assert_array_equal(np.asarray(kept.mask)[[7, 9]], [1, 1])
+
+
+def test_keeping_timeouts_needs_next_observations_that_were_really_recorded():
+    raw = arrays(10, timeout=[4, 9])
+    with pytest.raises(DataError, match="'next_observations', which was not recorded"):
+        from_arrays(**raw).treated(Treatment(keep_timeouts=True))
+    shifted = np.vstack([raw["obs"][1:], raw["obs"][-1:]])  # row 4 holds the first row of the next episode
+    with pytest.raises(DataError, match=r"next_observations\[4\] at a time-out is a copy"):
+        from_arrays(**raw, next_obs=shifted).treated(Treatment(keep_timeouts=True))
+
+
+# --- sources
+
+
+def write(path, raw, **attributes):
+    """The arrays as a file in D4RL's layout."""
+    named = {FIELDS[key]: x for key, x in raw.items()}
+    if path.suffix == ".npz":
+        np.savez(path, **named, **attributes)
+        return path
+    with h5py.File(path, "w") as file:
+        for name, values in named.items():
+            file[name] = values
+        file.attrs.update(attributes)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".h5", ".npz"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_every_source_gives_the_same_data(tmp_path, suffix, recorded):
+    raw = arrays(30, terminal=[5], timeout=[17])
+    if recorded:
+        raw["next_obs"] = raw["obs"] + 1
+    expected = from_arrays(**raw, env_id="Hopper-v4", name="mine")
+    path = write(tmp_path / f"mine{suffix}", raw, env_id="Hopper-v4")
+    data = load_dataset(path)
+    assert (data.name, data.env_id, data.reference) == ("mine", "Hopper-v4", (-20.272305, 3234.3))
+    assert data.source == str(path) and len(data.sha256) == 64
+    for key in FIELDS:
+        np.testing.assert_array_equal(getattr(data, key), getattr(expected, key))
+    for found, wanted in zip(data.transitions, expected.transitions, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_the_hash_is_of_the_content(tmp_path):
+    raw = arrays()
+    assert from_arrays(**raw).sha256 == from_arrays(**raw).sha256 != from_arrays(**arrays(seed=1)).sha256
+    path = write(tmp_path / "a.npz", raw)
+    assert load_dataset(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_rewards_and_flags_as_columns_and_other_types():
+    raw = arrays(20, terminal=[5])
+    odd = raw | {"reward": raw["reward"][:, None], "terminal": raw["terminal"].astype(np.float64)[:, None], "timeout": raw["timeout"].tolist()}
+    np.testing.assert_array_equal(from_arrays(**odd).reward, from_arrays(**raw).reward)
+    np.testing.assert_array_equal(from_arrays(**odd).terminal, raw["terminal"])
+
+
+def test_rounding_beyond_the_bounds_is_clipped():
+    raw = arrays()
+    raw["action"][3, 1] = 1 + 5e-6
+    assert from_arrays(**raw).action[3, 1] == 1
+
+
+def test_time_limits_are_counted_where_they_are_known(tmp_path):
+    raw = arrays(2500)
+    del raw["timeout"]
+    counted = load_dataset(write(tmp_path / "run.npz", raw, env_id="HalfCheetah-v4"))
+    assert counted.timeouts_from == "counted" and np.flatnonzero(counted.timeout).tolist() == [999, 1999]
+    unknown = load_dataset(write(tmp_path / "robot.npz", raw))
+    assert unknown.timeouts_from == "none" and not unknown.timeout.any() and unknown.env_id is None
+
+
+def test_a_name_that_only_resembles_an_environment_does_not_choose_it(tmp_path):
+    assert load_dataset(write(tmp_path / "hopper-robot.npz", arrays())).env_id is None
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_data(name):
+    data = load_dataset(name)
+    assert data.name == name and len(data) == BUILTIN[name].rows and data.env_id in BUILTIN[name].meaning
+    assert data.complete.all() and data.reference is not None
+    with h5py.File(builtin_path(name)) as file:
+        assert {"env_id", "behavior", "provenance"} <= set(file.attrs)
+
+
+def test_built_in_data_is_small_and_of_mixed_quality():
+    assert sum(builtin_path(name).stat().st_size for name in BUILTIN) < 10e6
+    data = load_dataset("halfcheetah-medium-replay-mini")
+    score = data.score(data.returns)
+    assert score.min() < 0 and score.max() > 40 and 20 < score.mean() < 30
+
+
+def test_scores():
+    data = from_arrays(**arrays(), env_id="Walker2d-v4")
+    np.testing.assert_allclose(data.score([1.629008, 4592.3]), [0, 100])
+    with pytest.raises(DataError, match="no reference returns"):
+        from_arrays(**arrays()).score(1.0)
+
+
+def test_importing_the_data_layer_imports_no_jax():
+    code = "import sys, srpo.data, json; srpo.data.load_dataset('hopper-medium-expert-mini').summary(); print(json.dumps('jax' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) is False
