@@ -25,7 +25,8 @@ import jax
 from srpo import algorithms, config
 from srpo.checkpoint import load_tree, write_atomically, write_json
 from srpo.config import ConfigError, UserError
-from srpo.core import Algorithm
+from srpo.core import Algorithm, Batch, Treatment
+from srpo.data.windows import Windows
 from srpo.grid import Grid, Point
 
 FORMAT = 1
@@ -60,6 +61,7 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
             "source": dataset.source,
             "sha256": dataset.sha256,
             "rows": len(dataset),
+            "transitions": dataset.n_transitions,
             "obs_size": dataset.obs_size,
             "action_size": dataset.action_size,
             "env_id": dataset.env_id,
@@ -130,7 +132,7 @@ class Run:
         """The shapes of a stage's result, from the shapes of the data alone."""
         stage = self.algorithm.stages[name]
         given = {n: jax.tree.map(lambda x: x[0, 0], results[n]) for n in stage.needs}
-        data = stage.view(ShapeOnly(self.info["data"]))
+        data = stage.view(ShapeOnly(self.info["data"], self.algorithm.data))
         one = jax.eval_shape(lambda data, given, key: stage.result(stage.init(data, given, key)), data, given, jax.random.key(0))
         lead = len(self.seeds), len(self.grid.stage_points(name))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
@@ -163,18 +165,35 @@ class Run:
 class ShapeOnly:
     """A data set of which only the sizes are known: enough to shape networks."""
 
-    def __init__(self, info: dict[str, Any]):
-        self.info = info
+    def __init__(self, info: dict[str, Any], treatment: Treatment):
+        self.info, self.treatment = info, treatment
+
+    def _batch(self, n: int) -> Batch:
+        obs, act = self.info["obs_size"], self.info["action_size"]
+        return Batch(_shape(n, obs), _shape(n, act), _shape(n), _shape(n, obs), _shape(n), _shape(n, of="int32"))
 
     @property
-    def transitions(self):
-        from srpo.core import Batch
+    def transitions(self) -> Batch:
+        return self._batch(self.info["transitions"])
 
-        n, obs, act = self.info["rows"], self.info["obs_size"], self.info["action_size"]
-        f = lambda *shape: jax.ShapeDtypeStruct(shape, "float32")
-        return Batch(f(n, obs), f(n, act), f(n), f(n, obs), f(n), jax.ShapeDtypeStruct((n,), "int32"))
+    @property
+    def steps(self) -> Batch:
+        return self._batch(self.info["rows"])
 
-    steps = transitions
+    @property
+    def last(self):
+        return _shape(self.info["rows"], of="bool")
+
+    def windows(self, horizon: int, **_: Any) -> Windows:
+        steps, one = self.steps, _shape(1, of="int32")
+        return Windows(steps.obs, steps.action, steps.reward, one, one, horizon)
+
+    def require_episodes(self, who: str) -> None:
+        """They were there when the run was trained."""
+
+
+def _shape(*shape: int, of: str = "float32"):
+    return jax.ShapeDtypeStruct(shape, of)
 
 
 def load_run(path: str | Path) -> Run:

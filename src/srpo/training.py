@@ -71,6 +71,8 @@ def train(
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     data = data.treated(algorithm.data)
+    for stage in algorithm.stages.values():
+        stage.view(data)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
