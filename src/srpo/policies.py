@@ -38,6 +38,27 @@ class GaussianPolicy(eqx.Module):
         return self.actor.bound(mean + jnp.exp(log_std) * jax.random.normal(key, (n, *mean.shape)))
 
 
+class DiffusionPolicy(eqx.Module):
+    """Actions drawn from a diffusion model of the action given the observation."""
+
+    model: Any  # (x, t, obs) -> predicted noise, with its `schedule`, over a network whose layer `last` makes actions
+    sampler: Any  # (predict_noise(x, t), schedule, key, shape) -> actions
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        """One draw. Raises ValueError without a key."""
+        if key is None:
+            raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
+        return self.sample(obs, key, 1)[0]
+
+    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+        return self.sample_each(jnp.broadcast_to(obs, (n, *obs.shape)), key)
+
+    def sample_each(self, obs: Float[Array, "... obs"], key: PRNGKeyArray) -> Float[Array, "... act"]:
+        """One action for each observation; differentiable in the model."""
+        shape = (*obs.shape[:-1], self.model.net.last.bias.shape[-1])
+        return self.sampler(lambda x, t: self.model(x, t, obs), self.model.schedule, key, shape)
+
+
 class BestOf(eqx.Module):
     """Draws `n` candidates from `sampler` and takes the one that `score` prefers.
 

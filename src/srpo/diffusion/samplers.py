@@ -8,12 +8,15 @@ Everything is differentiable; a clip passes no gradient where it saturates.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from srpo.config import static
 from srpo.diffusion.schedules import Discrete
 
 X = Float[Array, "..."]
@@ -63,3 +66,19 @@ def _ancestral(step, schedule, x, key):
 
     steps = jnp.arange(schedule.steps)[::-1], jax.random.split(key, schedule.steps)
     return jax.lax.scan(body, x, steps)[0]
+
+
+class Ancestral(eqx.Module):
+    """The DDPM sampler of actions in [-1, 1]: with the predicted x_0 clipped (Diffusion-QL) or with x clipped (IDQL)."""
+
+    clip: Literal["x0", "x"] = static("x0", "what is clipped to [-1, 1] at every step")
+
+    def __call__(
+        self, predict_noise: Callable[[X, Step], X], schedule: Discrete, key: PRNGKeyArray, shape: tuple[int, ...]
+    ) -> Float[Array, "..."]:
+        """Actions of the given shape from predict_noise(x, k)."""
+        k_start, k_steps = jax.random.split(key)
+        x = jax.random.normal(k_start, shape)
+        if self.clip == "x":
+            return ddpm_clipped(predict_noise, schedule, x, k_steps)
+        return ddpm(lambda x, k: jnp.clip(clean(schedule, k, x, predict_noise(x, k)), -1.0, 1.0), schedule, x, k_steps)
