@@ -6,8 +6,10 @@ judged on the same start states; episodes end at termination or truncation and a
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -39,10 +41,31 @@ def make_env(env_id: str, **options: Any) -> Any:
     import gymnasium
 
     try:
-        return gymnasium.make(env_id, **options)
+        with _quiet_construction():
+            return gymnasium.make(env_id, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ImportError) as e:
         reason = str(e).splitlines()[0]
         raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or train with --no-eval") from e
+
+
+@contextlib.contextmanager
+def _quiet_construction():
+    """Scores are defined in the -v4 environments: Gymnasium's advice to upgrade, and MuJoCo's about their files, are noise."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def scale_action(space: Any, action: np.ndarray) -> np.ndarray:
+    """From [-1, 1], clipped, to the bounds of an action space."""
+    return space.low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (space.high - space.low)
 
 
 class Rollouts:
@@ -52,8 +75,6 @@ class Rollouts:
         """`shape`: how many seeds and points."""
         self.shape, self.first_seed = (*shape, episodes), first_seed
         self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
-        space = self.envs[0].action_space
-        self.low, self.high = space.low, space.high
         self._act = jax.jit(over_runs(_act))
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
@@ -80,8 +101,7 @@ class Rollouts:
         """In the environment's own bounds, of shape (n, act)."""
         seeds = jnp.broadcast_to(jnp.uint32(key), self.shape[:1])
         a = self._act(None, obs.reshape(*self.shape, -1), policies, seeds, None, np.uint32(step))
-        a = np.clip(np.asarray(a).reshape(len(self.envs), -1), -1.0, 1.0)
-        return self.low + (a + 1.0) * 0.5 * (self.high - self.low)
+        return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1))
 
 
 def _act(_, obs, policy, seed, __, step):
@@ -157,6 +177,10 @@ class Evaluation:
     unit: str  # "normalized score" or "return"
     summaries: tuple[Summary, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"summaries": [asdict(s) | {"point": dict(s.point)} for s in self.summaries]}
+
     def __str__(self) -> str:
         lines = [f"{self.unit} in {self.env_id}, {self.episodes} episodes per seed"]
         for s in self.summaries:
@@ -205,6 +229,17 @@ def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, prog
     table = evals_table(run)
     table.keep(lambda row: row["kind"] == "training")
     table.append(rows)
+    return _evaluation(run, rows, env_id)
+
+
+def last_training_scores(run: Run) -> Evaluation | None:
+    """The last evaluation during training, if there was any."""
+    rows = [row for row in evals_table(run).read() if row["kind"] == "training"] if run.info["eval_every"] else []
+    last = max((int(row["step"]) for row in rows), default=0)
+    return _evaluation(run, [row for row in rows if int(row["step"]) == last], run.info["data"]["env_id"]) if rows else None
+
+
+def _evaluation(run: Run, rows: list[dict[str, Any]], env_id: str) -> Evaluation:
     unit = "score" if run.info["data"]["reference"] else "return"
     name = {"score": "normalized score", "return": "return"}[unit]
-    return Evaluation(str(run.path), env_id, episodes, name, summarize(run, rows, unit))
+    return Evaluation(str(run.path), env_id, 1 + max(int(r["episode"]) for r in rows), name, summarize(run, rows, unit))

@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(FloatingPointError):
     """Every run met a value that is not finite."""
 
 

@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: run test venv clean
+.DEFAULT_GOAL := venv
+
+# train on the data set in the package, evaluate, print what came out (at most ten minutes on two cores)
+run: venv
+	$(VENV)/bin/srpo demo
+
+test: $(VENV)/.tested
+	$(VENV)/bin/python -m pytest
+
+venv: $(STAMP)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,53 @@
+"""Evaluate the last policy of a run in its environment: every seed and every swept value.
+
+Every episode is kept in the run's evals.csv, with the versions of MuJoCo and Gymnasium.
+
+  srpo eval RUN --episodes 100
+  srpo eval RUN --json                              one JSON object, for scripts
+  srpo eval RUN --video out.mp4                     one episode of the first policy, as a film (no screen needed)
+  srpo eval RUN --env Hopper-v5                     another environment of the same sizes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a finished run")
+    add("--episodes", type=int, default=20, metavar="N", help="episodes per seed and swept value; default 20")
+    add("--env", metavar="ID", help="Gymnasium id; default the one of the data")
+    add("--video", type=Path, metavar="FILE.mp4", help="also write a film of one episode (extra: video)")
+    add("--seed", type=int, help="seed of the policy in the film; default the first one")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def main(args: argparse.Namespace) -> int:
+    from srpo.config import ConfigError
+
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: expected one or more")
+    from srpo.evaluation import evaluate
+    from srpo.progress import Bars
+    from srpo.runs import load_run
+
+    run = load_run(args.run)
+    run.require_complete()
+    with Bars(args.quiet) as bars:
+        bars.open("time steps", 1000)
+        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update)
+    film = None
+    if args.video is not None:
+        from srpo.video import record
+
+        film = str(record(run, args.video, seed=args.seed, env_id=args.env))
+    if args.json:
+        print(json.dumps(evaluation.as_dict() | {"video": film}))
+    else:
+        print(evaluation)
+        print(f"episodes: {run.path / 'evals.csv'}" + (f"; film: {film}" if film else ""))
+    return 0

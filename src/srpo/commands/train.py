@@ -1,0 +1,111 @@
+"""Train a policy from logged data; all seeds and swept values at once.
+
+DATA is a built-in name (srpo data list), a D4RL-layout .hdf5, an .npz, or a D4RL id such as hopper-medium-v2.
+
+  srpo train logs.hdf5                                       SRPO, at the paper's sizes
+  srpo train logs.hdf5 --preset quick                        for a small machine
+  srpo train logs.hdf5 --dry-run                             every setting, its meaning, the expected time
+  srpo train hopper-medium-v2 --seeds 6 --sweep policy.beta=0.01,0.05,0.2
+  srpo train logs.hdf5 --algo idql --set critic.expectile=0.9
+  srpo train --resume runs/logs/srpo/RUN                     go on after Ctrl-C, a crash or a kill
+  srpo train logs.hdf5 --from RUN --set policy.beta=0.1      another policy from RUN's critic and behavior
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from srpo.config import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("data", nargs="?", metavar="DATA", help="what to train on (not with --resume)")
+    add("--algo", default="srpo", help="algorithm: srpo (default), bc, iql, td3-bc, ...; a wrong name lists them")
+    add("--preset", default="paper", help="values for this data set: paper (default), authors-code or quick")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
+    add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
+    add("--seeds", default="1", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default 1")
+    add("--out", type=Path, metavar="DIR", help="folder of the run; default runs/DATA/ALGO/TIME")
+    add("--resume", type=Path, metavar="RUN", help="continue a run that was stopped")
+    add("--from", dest="start_from", type=Path, metavar="RUN", help="reuse the finished stages of a run that fit the settings")
+    add("--no-eval", action="store_true", help="never act in an environment (data without one needs no flag)")
+    add("--eval-every", type=int, metavar="STEPS", help="steps of the last stage between evaluations; default a twentieth of it")
+    add("--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation and run; default 10")
+    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="also log to TensorBoard")
+    add("--wandb", action="append_const", dest="sinks", const="wandb", help="also log to Weights & Biases")
+    add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path or not value:
+        raise ConfigError(f"{option} {text!r}: expected PATH=VALUE, such as policy.beta=0.1")
+    return path.strip(), value.strip()
+
+
+def parse_seeds(text: str) -> int | tuple[int, ...]:
+    try:
+        if "," in text:
+            return tuple(int(s) for s in text.split(",") if s.strip())
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected how many, such as 6, or which ones, such as 3,5,8") from None
+
+
+def main(args: argparse.Namespace) -> int:
+    from srpo import training
+
+    if args.resume is not None:
+        changed = [o for o, v in (("DATA", args.data), ("--set", args.set), ("--sweep", args.sweep), ("--out", args.out)) if v]
+        if changed or args.seeds != "1" or args.algo != "srpo" or args.preset != "paper" or args.start_from:
+            what = changed[0] if changed else "another algorithm, preset, --seeds or --from"
+            raise ConfigError(f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}")
+        run = training.resume(args.resume, quiet=args.quiet, sinks=args.sinks or ())
+        return report(run, args.json)
+
+    if args.data is None:
+        raise ConfigError("no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none")
+    from srpo import algorithms, config
+    from srpo.data import load_dataset
+
+    cls = algorithms.find(args.algo)
+    data = load_dataset(args.data)
+    chosen = config.preset(cls.presets, args.preset, data.name)
+    changes = dict(pair(text, "--set") for text in args.set)
+    sweep = {path: values.split(",") for path, values in (pair(text, "--sweep") for text in args.sweep)}
+    algorithm = config.assign_all(cls(), chosen | changes)
+    sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
+    options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
+    if args.dry_run:
+        from srpo.dry_run import dry_run
+
+        return dry_run(algorithm, data, sources, as_json=args.json, **options)
+    eval_every = 0 if args.no_eval else args.eval_every
+    run = training.train(
+        algorithm, data, **options, out=args.out, start_from=args.start_from, eval_every=eval_every,
+        eval_episodes=args.eval_episodes, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
+    )  # fmt: skip
+    return report(run, args.json)
+
+
+def report(run, as_json: bool) -> int:
+    """Where the run is and how it scored; exit code 1 if some of its runs failed."""
+    from srpo.evaluation import last_training_scores
+
+    evaluation = last_training_scores(run)
+    if as_json:
+        scores = None if evaluation is None else evaluation.as_dict()
+        print(json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))
+    else:
+        if evaluation is not None:
+            print(evaluation)
+        print(f"run: {run.path} (curves.png, metrics.csv, evals.csv)")
+        print(f"next: srpo eval {run.path} --episodes 100; srpo export {run.path} --to policy.onnx", file=sys.stderr)
+    return 1 if run.failures else 0

@@ -1,0 +1,75 @@
+"""What a training would do: every setting with its meaning, and the time and memory measured on a few steps."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from srpo import config
+from srpo.core import Algorithm
+from srpo.data import Dataset
+from srpo.grid import Grid
+from srpo.loop import StageLoop
+from srpo.progress import Bars
+
+MEASURE_SECONDS = 2.0
+
+
+def expected(grid: Grid, data: Dataset) -> dict[str, dict[str, float]]:
+    """Stage -> seconds to compile, milliseconds per step and hours for all runs of it, from a few real steps."""
+    results: dict[str, Any] = {}
+    out = {}
+    with tempfile.TemporaryDirectory() as folder, Bars() as bars:
+        for name, stage in grid.algorithm.stages.items():
+            bars.say(f"{name}: compiling and timing a few steps")
+            loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name))
+            begin = time.perf_counter()
+            loop.start()
+            calls = loop.calls()
+            next(calls)
+            compiled, first = time.perf_counter(), loop.step
+            while loop.step < stage.steps and time.perf_counter() - compiled < MEASURE_SECONDS:
+                next(calls)
+            ms = 1e3 * (time.perf_counter() - compiled) / max(loop.step - first, 1)
+            out[name] = {"compile_s": compiled - begin, "ms_per_step": ms, "hours": ms * stage.steps / 3.6e6}
+            results[name] = loop.result()
+    return out
+
+
+def dry_run(algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool) -> int:
+    grid = Grid.create(algorithm, seeds, sweep)
+    times = expected(grid, data.treated(algorithm.data))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
+    rows = [
+        {"path": s.path, "value": list(grid.sweep.get(s.path, ())) or s.value, "source": sources.get(s.path, "default"), "meaning": s.meaning}
+        for s in config.settings(algorithm).values()
+    ]
+    runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
+    if as_json:
+        print(json.dumps({"settings": rows, "runs": runs, "stages": times, "peak_memory_mib": round(peak)}))
+        return 0
+    table = Table("path", "value", "from", "meaning", title=f"{type(algorithm).__name__} on {data.name}", title_justify="left")
+    for row in rows:
+        table.add_row(row["path"], str(row["value"]), row["source"], row["meaning"])
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)
+    for name, t in times.items():
+        points = len(grid.stage_points(name))
+        many = f"{len(grid.seeds)} seed{'s' * (len(grid.seeds) > 1)}" + (f" x {points} values" if points > 1 else "")
+        console.print(f"{name}: {algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}")
+    total = clock(sum(t["hours"] for t in times.values()))
+    console.print(f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement")
+    return 0
+
+
+def clock(hours: float) -> str:
+    minutes = hours * 60
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{minutes * 60:.0f} s"

@@ -1,0 +1,52 @@
+"""A film of one episode, rendered without a screen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from srpo.config import UserError
+from srpo.evaluation import FIRST_SEED, make_env, scale_action
+from srpo.runs import Run
+
+FPS_LIMIT = 60
+
+
+class VideoError(UserError):
+    """A film that cannot be made here."""
+
+
+def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
+    """Write an mp4 of one episode of a policy (of the first seed and point unless told). Needs the extra `video`.
+
+    Raises VideoError if imageio or an off-screen OpenGL (EGL, OSMesa) is missing.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import imageio.v2 as imageio
+    except ImportError as e:
+        raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
+    policy = run.policy(run.seeds[0] if seed is None else seed, **dict(run.points[0]))
+    act = jax.jit(policy.act)
+    part = path.with_name(path.stem + ".part.mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        env = make_env(env_id or run.info["data"]["env_id"], render_mode="rgb_array")
+        obs, _ = env.reset(seed=FIRST_SEED)
+        fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
+        with imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+            for step in range(frames):
+                film.append_data(env.render())
+                action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
+                obs, _, terminated, truncated, _ = env.step(scale_action(env.action_space, action))
+                if terminated or truncated:
+                    break
+        env.close()
+    except (ImportError, RuntimeError, AttributeError) as e:
+        part.unlink(missing_ok=True)
+        raise VideoError(f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL") from e
+    os.replace(part, path)
+    return path
