@@ -6,8 +6,6 @@ judged on the same start states; episodes end at termination or truncation and a
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,16 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.config import UserError
+from srpo.environments import MissingEnvironment, make_env, scale_action
 from srpo.loop import over_runs
 from srpo.runs import Run, Table, load_run, versions
 
 FIRST_SEED = 1001
 Progress = Callable[[int], None]
-
-
-class MissingEnvironment(UserError):
-    """An environment that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -34,38 +28,6 @@ class Episodes:
 
     returns: np.ndarray
     lengths: np.ndarray
-
-
-def make_env(env_id: str, **options: Any) -> Any:
-    """Raises MissingEnvironment, with what to install, if it does not exist here."""
-    import gymnasium
-
-    try:
-        with _quiet_construction():
-            return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as e:
-        reason = str(e).splitlines()[0]
-        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or train with --no-eval") from e
-
-
-@contextlib.contextmanager
-def _quiet_construction():
-    """Scores are defined in the -v4 environments: Gymnasium's advice to upgrade, and MuJoCo's about their files, are noise."""
-    import mujoco
-
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        mujoco.set_mju_user_warning(before)
-
-
-def scale_action(space: Any, action: np.ndarray) -> np.ndarray:
-    """From [-1, 1], clipped, to the bounds of an action space."""
-    return space.low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (space.high - space.low)
 
 
 class Rollouts:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from srpo.config import UserError
-from srpo.evaluation import FIRST_SEED, make_env, scale_action
+from srpo.environments import make_env, scale_action
+from srpo.evaluation import FIRST_SEED
 from srpo.runs import Run
 
 FPS_LIMIT = 60

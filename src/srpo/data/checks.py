@@ -6,10 +6,12 @@ Every refusal names the file (or "arrays"), the field, where the first bad entry
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from srpo.environments import make_env
+from srpo.errors import UserError
 
 ACTION_ERROR = 1e-5  # actions may exceed [-1, 1] by this much: rounding, which is clipped away
 
@@ -26,7 +28,7 @@ REQUIRED = ("obs", "action", "reward", "terminal")
 RANK = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "timeout": 1, "next_obs": 2}
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message says what was found, what was expected and what to do."""
 
 
@@ -120,17 +122,10 @@ def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
 
 
 def check_environment(dataset) -> None:
-    """Refuses a data set whose sizes are not those of its environment; says nothing if that is not installed."""
-    import gymnasium
-
+    """Refuses a data set whose sizes are not those of its environment; raises MissingEnvironment if that is not installed."""
     if dataset.env_id is None:
         return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gymnasium advises newer versions; D4RL's physics are those of -v4
-            env = gymnasium.make(dataset.env_id)
-    except (gymnasium.error.Error, ImportError):
-        return
+    env = make_env(dataset.env_id)
     spaces = {"obs": env.observation_space, "action": env.action_space}
     env.close()
     for key, found in (("obs", dataset.obs_size), ("action", dataset.action_size)):
