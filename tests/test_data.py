@@ -1,20 +1,12 @@
-"""The data set: D4RL's transition rule, episodes, reward treatments, sources."""
+"""The data set: D4RL's transition rule, episodes, reward treatments."""
 
-import hashlib
-import json
-import subprocess
-import sys
-
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srpo.core import Treatment
-from srpo.data import DataError, from_arrays, load_dataset
-from srpo.data.builtin import BUILTIN, builtin_path
-from srpo.data.checks import FIELDS
+from srpo.data import DataError, from_arrays
 from srpo.data.treat import authors_returns, counted_timeouts
 
 
@@ -189,98 +181,3 @@ def test_keeping_timeouts_needs_next_observations_that_were_really_recorded():
     shifted = np.vstack([raw["obs"][1:], raw["obs"][-1:]])  # row 4 holds the first row of the next episode
     with pytest.raises(DataError, match=r"next_observations\[4\] at a time-out is a copy"):
         from_arrays(**raw, next_obs=shifted).treated(Treatment(keep_timeouts=True))
-
-
-# --- sources
-
-
-def write(path, raw, **attributes):
-    """The arrays as a file in D4RL's layout."""
-    named = {FIELDS[key]: x for key, x in raw.items()}
-    if path.suffix == ".npz":
-        np.savez(path, **named, **attributes)
-        return path
-    with h5py.File(path, "w") as file:
-        for name, values in named.items():
-            file[name] = values
-        file.attrs.update(attributes)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".hdf5", ".h5", ".npz"])
-@pytest.mark.parametrize("recorded", [False, True])
-def test_every_source_gives_the_same_data(tmp_path, suffix, recorded):
-    raw = arrays(30, terminal=[5], timeout=[17])
-    if recorded:
-        raw["next_obs"] = raw["obs"] + 1
-    expected = from_arrays(**raw, env_id="Hopper-v4", name="mine")
-    path = write(tmp_path / f"mine{suffix}", raw, env_id="Hopper-v4")
-    data = load_dataset(path)
-    assert (data.name, data.env_id, data.reference) == ("mine", "Hopper-v4", (-20.272305, 3234.3))
-    assert data.source == str(path) and len(data.sha256) == 64
-    for key in FIELDS:
-        np.testing.assert_array_equal(getattr(data, key), getattr(expected, key))
-    for found, wanted in zip(data.transitions, expected.transitions, strict=True):
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
-
-
-def test_the_hash_is_of_the_content(tmp_path):
-    raw = arrays()
-    assert from_arrays(**raw).sha256 == from_arrays(**raw).sha256 != from_arrays(**arrays(seed=1)).sha256
-    path = write(tmp_path / "a.npz", raw)
-    assert load_dataset(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_rewards_and_flags_as_columns_and_other_types():
-    raw = arrays(20, terminal=[5])
-    odd = raw | {"reward": raw["reward"][:, None], "terminal": raw["terminal"].astype(np.float64)[:, None], "timeout": raw["timeout"].tolist()}
-    np.testing.assert_array_equal(from_arrays(**odd).reward, from_arrays(**raw).reward)
-    np.testing.assert_array_equal(from_arrays(**odd).terminal, raw["terminal"])
-
-
-def test_rounding_beyond_the_bounds_is_clipped():
-    raw = arrays()
-    raw["action"][3, 1] = 1 + 5e-6
-    assert from_arrays(**raw).action[3, 1] == 1
-
-
-def test_time_limits_are_counted_where_they_are_known(tmp_path):
-    raw = arrays(2500)
-    del raw["timeout"]
-    counted = load_dataset(write(tmp_path / "run.npz", raw, env_id="HalfCheetah-v4"))
-    assert counted.timeouts_from == "counted" and np.flatnonzero(counted.timeout).tolist() == [999, 1999]
-    unknown = load_dataset(write(tmp_path / "robot.npz", raw))
-    assert unknown.timeouts_from == "none" and not unknown.timeout.any() and unknown.env_id is None
-
-
-def test_a_name_that_only_resembles_an_environment_does_not_choose_it(tmp_path):
-    assert load_dataset(write(tmp_path / "hopper-robot.npz", arrays())).env_id is None
-
-
-@pytest.mark.parametrize("name", BUILTIN)
-def test_built_in_data(name):
-    data = load_dataset(name)
-    assert data.name == name and len(data) == BUILTIN[name].rows and data.env_id in BUILTIN[name].meaning
-    assert data.complete.all() and data.reference is not None
-    with h5py.File(builtin_path(name)) as file:
-        assert {"env_id", "behavior", "provenance"} <= set(file.attrs)
-
-
-def test_built_in_data_is_small_and_of_mixed_quality():
-    assert sum(builtin_path(name).stat().st_size for name in BUILTIN) < 10e6
-    data = load_dataset("halfcheetah-medium-replay-mini")
-    score = data.score(data.returns)
-    assert score.min() < 0 and score.max() > 40 and 20 < score.mean() < 30
-
-
-def test_scores():
-    data = from_arrays(**arrays(), env_id="Walker2d-v4")
-    np.testing.assert_allclose(data.score([1.629008, 4592.3]), [0, 100])
-    with pytest.raises(DataError, match="no reference returns"):
-        from_arrays(**arrays()).score(1.0)
-
-
-def test_importing_the_data_layer_imports_no_jax():
-    code = "import sys, srpo.data, json; srpo.data.load_dataset('hopper-medium-expert-mini').summary(); print(json.dumps('jax' in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) is False

@@ -46,7 +46,7 @@ class Dataset:
 
     @property
     def n_transitions(self) -> int:
-        return len(self._rows)
+        return len(self.transition_rows)
 
     @property
     def obs_size(self) -> int:
@@ -114,11 +114,11 @@ class Dataset:
             arrays = {key: getattr(self, key) for key in FIELDS}
             chosen = replace(self, **{key: None if x is None else x[rows] for key, x in arrays.items()})
         chosen = replace(chosen, treatment=treatment)
-        chosen._rows, chosen._reward  # refuse now, not in the middle of training
+        chosen.transition_rows, chosen._reward  # refuse now, not in the middle of training
         return chosen
 
     @cached_property
-    def _rows(self) -> np.ndarray:
+    def transition_rows(self) -> np.ndarray:
         """Rows that are transitions: those of `d4rl.qlearning_dataset`, and time-outs if they are asked for."""
         rows = treat.qlearning_rows(self.timeout)
         if self.treatment is not None and self.treatment.keep_timeouts:
@@ -165,7 +165,7 @@ class Dataset:
     @cached_property
     def transitions(self) -> Batch:
         """The rows of `d4rl.qlearning_dataset`, bit for bit, as arrays on the device; then the treatment."""
-        rows = self._rows
+        rows = self.transition_rows
         following = self.obs[np.minimum(rows + 1, len(self) - 1)]
         kept = self.timeout[rows]
         if kept.any():

@@ -27,7 +27,7 @@ def summary(data: Dataset) -> dict[str, Any]:
         "sha256": data.sha256,
         "env_id": data.env_id,
         "rows": len(data),
-        "transitions": len(data._rows),
+        "transitions": len(data.transition_rows),
         "obs_size": data.obs_size,
         "action_size": data.action_size,
         "episodes": int(data.complete.sum()),

@@ -16,11 +16,11 @@ def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
     try:
         import minari
     except ImportError:
-        raise DataError(f"{PREFIX}{name}: the package minari is not installed; run pip install 'minari[hdf5,hf]'") from None
+        raise DataError(f"{PREFIX}{name}: the package minari is not installed; run pip install 'srpo[minari]'") from None
     try:
         data = minari.load_dataset(name, download=True)
-    except (FileNotFoundError, KeyError, OSError, ValueError) as error:
-        raise DataError(f"{PREFIX}{name}: cannot be loaded ({' '.join(str(error).split())}); see minari list remote") from None
+    except Exception as error:  # its download raises errors of many packages
+        raise DataError(f"{PREFIX}{name}: cannot be loaded ({' '.join(str(error).split())}); `minari list remote` shows what there is") from None
     episodes = list(data.iterate_episodes())
     if any(isinstance(e.observations, dict | tuple) or isinstance(e.actions, dict | tuple) for e in episodes):
         raise DataError(f"{PREFIX}{name}: observations or actions are not plain vectors; flatten them and use srpo.data.from_arrays")

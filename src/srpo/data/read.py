@@ -42,7 +42,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
             elif key in REQUIRED:
                 raise missing_field(str(path), name, file)
         env_id = file.attrs.get("env_id")
-        return arrays, env_id.decode() if isinstance(env_id, bytes) else env_id
+        return arrays, (env_id.decode() if isinstance(env_id, bytes) else env_id) or None
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str | None]:

@@ -1,0 +1,154 @@
+"""Where data comes from: files, arrays, the package, Minari; and what is known about it by name."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data.builtin import BUILTIN, builtin_path
+from srpo.data.checks import FIELDS
+from test_data import arrays
+
+
+def write(path, raw, **attributes):
+    """The arrays as a file in D4RL's layout."""
+    named = {FIELDS[key]: x for key, x in raw.items()}
+    if path.suffix == ".npz":
+        np.savez(path, **named, **attributes)
+        return path
+    with h5py.File(path, "w") as file:
+        for name, values in named.items():
+            file[name] = values
+        file.attrs.update(attributes)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".h5", ".npz"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_every_source_gives_the_same_data(tmp_path, suffix, recorded):
+    raw = arrays(30, terminal=[5], timeout=[17])
+    if recorded:
+        raw["next_obs"] = raw["obs"] + 1
+    expected = from_arrays(**raw, env_id="Hopper-v4", name="mine")
+    path = write(tmp_path / f"mine{suffix}", raw, env_id="Hopper-v4")
+    data = load_dataset(path)
+    assert (data.name, data.env_id, data.reference) == ("mine", "Hopper-v4", (-20.272305, 3234.3))
+    assert data.source == str(path) and len(data.sha256) == 64
+    for key in FIELDS:
+        np.testing.assert_array_equal(getattr(data, key), getattr(expected, key))
+    for found, wanted in zip(data.transitions, expected.transitions, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_the_hash_is_of_the_content(tmp_path):
+    raw = arrays()
+    assert from_arrays(**raw).sha256 == from_arrays(**raw).sha256 != from_arrays(**arrays(seed=1)).sha256
+    path = write(tmp_path / "a.npz", raw)
+    assert load_dataset(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_rewards_and_flags_as_columns_and_other_types():
+    raw = arrays(20, terminal=[5])
+    odd = raw | {"reward": raw["reward"][:, None], "terminal": raw["terminal"].astype(np.float64)[:, None], "timeout": raw["timeout"].tolist()}
+    np.testing.assert_array_equal(from_arrays(**odd).reward, from_arrays(**raw).reward)
+    np.testing.assert_array_equal(from_arrays(**odd).terminal, raw["terminal"])
+
+
+def test_rounding_beyond_the_bounds_is_clipped():
+    raw = arrays()
+    raw["action"][3, 1] = 1 + 5e-6
+    assert from_arrays(**raw).action[3, 1] == 1
+
+
+def test_time_limits_are_counted_where_they_are_known(tmp_path):
+    raw = arrays(2500)
+    del raw["timeout"]
+    counted = load_dataset(write(tmp_path / "run.npz", raw, env_id="HalfCheetah-v4"))
+    assert counted.timeouts_from == "counted" and np.flatnonzero(counted.timeout).tolist() == [999, 1999]
+    unknown = load_dataset(write(tmp_path / "robot.npz", raw))
+    assert unknown.timeouts_from == "none" and not unknown.timeout.any() and unknown.env_id is None
+
+
+def test_a_name_that_only_resembles_an_environment_does_not_choose_it(tmp_path):
+    assert load_dataset(write(tmp_path / "hopper-robot.npz", arrays())).env_id is None
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_data(name):
+    data = load_dataset(name)
+    assert data.name == name and len(data) == BUILTIN[name].rows and data.env_id in BUILTIN[name].meaning
+    assert data.complete.all() and data.reference is not None
+    with h5py.File(builtin_path(name)) as file:
+        assert {"env_id", "behavior", "provenance"} <= set(file.attrs)
+
+
+def test_built_in_data_is_small_and_of_mixed_quality():
+    assert sum(builtin_path(name).stat().st_size for name in BUILTIN) < 10e6
+    data = load_dataset("halfcheetah-medium-replay-mini")
+    score = data.score(data.returns)
+    assert score.min() < 0 and score.max() > 40 and 20 < score.mean() < 30
+
+
+def test_scores():
+    data = from_arrays(**arrays(), env_id="Walker2d-v4")
+    np.testing.assert_allclose(data.score([1.629008, 4592.3]), [0, 100])
+    with pytest.raises(DataError, match="no reference returns"):
+        from_arrays(**arrays()).score(1.0)
+
+
+def test_importing_the_data_layer_imports_no_jax():
+    code = "import sys, srpo.data, json; srpo.data.load_dataset('hopper-medium-expert-mini').summary(); print(json.dumps('jax' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) is False
+
+
+# --- Minari
+
+
+def episode(steps, terminated, truncated):
+    """An episode as Minari yields it: one observation more than steps."""
+    last = np.arange(steps) == steps - 1
+    obs = np.arange(2.0 * (steps + 1)).reshape(-1, 2)
+    flags = dict(terminations=last & terminated, truncations=last & truncated)
+    return SimpleNamespace(observations=obs, actions=np.zeros((steps, 1)), rewards=np.ones(steps), **flags)
+
+
+@pytest.fixture
+def minari(monkeypatch):
+    """A stand-in for the package, with three data sets."""
+    three = [episode(4, True, False), episode(3, False, True), episode(2, False, False)]
+    nested = [SimpleNamespace(**vars(three[0]) | {"observations": {"goal": 1}})]
+    known = {"a/b-v0": three, "a/nested-v0": nested, "a/empty-v0": []}
+
+    def load(name, download):
+        episodes = known[name]
+        return SimpleNamespace(iterate_episodes=lambda: iter(episodes), env_spec=SimpleNamespace(id="Hopper-v5"))
+
+    monkeypatch.setitem(sys.modules, "minari", SimpleNamespace(load_dataset=load))
+
+
+def test_minari(minari):
+    data = load_dataset("minari:a/b-v0")
+    assert (data.name, data.env_id, data.source) == ("a-b-v0", "Hopper-v5", "minari:a/b-v0")
+    np.testing.assert_array_equal(data.episodes, [[0, 4], [4, 7], [7, 9]])
+    np.testing.assert_array_equal(data.ended, [True, False, False])
+    np.testing.assert_array_equal(data.next_obs[:3], data.obs[1:4])
+    np.testing.assert_array_equal(data.next_obs[3], [8, 9])
+
+
+@pytest.mark.parametrize("name, text", [("a/nested-v0", "not plain vectors"), ("a/empty-v0", "no episode"), ("absent-v0", "cannot be loaded")])
+def test_minari_refusals(minari, name, text):
+    with pytest.raises(DataError, match=f"^minari:{name}: .*{text}"):
+        load_dataset(f"minari:{name}")
+
+
+def test_minari_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(DataError, match="not installed; run pip install"):
+        load_dataset("minari:a/b-v0")
