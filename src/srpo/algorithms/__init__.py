@@ -7,6 +7,11 @@ import importlib
 from srpo.config import ConfigError, closest
 
 ALGORITHMS = {
+    "bc": "srpo.algorithms.bc:BC",
+    "bc-gaussian": "srpo.algorithms.bc:GaussianBC",
+    "iql": "srpo.algorithms.iql:IQL",
+    "td3-bc": "srpo.algorithms.td3_bc:TD3BC",
+    "bear": "srpo.algorithms.bear:BEAR",
     "srpo": "srpo.algorithms.srpo:SRPO",
 }
 

@@ -1,0 +1,76 @@
+"""Behavior cloning: what the data's own behavior scores when a network imitates it.
+
+Two forms. Deterministic: mean squared error with normalized observations, as in CORL's any_percent_bc.py;
+`data.best_fraction` (preset `best-10%`) clones only the episodes of the highest discounted return. Gaussian: IQL's
+actor with unit weights, for a comparison with IQL in which only the weights differ.
+
+Differences from CORL: batches are drawn independently; for `best-10%` episodes are cut where they ended or timed
+out, not at terminals or every 1000 rows.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from srpo.actors import DeterministicActor
+from srpo.config import setting, static
+from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.nets import Normalizer
+from srpo.optim import adam
+from srpo.policies import DeterministicPolicy, GaussianPolicy
+from srpo.stages.weighted_cloning import WeightedCloning
+
+
+class Regression(Stage):
+    """Minimizes the mean of (pi(s) - a)^2 over rows and dimensions."""
+
+    steps: int = static(1_000_000, "gradient steps")
+    batch_size: int = static(256, "transitions per step")
+    hidden: tuple[int, ...] = static((256, 256), "widths of the policy's hidden layers")
+    lr: float = setting(3e-4, "learning rate (Adam)")
+
+    def init(self, data, given, key):
+        actor = DeterministicActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, Normalizer.of(data.obs))
+        return TrainState.create(actor, adam(self.lr))
+
+    def update(self, state, batch, given, key, step):
+        def loss(actor):
+            value = jnp.mean((actor(batch.obs) - batch.action) ** 2)
+            return value, {"loss": value}
+
+        return descend(state, adam(self.lr), loss)
+
+    def result(self, state) -> DeterministicActor:
+        return state.model
+
+
+class LikelihoodCloning(WeightedCloning):
+    """Maximizes the likelihood of the data's actions."""
+
+    def weight(self, given, batch):
+        return jnp.ones_like(batch.reward)
+
+
+QUICK = {"policy.steps": 30_000}
+
+
+class BC(Algorithm):
+    data: Treatment = Treatment()
+    policy: Regression = Regression()
+
+    def make_policy(self, trained):
+        return DeterministicPolicy(trained["policy"])
+
+    presets: ClassVar = {"paper": {}, "best-10%": {"*": {"data.best_fraction": 0.1}}, "quick": {"*": QUICK}}
+
+
+class GaussianBC(Algorithm):
+    data: Treatment = Treatment(clip_action=1 - 1e-5)
+    policy: LikelihoodCloning = LikelihoodCloning()
+
+    def make_policy(self, trained):
+        return GaussianPolicy(trained["policy"])
+
+    presets: ClassVar = {"paper": {}, "quick": {"*": QUICK}}

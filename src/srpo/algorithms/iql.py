@@ -1,0 +1,58 @@
+"""Implicit Q-Learning (Kostrikov, Nair and Levine, ICLR 2022, arXiv 2110.06169).
+
+A critic that never asks for the value of an action outside the data, then a Gaussian policy by regression on the
+data's actions, weighted by the exponential of their advantage.
+
+Differences from the authors' code:
+- theirs takes one step of V, policy, Q and target after another in one loop; here the policy trains after the
+  critic, against its final V and target Q. The critic never sees the policy (section 4.3 of the paper), so the
+  critic is the same; the weights come from a finished critic, not a moving one;
+- returns for scaling rewards are cut where episodes ended or timed out; theirs are cut where consecutive
+  observations differ, which is the same on D4RL's data.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from srpo.config import setting
+from srpo.core import Algorithm, Treatment
+from srpo.losses import advantage_weight
+from srpo.policies import GaussianPolicy
+from srpo.stages.iql_critic import IQLCritic
+from srpo.stages.weighted_cloning import WeightedCloning
+
+
+class AdvantageWeightedPolicy(WeightedCloning):
+    """Weights exp(beta (Q - V)), Q the smaller target head (eq. 7)."""
+
+    needs: ClassVar = ("critic",)
+
+    beta: float = setting(3.0, "inverse temperature; larger: closer to the best action of the data, 0: cloning")
+    max_weight: float = setting(100.0, "weights are cut here")
+
+    def weight(self, given, batch):
+        critic = given["critic"]
+        advantage = jnp.min(critic.q_target(batch.obs, batch.action), 0) - critic.v(batch.obs)
+        return advantage_weight(advantage, self.beta, self.max_weight)
+
+
+ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.beta": 10.0}
+SMALL_DATA = {"data.reward": "none", "policy.beta": 0.5, "policy.dropout": 0.1}  # human demonstrations
+TASKS = {"antmaze-*": ANTMAZE} | {f"{name}-*": SMALL_DATA for name in ("kitchen", "pen", "door", "hammer", "relocate")}
+
+
+class IQL(Algorithm):
+    data: Treatment = Treatment(reward="return-range", clip_action=1 - 1e-5)
+    critic: IQLCritic = IQLCritic(steps=1_000_000, layer_init="orthogonal sqrt2", next_value="after")
+    policy: AdvantageWeightedPolicy = AdvantageWeightedPolicy()
+
+    def make_policy(self, trained):
+        return GaussianPolicy(trained["policy"])
+
+    presets: ClassVar = {
+        "paper": TASKS,
+        "quick": {"*": {"critic.steps": 100_000, "policy.steps": 30_000}} | TASKS,
+    }
