@@ -1,4 +1,4 @@
-"""Implicit Q-learning's critic (Kostrikov et al., arXiv 2110.06169): shared by SRPO, IQL and IDQL.
+"""Implicit Q-learning's critic (Kostrikov et al., arXiv 2110.06169): the stage of SRPO and IQL; its step serves IDQL too.
 
 Order within a step: V, then Q, then the target. SRPO's code takes V(s') before the V step of the same
 iteration, IQL's and IDQL's after it: `next_value`.
@@ -6,6 +6,7 @@ iteration, IQL's and IDQL's after it: `next_value`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Stage, TrainState, descend
+from srpo.core import Batch, Metrics, Stage, TrainState, descend
 from srpo.losses import backup, expectile
 from srpo.nets import Init, QEnsemble, ValueNet
 from srpo.optim import adam
@@ -31,6 +32,37 @@ class CriticState(eqx.Module):
     q: TrainState[QEnsemble]
     v: TrainState[ValueNet]
 
+    @classmethod
+    def create(cls, q: QEnsemble, v: ValueNet, lr) -> CriticState:
+        return cls(TrainState.create(q, adam(lr), target=True), TrainState.create(v, adam(lr)))
+
+    @property
+    def trained(self) -> Critic:
+        return Critic(self.q.model, self.q.target, self.v.model)
+
+
+def iql_step(
+    state: CriticState, batch: Batch, value_loss: Callable, lr, discount, ema, next_value: Literal["before", "after"] = "after"
+) -> tuple[CriticState, Metrics]:
+    """V down `value_loss(min target Q - V)`, then Q to r + discount V(s') (eqs. 5 and 6), then the target."""
+    q = jnp.min(state.q.target(batch.obs, batch.action), 0)
+
+    def v_loss(v):
+        value = v(batch.obs)
+        loss = jnp.mean(value_loss(q - value))
+        return loss, {"v_loss": loss, "v": jnp.mean(value)}
+
+    v_state, metrics = descend(state.v, adam(lr), v_loss)
+    v = state.v.model if next_value == "before" else v_state.model
+    y = backup(batch.reward, batch.mask, v(batch.next_obs), discount)
+
+    def q_loss(q):
+        loss = jnp.mean((q(batch.obs, batch.action) - y) ** 2)  # (2, B) against (B,)
+        return loss, {"q_loss": loss}
+
+    q_state, more = descend(state.q, adam(lr), q_loss, ema=ema)
+    return CriticState(q_state, v_state), metrics | more
+
 
 class IQLCritic(Stage):
     steps: int = static(1_500_000, "gradient steps")
@@ -47,27 +79,11 @@ class IQLCritic(Stage):
         k_q, k_v = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
         q = QEnsemble(obs, act, self.hidden, k_q, init=self.layer_init)
-        v = ValueNet(obs, self.hidden, k_v, init=self.layer_init)
-        return CriticState(TrainState.create(q, adam(self.lr), target=True), TrainState.create(v, adam(self.lr)))
+        return CriticState.create(q, ValueNet(obs, self.hidden, k_v, init=self.layer_init), self.lr)
 
     def update(self, state, batch, given, key, step):
-        q = jnp.min(state.q.target(batch.obs, batch.action), 0)
-
-        def v_loss(v):
-            value = v(batch.obs)
-            loss = jnp.mean(expectile(q - value, self.expectile))
-            return loss, {"v_loss": loss, "v": jnp.mean(value)}
-
-        v_state, metrics = descend(state.v, adam(self.lr), v_loss)
-        v = state.v.model if self.next_value == "before" else v_state.model
-        y = backup(batch.reward, batch.mask, v(batch.next_obs), self.discount)
-
-        def q_loss(q):
-            loss = jnp.mean((q(batch.obs, batch.action) - y) ** 2)  # (2, B) against (B,)
-            return loss, {"q_loss": loss}
-
-        q_state, more = descend(state.q, adam(self.lr), q_loss, ema=self.ema)
-        return CriticState(q_state, v_state), metrics | more
+        loss = lambda u: expectile(u, self.expectile)
+        return iql_step(state, batch, loss, self.lr, self.discount, self.ema, self.next_value)
 
     def result(self, state) -> Critic:
-        return Critic(state.q.model, state.q.target, state.v.model)
+        return state.trained
