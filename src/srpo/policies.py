@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.diffusion.solver import Solver
 
 
 class DeterministicPolicy(eqx.Module):
@@ -84,7 +85,37 @@ class BestOf(eqx.Module):
         if self.choice == "softmax":  # the largest of value + Gumbel noise is a draw from the softmax
             value = value / self.temperature + jax.random.gumbel(k_choice, value.shape)
         chosen = jax.lax.top_k(value, self.average)[1]
-        return jnp.mean(action[chosen], 0)
+        return jnp.clip(jnp.mean(action[chosen], 0), -1.0, 1.0)
 
     def _value(self, q: Float[Array, "heads n"]) -> Float[Array, " n"]:
         return {"min": lambda: jnp.min(q, 0), "mean": lambda: jnp.mean(q, 0), "first": lambda: q[0]}[self.heads]()
+
+
+class Guided(eqx.Module):
+    """Draws an action from a diffusion model with DPM-Solver, guided by the gradient of an energy (QGPO) or not (SfBC).
+
+    The score is that of the model plus scale * gradient of the energy; scale 1 is exact for a perfect energy.
+    """
+
+    behavior: Any  # (x, t, obs) -> predicted noise, with a `schedule`
+    solver: Solver
+    action_size: int = eqx.field(static=True)
+    energy: Any = None  # (x, t, obs) -> (...): the log of the factor by which the density changes
+    scale: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        """Raises ValueError without a key."""
+        if key is None:
+            raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
+        return jnp.clip(self.sample(obs, key, 1)[0], -1.0, 1.0)
+
+    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+        """`n` draws, not clipped, as in the authors' code."""
+        return self.solver(lambda x, t: self._noise(x, t, obs), self.behavior.schedule, key, (n, self.action_size))
+
+    def _noise(self, x, t, obs):
+        noise = self.behavior(x, t, obs)
+        if self.energy is None:
+            return noise
+        push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
+        return noise - self.scale * self.behavior.schedule(t)[1] * push  # noise = -sigma * score

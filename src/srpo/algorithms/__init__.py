@@ -13,6 +13,8 @@ ALGORITHMS = {
     "td3-bc": "srpo.algorithms.td3_bc:TD3BC",
     "bear": "srpo.algorithms.bear:BEAR",
     "srpo": "srpo.algorithms.srpo:SRPO",
+    "sfbc": "srpo.algorithms.sfbc:SfBC",
+    "qgpo": "srpo.algorithms.qgpo:QGPO",
 }
 
 

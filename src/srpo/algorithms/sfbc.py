@@ -1,0 +1,162 @@
+"""Selecting from Behavior Candidates (Chen et al., ICLR 2023, arXiv 2209.14548).
+
+A diffusion model proposes actions, a critic chooses among them: pi(a|s) ~ mu(a|s) exp(alpha Q(s, a)). The critic
+regresses on planned returns: those of the data, raised wherever the value of the proposals is higher, planned
+anew from the critic a few times.
+
+Differences between the paper and the authors' code, each a setting:
+- the paper takes the maximum with the value of the next state, r + gamma max(R', V(s')); the code with that of the
+  same state, max(r + gamma R', V(s)), which makes V(s) the target even of a bad action (`critic.maximum`);
+- rows are drawn independently here, once per epoch there; their second, unused critic is left out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from srpo.config import setting, static
+from srpo.core import Algorithm, Batch, Stage, TrainState, Treatment, descend
+from srpo.losses import softmax_mean
+from srpo.nets import QEnsemble
+from srpo.optim import adam
+from srpo.policies import BestOf, Guided
+from srpo.stages.score_behavior import ScoreBehavior
+from srpo.stages.support import SupportActions
+
+Maximum = Literal["next state", "same state"]
+
+
+class Recorded(NamedTuple):
+    """All recorded steps with the ends of their episodes. A draw comes together with the whole, to plan on it."""
+
+    steps: Batch
+    last: Bool[Array, " N"]  # the episode ended or was cut here
+
+    def sample(self, key, size) -> tuple[Batch, Recorded]:
+        return self.steps.sample(key, size), self
+
+
+def planned_returns(
+    reward: Float[Array, " N"], last: Bool[Array, " N"], value: Float[Array, " N"], discount, maximum: Maximum
+) -> Float[Array, " N"]:
+    """R_n = r_n + gamma max(R_{n+1}, V(s_{n+1})) (eq. 8), or with the maximum at the same state, max(R_n, V(s_n)).
+
+    Nothing follows the last row of an episode. With V = -inf both are the discounted returns of the data.
+    """
+
+    def back(following, row):
+        r, last, v = row
+        planned = r + discount * jnp.where(last, 0.0, following)
+        best = jnp.maximum(planned, v)
+        return best, planned if maximum == "next state" else best
+
+    return lax.scan(back, jnp.zeros(()), (reward, last, value), reverse=True)[1]
+
+
+class PlannedState(eqx.Module):
+    q: TrainState[QEnsemble]
+    fresh: TrainState[QEnsemble]  # as it was before the first step
+    target: Float[Array, " N"]  # planned returns, by row
+    mean: Float[Array, ""]  # of the planned returns: Q predicts them standardized
+    std: Float[Array, ""]
+
+    @classmethod
+    def create(cls, fresh, target) -> PlannedState:
+        restart = jax.tree.map(jnp.copy, fresh)  # buffers are donated: no sharing
+        return cls(restart, fresh, target, jnp.mean(target), jnp.maximum(jnp.std(target), 0.1))
+
+
+class PlannedCritic(Stage):
+    needs: ClassVar = ("support",)
+
+    steps: int = static(48_556, "gradient steps")
+    batch_size: int = static(4096, "rows per step")
+    hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q")
+    replan_every: int = static(24_400, "steps after which the returns are planned anew and Q starts again from its first weights")
+    maximum: Maximum = static("next state", "where the planned return is compared with V: at the next state (paper) or the same (code)")
+    sharpness: float = setting(20.0, "V(s) weighs its proposed actions by softmax(sharpness Q); larger: closer to their maximum")
+    lr: float = setting(1e-3, "learning rate (Adam)")
+    discount: float = setting(0.99, "discount per step")
+
+    def view(self, dataset):
+        dataset.require_episodes("SfBC")
+        return Recorded(dataset.steps, dataset.last)
+
+    def init(self, data, given, key):
+        steps = data.steps
+        q = QEnsemble(steps.obs.shape[-1], steps.action.shape[-1], self.hidden, key, n=1, activation=jax.nn.silu)
+        return PlannedState.create(TrainState.create(q, adam(self.lr)), self._plan(data, -jnp.inf))
+
+    def _plan(self, data, value):
+        value = jnp.broadcast_to(value, data.last.shape)
+        return planned_returns(data.steps.reward, data.last, value, self.discount, self.maximum)
+
+    def _replan(self, state, data, proposed):
+        def normalized_value(row):
+            obs, actions = row
+            return softmax_mean(state.q.model(jnp.broadcast_to(obs, (len(actions), *obs.shape)), actions)[0], self.sharpness)
+
+        value = lax.map(normalized_value, (data.steps.obs, proposed), batch_size=1024)
+        return PlannedState.create(state.fresh, self._plan(data, state.mean + state.std * value))
+
+    def update(self, state, batch, given, key, step):
+        rows, data = batch
+        due = (step > 0) & (step % self.replan_every == 0)
+        state = lax.cond(due, lambda s: self._replan(s, data, given["support"].here), lambda s: s, state)
+        y = (state.target[rows.index] - state.mean) / state.std
+
+        def q_loss(q):
+            loss = jnp.mean((q(rows.obs, rows.action)[0] - y) ** 2)
+            return loss, {"q_loss": loss, "planned": state.mean}
+
+        q, metrics = descend(state.q, adam(self.lr), q_loss)
+        return PlannedState(q, state.fresh, state.target, state.mean, state.std), metrics
+
+    def result(self, state) -> QEnsemble:
+        """Q in units of the standard deviation of the planned returns, which is how actions are weighed."""
+        return state.q.model
+
+
+class Acting(eqx.Module):
+    """How the trained models act."""
+
+    candidates: int = static(32, "actions drawn from the behavior model")
+    average: int = static(1, "actions drawn among the candidates without replacement, and averaged")
+    sharpness: float = setting(100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q")
+
+
+LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
+ANTMAZE = {
+    "antmaze-*": {"critic.steps": 97_112, "critic.replan_every": 48_800},
+    "antmaze-large-*": {"critic.hidden": (512, 256, 256)},
+}
+QUICK = {
+    "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32),
+    "critic.steps": 20_000, "critic.batch_size": 512, "critic.replan_every": 10_000,
+}  # fmt: skip
+
+
+class SfBC(Algorithm):
+    data: Treatment = Treatment()
+    behavior: ScoreBehavior = ScoreBehavior(steps=586_000, rows="steps", min_time=1e-5)
+    support: SupportActions = SupportActions(rows="steps")
+    critic: PlannedCritic = PlannedCritic()
+    acting: Acting = Acting()
+
+    def make_policy(self, trained):
+        behavior, acting = trained["behavior"], self.acting
+        sampler = Guided(behavior, self.support.solver, behavior.net.action_size)
+        options = {"choice": "softmax", "temperature": 1 / acting.sharpness, "heads": "first", "average": acting.average}
+        return BestOf(sampler, trained["critic"], acting.candidates, **options)
+
+    presets: ClassVar = {
+        "paper": LOCOMOTION | ANTMAZE,
+        "authors-code": {"*": {"critic.maximum": "same state"}} | LOCOMOTION | ANTMAZE,
+        "quick": {"*": QUICK} | LOCOMOTION,
+    }

@@ -1,0 +1,117 @@
+"""The diffusion behavior model of SfBC (arXiv 2209.14548) and QGPO (arXiv 2304.12824): a U-Net of dense layers.
+
+The authors' network outputs the score h / sigma; ours outputs the noise -h, with the same loss. Times are drawn
+from U(1e-5, 1) in SfBC and from U(1e-3, 1) in QGPO; there is no moving average and no weight decay.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.config import setting, static
+from srpo.core import Stage, TrainState, descend
+from srpo.diffusion.parametrization import NoisePrediction
+from srpo.nets import MLP, GaussianFourier, Linear
+from srpo.optim import adam
+
+Rows = Literal["transitions", "steps"]
+
+
+class ScoreBlock(eqx.Module):
+    """Two SiLU layers with the condition added between them, and a skip connection."""
+
+    first: Linear
+    condition: Linear
+    second: Linear
+    skip: Linear | None
+
+    def __init__(self, n_in: int, n_out: int, condition: int, key: PRNGKeyArray):
+        k_first, k_condition, k_second, k_skip = jax.random.split(key, 4)
+        self.first, self.second = Linear(n_in, n_out, k_first), Linear(n_out, n_out, k_second)
+        self.condition = Linear(condition, n_out, k_condition)
+        self.skip = None if n_in == n_out else Linear(n_in, n_out, k_skip)
+
+    def __call__(self, x: Float[Array, "... i"], condition: Float[Array, "... c"]) -> Float[Array, "... o"]:
+        h = jax.nn.silu(self.first(x)) + self.condition(condition)
+        return jax.nn.silu(self.second(h)) + (x if self.skip is None else self.skip(x))
+
+
+class ScoreNet(eqx.Module):
+    """Blocks of narrowing `widths` and back, each seeing state and time; the way back also sees the way in."""
+
+    fourier: GaussianFourier
+    time: Linear
+    obs: Linear
+    condition: MLP
+    down: tuple[ScoreBlock, ...]
+    middle: ScoreBlock
+    up: tuple[ScoreBlock, ...]
+    last: Linear
+
+    def __init__(self, obs: int, act: int, key: PRNGKeyArray, widths: tuple[int, ...] = (512, 256, 128), size: int = 32):
+        """`size`: of the embeddings of time and state; the condition made of them is four times as wide."""
+        k_fourier, k_time, k_obs, k_condition, k_middle, k_last, *keys = jax.random.split(key, 5 + 2 * len(widths))
+        self.fourier, self.time, self.obs = GaussianFourier(size, k_fourier), Linear(size, size, k_time), Linear(obs, size, k_obs)
+        c = 4 * size
+        self.condition = MLP((2 * size, c, c), k_condition, jax.nn.silu)
+        ways_in, ways_out = zip((act, *widths), widths, strict=False), zip(widths[1:], widths, strict=False)
+        self.down = tuple(ScoreBlock(i, o, c, k) for (i, o), k in zip(ways_in, keys, strict=False))
+        self.middle = ScoreBlock(widths[-1], widths[-1], c, k_middle)
+        self.up = tuple(ScoreBlock(2 * i, o, c, k) for (i, o), k in zip(ways_out, keys[len(widths) :], strict=True))[::-1]
+        self.last = Linear(2 * widths[0], act, k_last)
+
+    def __call__(
+        self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "... act"]:
+        """The predicted noise. `t` and `obs` broadcast against `x`; there is no dropout, so `key` is not used."""
+        e_obs, e_time = jax.nn.silu(self.obs(obs)), self.time(self.fourier(t))
+        lead = jnp.broadcast_shapes(e_obs.shape[:-1], e_time.shape[:-1])
+        embedded = jnp.concatenate([jnp.broadcast_to(e, (*lead, e.shape[-1])) for e in (e_obs, e_time)], -1)
+        condition = jax.nn.silu(self.condition(embedded))
+        ways = []
+        for block in self.down:
+            x = block(x, condition)
+            ways.append(x)
+        x = self.middle(x, condition)
+        for block in self.up:
+            x = block(jnp.concatenate([ways.pop(), x], -1), condition)
+        return self.last(jnp.concatenate([ways.pop(), x], -1))
+
+    @property
+    def action_size(self) -> int:
+        return self.last.bias.shape[-1]
+
+
+class ScoreBehavior(Stage):
+    steps: int = static(600_000, "gradient steps")
+    batch_size: int = static(4096, "rows per step")
+    widths: tuple[int, ...] = static((512, 256, 128), "widths of the network's blocks on the way in; the way out mirrors them")
+    rows: Rows = static("transitions", "what is modeled: the rows of d4rl.qlearning_dataset (QGPO) or all recorded steps (SfBC)")
+    lr: float = setting(1e-4, "learning rate (Adam)")
+    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)")
+
+    def view(self, dataset):
+        return getattr(dataset, self.rows)
+
+    def init(self, data, given, key):
+        net = ScoreNet(data.obs.shape[-1], data.action.shape[-1], key, self.widths)
+        return TrainState.create(NoisePrediction(net), adam(self.lr))
+
+    def update(self, state, batch, given, key, step):
+        k_time, k_noise = jax.random.split(key)
+        t = jax.random.uniform(k_time, batch.reward.shape, minval=self.min_time, maxval=1.0)
+        noise = jax.random.normal(k_noise, batch.action.shape)
+
+        def loss(model):
+            value = jnp.mean(jnp.sum(model.error(batch.action, t, noise, batch.obs) ** 2, -1))
+            return value, {"loss": value}
+
+        return descend(state, adam(self.lr), loss)
+
+    def result(self, state):
+        return state.model
