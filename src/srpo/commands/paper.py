@@ -1,0 +1,116 @@
+"""`srpo paper`: the figures of the paper, each by its name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from srpo.config import ConfigError, closest
+from srpo.paper import FIGURES
+
+EXAMPLES = """examples:
+  srpo paper list
+  srpo paper fig3 --quick
+  srpo paper fig3 --data 2spirals --seed 1 --out pictures
+  srpo paper fig7 --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The figure's name and the options that all figures share."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    parser.add_argument("figure", metavar="FIGURE", help=f"list, or one of {', '.join(FIGURES)}")
+    parser.add_argument("--quick", action="store_true", help="a coarse version in at most a minute")
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where PNG and CSV files go (default: figures)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same figure (default: 0)")
+    parser.add_argument("--data", metavar="NAME", help="another 2-D data set; several, separated by commas, for fig7")
+    parser.add_argument("--gradient", default="eq10", metavar="EQ", help="eq10 (the paper's figures) or eq15 (the surrogate), in fig3 and fig7")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `srpo paper ...`. Raises ConfigError."""
+    if args.figure == "list":
+        return _list(args.json)
+    if args.figure not in FIGURES:
+        raise ConfigError(closest(args.figure, [*FIGURES, "list"], "figure"))
+    job, make = _prepare(args)
+    began = time.monotonic()
+    with job.bars:
+        rows = make(job)
+    seconds = time.monotonic() - began
+    files = [str(f) for f in job.files]
+    if args.json:
+        print(json.dumps({"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows}))
+    else:
+        _print(rows, files, seconds)
+    return 0
+
+
+def _prepare(args):
+    """The job and the function that does it; everything that could be refused is refused here."""
+    try:
+        module = importlib.import_module(f"srpo.paper.{args.figure.replace('-', '_')}")
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as e:
+        if e.name not in ("diffrax", "sklearn"):
+            raise
+        raise ConfigError(f"the figures need {e.name}, which is not installed; pip install 'srpo[paper]'") from None
+    from srpo.paper import job
+    from srpo.progress import Bars
+
+    data = tuple(args.data.split(",")) if args.data else ()
+    for name in data:
+        _check_data(name, args.figure, module)
+    if len(data) > 1 and len(module.DATA) == 1:
+        raise ConfigError(f"{args.figure} draws one data set, found {len(data)} in --data {args.data}; choose one")
+    if args.gradient not in ("eq10", "eq15"):
+        raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
+    _check_folder(args.out)
+    budget = job.QUICK if args.quick else job.FULL
+    return job.Job(args.out, Bars(), budget, args.seed, data, args.gradient), module.make
+
+
+def _check_data(name, figure, module):
+    from srpo.paper.bandits import BANDITS, find
+
+    find(name)
+    allowed = getattr(module, "ALLOWED", tuple(BANDITS))
+    if name not in allowed:
+        raise ConfigError(f"{figure} cannot use {name!r}, which has no known density; choose one of {', '.join(allowed)}")
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise ConfigError(f"cannot write to {path}: {e.strerror or e}; choose another folder with --out") from None
+
+
+def _list(as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"figures": FIGURES}))
+        return 0
+    for name, meaning in FIGURES.items():
+        print(f"{name:<12}{meaning}")
+    return 0
+
+
+def _print(rows, files, seconds) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"{seconds:.0f} s; wrote {', '.join(files)}")

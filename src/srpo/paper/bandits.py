@@ -1,0 +1,164 @@
+"""2-D bandits: data sets with a constant observation, known densities, and a diffusion model of their actions.
+
+The sets are the usual toy data of density estimation in the scale of the energy-guided diffusion paper (arXiv
+2304.12824), about [-4, 4]^2, and DTQL's grid of 25 Gaussians (arXiv 2405.19690) on [-10, 10]^2. Their actions are
+not squeezed into [-1, 1]: the paper's temperatures 1/beta = 0 ... 1 belong to these units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from srpo.config import ConfigError, closest
+from srpo.core import Batch, Log, advance, metric_names
+from srpo.diffusion.schedules import VP
+from srpo.progress import Bars
+from srpo.stages.diffusion_behavior import DiffusionBehavior
+
+Points = Float[np.ndarray, "n 2"]
+NO_OBS = jnp.zeros(0)  # the observation of a bandit
+
+
+class GaussianMixture(eqx.Module):
+    """Equal parts N(mean_i, std^2 I). Called, it is a perfect behavior model: the exact noise prediction at any t."""
+
+    means: Float[Array, "k d"]
+    std: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    schedule: VP = eqx.field(static=True, default=VP())
+
+    def __call__(self, x: Float[Array, "... d"], t: Float[Array, "..."], obs=None, key=None) -> Float[Array, "... d"]:
+        """E[noise | x_t]: the mean over the parts, weighted by their responsibility for x_t."""
+        alpha, sigma = (a[..., None] for a in self.schedule(t))
+        variance = (alpha * self.std) ** 2 + sigma**2
+        apart = x[..., None, :] - alpha[..., None] * self.means
+        weight = jax.nn.softmax(-jnp.sum(apart**2, -1) / (2 * variance), -1)
+        return sigma * jnp.sum(weight[..., None] * apart, -2) / variance
+
+    def log_density(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """log p(x) in nats."""
+        part = jnp.sum(jax.scipy.stats.norm.logpdf(x[..., None, :], self.means, self.std), -1)
+        return jax.nn.logsumexp(part, -1) - jnp.log(len(self.means))
+
+    def sample(self, rng: np.random.Generator, n: int) -> Points:
+        means = np.asarray(self.means)
+        return means[rng.integers(len(means), size=n)] + float(self.std) * rng.normal(size=(n, means.shape[1]))
+
+
+def ring_of_gaussians() -> GaussianMixture:
+    """Eight modes on a circle of radius 2 sqrt 2, standard deviation sqrt 2 / 4."""
+    angle = jnp.arange(8) * jnp.pi / 4
+    return GaussianMixture(2 * 2**0.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1), 2**0.5 / 4)
+
+
+def grid_of_gaussians() -> GaussianMixture:
+    """DTQL's 5 x 5 modes on [-10, 10]^2, standard deviation 0.3."""
+    line = jnp.linspace(-10.0, 10.0, 5)
+    return GaussianMixture(jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2), 0.3)
+
+
+def _swissroll(rng, n):
+    from sklearn.datasets import make_swiss_roll
+
+    return make_swiss_roll(n, noise=1.0, random_state=rng.integers(2**31))[0][:, [0, 2]] / 5
+
+
+def _moons(rng, n):
+    from sklearn.datasets import make_moons
+
+    return 2 * make_moons(n, noise=0.1, random_state=rng.integers(2**31))[0] - [1.0, 0.2]
+
+
+def _rings(rng, n):
+    radius, angle = 0.75 * rng.integers(1, 5, n), rng.uniform(0, 2 * np.pi, n)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1) + 0.08 * rng.normal(size=(n, 2))
+
+
+def _spirals(rng, n):
+    angle, side = 3 * np.pi * np.sqrt(rng.uniform(size=n)), rng.choice([-1.0, 1.0], n)
+    arm = np.stack([-np.cos(angle) * angle, np.sin(angle) * angle], -1) + 0.5 * rng.uniform(size=(n, 2))
+    return side[:, None] * arm / 3 + 0.1 * rng.normal(size=(n, 2))
+
+
+def _checkerboard(rng, n):
+    x = rng.uniform(-2, 2, n)
+    y = rng.uniform(size=n) - 2 * rng.integers(2, size=n) + np.floor(x) % 2
+    return 2 * np.stack([x, y], -1)
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """A data set: how to draw its actions, the half-width of the square that holds them, its density where known."""
+
+    draw: Callable[[np.random.Generator, int], Points]
+    extent: float = 4.5
+    mixture: Callable[[], GaussianMixture] | None = None
+
+    def actions(self, n: int, seed: int) -> Float[np.ndarray, "n 2"]:
+        """`n` actions in float32, the same for the same seed."""
+        return self.draw(np.random.default_rng(seed), n).astype(np.float32)
+
+
+BANDITS = {
+    "8gaussians": Bandit(lambda rng, n: ring_of_gaussians().sample(rng, n), mixture=ring_of_gaussians),
+    "swissroll": Bandit(_swissroll),
+    "checkerboard": Bandit(_checkerboard),
+    "2spirals": Bandit(_spirals),
+    "rings": Bandit(_rings),
+    "moons": Bandit(_moons),
+    "25gaussians": Bandit(lambda rng, n: grid_of_gaussians().sample(rng, n), 12.0, grid_of_gaussians),
+}
+
+
+def find(name: str) -> Bandit:
+    """The bandit called `name`. Raises ConfigError, naming the closest one, if there is none."""
+    if name not in BANDITS:
+        raise ConfigError(closest(name, BANDITS, "data set"))
+    return BANDITS[name]
+
+
+def as_batch(action: Points) -> Batch:
+    """A data set of these actions, all at the same, empty observation, without rewards."""
+    n = len(action)
+    obs, zero = jnp.zeros((n, 0)), jnp.zeros(n)
+    return Batch(obs, jnp.asarray(action), zero, obs, zero, jnp.arange(n))
+
+
+class Quadratic(eqx.Module):
+    """Q(a) = -|a - target|^2 as a critic with one head; `target` has a row per row of actions, or broadcasts."""
+
+    target: Float[Array, "... 2"]
+
+    def q_target(self, obs, action: Float[Array, "... 2"]) -> Float[Array, "1 ..."]:
+        return -jnp.sum((action - self.target) ** 2, -1)[None]
+
+
+_advance = jax.jit(advance, donate_argnums=1)
+
+
+def fit(stage: DiffusionBehavior, action: Points, key, bars: Bars, name: str, parts: int = 50) -> Any:
+    """The trained model of these actions; the learning rate falls to 0 along a cosine, in `parts` equal steps.
+
+    Raises FloatingPointError if the loss stops being finite.
+    """
+    data = as_batch(action)
+    k_init, k_train = jax.random.split(key)
+    state = stage.init(data, {}, k_init)
+    log = Log.create(metric_names(stage, state, data, {}, k_train))
+    bars.open(name, stage.steps)
+    edges = [stage.steps * i // parts for i in range(parts + 1)]
+    for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        slower = replace(stage, lr=stage.lr * (1 + np.cos(np.pi * (i + 0.5) / parts)) / 2)
+        state, log = _advance(slower, state, log, data, {}, k_train, start, stop)
+        bad = int(log.bad_step["loss"])
+        if bad >= 0:
+            raise FloatingPointError(f"{name}: the loss is not finite at step {bad}")
+        bars.update(stop)
+    return stage.result(state)

@@ -1,0 +1,46 @@
+"""Figure 7: samples, learned density, behavior regularization and policy shift on six 2-D bandits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from srpo.paper import panels
+from srpo.paper.job import Job
+from srpo.paper.study import Study, study, write_numbers
+
+DATA = ("8gaussians", "swissroll", "checkerboard", "2spirals", "rings", "moons")
+
+
+def make(job: Job) -> list[dict]:
+    """Trains on each data set, draws fig7.png, writes fig7_policies.csv and fig7_density.csv; returns the rows to report."""
+    names = job.data or DATA
+    studies = [study(job, name, f"[{i}/{len(names)}] {name}") for i, name in enumerate(names, 1)]
+    write_numbers(job, "fig7", studies)
+    with panels.style():
+        job.picture("fig7", draw(studies))
+    return [s.report() for s in studies]
+
+
+def draw(studies: Sequence[Study]):
+    """A row of four panels per data set."""
+    figure = panels.page(0.8 * panels.TEXT_WIDTH, 0.45 + 1.25 * len(studies))
+    axes = figure.subplots(len(studies), 4, sharex="row", sharey="row", squeeze=False)
+    for row, s in zip(axes, studies, strict=True):
+        extent = s.bandit.extent
+        panels.samples(row[0], s.actions)
+        density = panels.image(row[1], np.exp(s.log_density), extent, panels.DENSITY, vmin=0)
+        panels.regularization(row[2], s.targets, s.policies)
+        shifted = panels.policy_shift(row[3], s.inverse_beta, s.policies)
+        for axis in row:
+            panels.square(axis, extent, np.floor(extent / 4) * 4)
+        row[0].set_ylabel(f"{s.name}\n$a_2$")
+        figure.colorbar(density, ax=row[1], aspect=14, pad=0.02)
+    titles = ["Data samples", r"Density $\hat\mu(a)$", "Behavior regularization", "Policy shift"]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    for axis in axes[-1]:
+        axis.set_xlabel("$a_1$")
+    figure.colorbar(shifted, ax=axes[:, 3], label=r"$1/\beta$", aspect=60, pad=0.02, shrink=0.6)
+    return figure

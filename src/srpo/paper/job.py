@@ -1,0 +1,75 @@
+"""What every figure is given: where to write, how much to spend, its seed and its progress bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from srpo.checkpoint import write_atomically
+from srpo.progress import Bars
+from srpo.stages.diffusion_behavior import DiffusionBehavior
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes of one 2-D experiment."""
+
+    rows: int = 200_000  # actions drawn for training
+    steps: int = 10_000  # gradient steps of each behavior model
+    batch_size: int = 512
+    width: int = 64
+    grid: int = 120  # points along each side where the density is computed
+    targets: int = 13  # along each side
+    temperatures: int = 41  # values of 1/beta in [0, 1]
+    climbs: int = 100  # optimizer steps of a policy per temperature
+    draws: int = 2048  # samples behind each measured variance
+
+    def behavior(self, **settings) -> DiffusionBehavior:
+        """The training of a behavior model; the 2-D data are plentiful, so without dropout and decay."""
+        sizes = {"steps": self.steps, "batch_size": self.batch_size, "width": self.width}
+        return DiffusionBehavior(**sizes, dropout=0.0, weight_decay=0.0, lr=1e-3, **settings)
+
+
+FULL = Budget()
+QUICK = Budget(rows=50_000, steps=1_200, batch_size=256, width=48, grid=60, targets=11, temperatures=21, climbs=60, draws=512)
+
+
+@dataclass
+class Job:
+    """One figure to make. `files` collects what was written."""
+
+    out: Path
+    bars: Bars
+    budget: Budget = FULL
+    seed: int = 0
+    data: tuple[str, ...] = ()  # empty: the figure's own choice
+    gradient: str = "eq10"
+    files: list[Path] = field(default_factory=list)
+
+    def key(self, salt: int) -> jax.Array:
+        """A random key of this job; different for every `salt`."""
+        return jax.random.fold_in(jax.random.key(self.seed), salt)
+
+    def csv(self, name: str, columns: Mapping[str, np.ndarray]) -> None:
+        """Writes equally long columns, numbers to six digits, to `name`.csv."""
+        text = io.StringIO()
+        text.write(",".join(columns) + "\n")
+        for row in zip(*columns.values(), strict=True):
+            text.write(",".join(v if isinstance(v, str) else f"{v:.6g}" for v in row) + "\n")
+        self._write(f"{name}.csv", text.getvalue().encode())
+
+    def picture(self, name: str, figure: Figure) -> None:
+        """Writes `name`.png at 300 dots per inch."""
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=300)
+        self._write(f"{name}.png", content.getvalue())
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomically(self.out / name, content)
+        self.files.append(self.out / name)

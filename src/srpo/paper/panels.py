@@ -1,0 +1,68 @@
+"""The look of the figures, and the panels that several of them share. Sizes are those of a printed page."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+TEXT_WIDTH, COLUMN_WIDTH = 6.75, 3.25  # inches
+STYLE = {
+    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "legend.fontsize": 6,
+    "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
+    "xtick.major.pad": 1.5, "ytick.major.pad": 1.5, "axes.titlepad": 3, "axes.labelpad": 1.5, "lines.linewidth": 1.0,
+    "mathtext.fontset": "cm", "legend.frameon": False, "legend.handlelength": 1.5,
+}  # fmt: skip
+TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
+BLUE, GREEN, RED, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#777777"
+
+style = lambda: matplotlib.rc_context(STYLE)
+
+
+def page(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches. Draw and save it within `style()`."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def square(axis: Axes, extent: float, ticks: float = 4.0) -> None:
+    """Equal axes over [-extent, extent]^2."""
+    axis.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[-ticks, 0, ticks], yticks=[-ticks, 0, ticks])
+
+
+def image(axis: Axes, values: np.ndarray, extent: float, cmap: str, **options):
+    """Values on the cells of the square, as (y, x)."""
+    box = (-extent, extent, -extent, extent)
+    return axis.imshow(values, origin="lower", extent=box, cmap=cmap, interpolation="bilinear", rasterized=True, **options)
+
+
+def samples(axis: Axes, actions: np.ndarray, n: int = 4000, **options) -> None:
+    """The first `n` actions as dots."""
+    axis.scatter(*actions[:n].T, **{"s": 0.4, "color": "#1f4e79", "linewidths": 0, "rasterized": True} | options)
+
+
+def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
+    """All quadratic Q-functions in one picture: at each point that of the nearest target."""
+    line = np.linspace(-extent, extent, 240)
+    points = np.stack(np.meshgrid(line, line), -1)
+    nearest = np.full(points.shape[:2], np.inf)
+    for target in targets:
+        nearest = np.minimum(nearest, ((points - target) ** 2).sum(-1))
+    shown = image(axis, -nearest, extent, VALUE)
+    axis.scatter(*targets.T, s=1.2, color="white", linewidths=0)
+    return shown
+
+
+def regularization(axis: Axes, targets: np.ndarray, policies: np.ndarray) -> None:
+    """From the greedy policy (blue) along its path (red) to the regularized one (green)."""
+    axis.add_collection(LineCollection(np.swapaxes(policies, 0, 1), colors="red", linewidths=0.4, alpha=0.7))
+    axis.scatter(*policies[0].T, s=2.2, color=BLUE, linewidths=0, zorder=3)
+    axis.scatter(*policies[-1].T, s=3.0, color=GREEN, edgecolors="#006633", linewidths=0.2, zorder=4)
+
+
+def policy_shift(axis: Axes, inverse_beta: np.ndarray, policies: np.ndarray):
+    """Every policy, colored by its 1/beta."""
+    color = np.repeat(inverse_beta, policies.shape[1])
+    options = {"s": 1.3, "cmap": TEMPERATURE, "linewidths": 0, "vmin": 0, "vmax": float(inverse_beta[-1])}
+    return axis.scatter(policies[..., 0].ravel(), policies[..., 1].ravel(), c=color, **options)

@@ -1,0 +1,93 @@
+"""Where score regularization takes a deterministic policy as 1/beta grows (Figures 3 and 7, panels d and e).
+
+A policy at the one observation of a bandit is a free vector a. It descends minus the gradient of eq. 10,
+
+    dQ/da + (1/beta) d log mu(a)/da,   the score being that of the behavior model at a small t ("eq10", the paper's choice),
+
+or of eq. 15, which averages over t ~ U(0.02, 0.98) and noise ("eq15"). Both are `policy_direction`: eq. 10 is its
+value without noise and with the weight alpha / sigma.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.algorithms.srpo import policy_direction
+from srpo.optim import adam, cosine
+from srpo.paper.bandits import Quadratic
+
+Gradient = Literal["eq10", "eq15"]
+LEAST = 1e-6  # 1/beta = 0 is taken as this
+
+
+def shift(
+    behavior,
+    targets: Float[Array, "n 2"],
+    inverse_beta: Float[Array, " k"],
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    lr: float = 0.05,
+    gradient: Gradient = "eq10",
+    time: float = 0.02,
+    draws: int = 16,
+) -> Float[Array, "k n 2"]:
+    """The policies at every temperature for Q = -|a - target|^2, each started at the one before, the first at its target.
+
+    `steps` of Adam per temperature, its rate `lr` (in units of the action) falling to 0. `time` is the t of eq. 10;
+    `draws` are the samples of t and noise per step of eq. 15, t stratified.
+    """
+    optimizer = adam(cosine(lr, steps))
+    descent = {"eq10": _eq10(behavior, targets, time), "eq15": _eq15(behavior, targets, draws)}[gradient]
+
+    def at_temperature(action, inputs):
+        key, beta = inputs
+
+        def step(i, carry):
+            action, opt_state = carry
+            update, opt_state = optimizer.update(descent(action, beta, jax.random.fold_in(key, i)), opt_state)
+            return optax.apply_updates(action, update), opt_state
+
+        action, _ = jax.lax.fori_loop(0, steps, step, (action, optimizer.init(action)))
+        return action, action
+
+    keys = jax.random.split(key, len(inverse_beta))
+    return jax.lax.scan(at_temperature, targets, (keys, 1 / jnp.maximum(inverse_beta, LEAST)))[1]
+
+
+def _eq10(behavior, targets, time):
+    obs, t, zero = jnp.zeros((len(targets), 0)), jnp.full(len(targets), time), jnp.zeros_like(targets)
+
+    def descent(action, beta, _):
+        return policy_direction(
+            Quadratic(targets), behavior, behavior.schedule, obs, action, t, zero, beta=beta, weight="alpha/sigma", baseline=False
+        )
+
+    return descent
+
+
+def _eq15(behavior, targets, draws):
+    n = len(targets)
+    obs, critic = jnp.zeros((draws * n, 0)), Quadratic(jnp.tile(targets, (draws, 1)))
+
+    def descent(action, beta, key):
+        k_time, k_noise = jax.random.split(key)
+        strata = (jnp.arange(draws)[:, None] + jax.random.uniform(k_time, (draws, n))) / draws
+        noise = jax.random.normal(k_noise, (draws * n, 2))
+        t = 0.02 + 0.96 * strata.ravel()
+        each = policy_direction(critic, behavior, behavior.schedule, obs, jnp.tile(action, (draws, 1)), t, noise, beta=beta)
+        return jnp.mean(each.reshape(draws, n, 2), 0)
+
+    return descent
+
+
+def target_grid(extent: float, n: int) -> Float[np.ndarray, "n*n 2"]:
+    """The crossings of `n` by `n` equally spaced lines over 0.9 of the square."""
+    line = np.linspace(-0.9 * extent, 0.9 * extent, n, dtype=np.float32)
+    return np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
