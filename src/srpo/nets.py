@@ -129,6 +129,9 @@ class Normalizer(eqx.Module):
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         return (x - self.mean.value) / self.std.value
 
+    def undo(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        return x * self.std.value + self.mean.value
+
 
 class QEnsemble(eqx.Module):
     """Independent action-value networks on the concatenation of observation and action."""

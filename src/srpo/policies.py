@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.diffusion.samplers import posterior
 from srpo.diffusion.solver import Solver
 
 
@@ -119,3 +120,47 @@ class Guided(eqx.Module):
             return noise
         push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
         return noise - self.scale * self.behavior.schedule(t)[1] * push  # noise = -sigma * score
+
+
+class Planner(eqx.Module):
+    """Draws `plans` trajectories from a diffusion model, each step pushed towards higher predicted returns, and takes the
+    first action of the one with the highest; plans anew at every call (Diffuser, arXiv 2205.09991, algorithm 1).
+
+    As in the authors' code: the push is scale * posterior variance * gradient, `pushes` times per diffusion step and
+    not at the last `free_steps`; plans are compared by their return just before the last step.
+    """
+
+    model: Any  # (x, k) -> clean x; `frame`, `schedule`, `shape`
+    value: Any  # (x, k) -> return
+    plans: int = eqx.field(static=True)
+    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    pushes: int = eqx.field(static=True)
+    free_steps: int = eqx.field(static=True)
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        """Raises ValueError without a key."""
+        if key is None:
+            raise ValueError("this policy draws plans at random; give a key, as in policy.act(obs, jax.random.key(0))")
+        plan, value = self.plan(obs, key)
+        return jnp.clip(self.model.frame.action_of(plan[jnp.argmax(value), 0]), -1.0, 1.0)
+
+    def plan(self, obs: Float[Array, " obs"], key: PRNGKeyArray) -> tuple[Float[Array, "plans horizon act+obs"], Float[Array, " plans"]]:
+        """Normalized trajectories from `obs`, and their predicted returns."""
+        schedule, fix = self.model.schedule, self.model.frame.starting_from(obs)
+        k_start, k_steps = jax.random.split(key)
+
+        def step(carry, inputs):
+            k, key = inputs
+            x, value = jax.lax.fori_loop(0, self.pushes, lambda _, carry: self._push(carry[0], k, fix), carry)
+            mean, std = posterior(schedule, k, x, self.model(x, k))
+            return (fix(mean + std * jax.random.normal(key, x.shape)), value), None
+
+        x = jax.random.normal(k_start, (self.plans, *self.model.shape))
+        steps = jnp.arange(schedule.steps)[::-1], jax.random.split(k_steps, schedule.steps)
+        return jax.lax.scan(step, (fix(x), jnp.zeros(self.plans)), steps)[0]
+
+    def _push(self, x, k, fix):
+        value, pull = jax.vjp(lambda x: self.value(x, k), x)
+        gradient = pull(jnp.ones_like(value))[0]
+        std = posterior(self.model.schedule, k, x, x)[1]
+        return fix(x + jnp.where(k < self.free_steps, 0.0, self.scale * std**2) * gradient), value

@@ -1,0 +1,232 @@
+"""Diffuser's networks on trajectories (Janner et al., ICML 2022, arXiv 2205.09991, appendix B): (..., horizon, channels).
+
+Convolutions are written as matrix products over neighboring rows: equal to the usual ones, and fast when many
+networks of one shape are trained at once. Initializations are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from srpo.config import ConfigError
+from srpo.nets import MLP, LayerNorm, Linear, mish
+from srpo.score_nets import sinusoidal
+
+X = Float[Array, "... horizon channels"]
+Embedded = Float[Array, "... time"]
+
+
+def neighbors(x: X, size: int, stride: int = 1) -> Float[Array, "... h size*channels"]:
+    """Each (stride-th) row with those around it, `size` in all; zeros beyond the ends."""
+    pad, n = size // 2, (x.shape[-2] + 2 * (size // 2) - size) // stride + 1
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad, pad), (0, 0)])
+    return jnp.concatenate([x[..., i : i + stride * (n - 1) + 1 : stride, :] for i in range(size)], -1)
+
+
+class Conv(eqx.Module):
+    linear: Linear
+    size: int = eqx.field(static=True)
+    stride: int = eqx.field(static=True)
+
+    def __init__(self, n_in: int, n_out: int, size: int, key: PRNGKeyArray, stride: int = 1):
+        self.linear, self.size, self.stride = Linear(size * n_in, n_out, key), size, stride
+
+    def __call__(self, x: X) -> X:
+        return self.linear(neighbors(x, self.size, self.stride))
+
+
+class Upsample(eqx.Module):
+    """Transposed convolution of size 4 and stride 2: twice as many rows, each made of two neighboring ones."""
+
+    weight: Float[Array, "2 2*c c"]  # for even and odd rows
+    bias: Float[Array, " c"]
+
+    def __init__(self, channels: int, key: PRNGKeyArray):
+        k_weight, k_bias = jax.random.split(key)
+        bound = (4 * channels) ** -0.5
+        self.weight = jax.random.uniform(k_weight, (2, 2 * channels, channels), minval=-bound, maxval=bound)
+        self.bias = jax.random.uniform(k_bias, (channels,), minval=-bound, maxval=bound)
+
+    def __call__(self, x: X) -> X:
+        around, c = neighbors(x, 3), x.shape[-1]
+        rows = jnp.stack([around[..., : 2 * c] @ self.weight[0], around[..., c:] @ self.weight[1]], -2) + self.bias
+        return rows.reshape(*x.shape[:-2], 2 * x.shape[-2], c)
+
+
+class GroupNorm(eqx.Module):
+    scale: Float[Array, " c"]
+    bias: Float[Array, " c"]
+    groups: int = eqx.field(static=True)
+
+    def __init__(self, channels: int, groups: int = 8):
+        self.scale, self.bias, self.groups = jnp.ones(channels), jnp.zeros(channels), groups
+
+    def __call__(self, x: X) -> X:
+        grouped = x.reshape(*x.shape[:-1], self.groups, -1)
+        mean = jnp.mean(grouped, (-3, -1), keepdims=True)
+        var = jnp.mean((grouped - mean) ** 2, (-3, -1), keepdims=True)
+        return ((grouped - mean) * jax.lax.rsqrt(var + 1e-5)).reshape(x.shape) * self.scale + self.bias
+
+
+class ConvBlock(eqx.Module):
+    conv: Conv
+    norm: GroupNorm
+
+    def __init__(self, n_in: int, n_out: int, key: PRNGKeyArray):
+        self.conv, self.norm = Conv(n_in, n_out, 5, key), GroupNorm(n_out)
+
+    def __call__(self, x: X) -> X:
+        return mish(self.norm(self.conv(x)))
+
+
+class TemporalBlock(eqx.Module):
+    """Two convolution blocks with the time added between them, and a skip connection."""
+
+    first: ConvBlock
+    time: Linear
+    second: ConvBlock
+    skip: Linear | None
+
+    def __init__(self, n_in: int, n_out: int, time: int, key: PRNGKeyArray):
+        k_first, k_time, k_second, k_skip = jax.random.split(key, 4)
+        self.first, self.second = ConvBlock(n_in, n_out, k_first), ConvBlock(n_out, n_out, k_second)
+        self.time = Linear(time, n_out, k_time)
+        self.skip = None if n_in == n_out else Linear(n_in, n_out, k_skip)
+
+    def __call__(self, x: X, e: Embedded) -> X:
+        h = self.second(self.first(x) + self.time(mish(e))[..., None, :])
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class LinearAttention(eqx.Module):
+    """x + attention of the normalized x, whose keys are normalized over the rows (linear in their number)."""
+
+    norm: LayerNorm
+    qkv: Float[Array, "c 3*heads*size"]
+    out: Linear
+    heads: int = eqx.field(static=True)
+
+    def __init__(self, channels: int, key: PRNGKeyArray, heads: int = 4, size: int = 32):
+        k_qkv, k_out = jax.random.split(key)
+        self.norm, self.heads = LayerNorm(channels), heads
+        self.qkv = Linear(channels, 3 * heads * size, k_qkv).weight  # no bias
+        self.out = Linear(heads * size, channels, k_out)
+
+    def __call__(self, x: X) -> X:
+        q, k, v = jnp.split((self.norm(x) @ self.qkv).reshape(*x.shape[:-1], self.heads, -1), 3, -1)
+        size = q.shape[-1]
+        context = jnp.einsum("...nhd,...nhe->...hde", jax.nn.softmax(k, -3), v)
+        attended = jnp.einsum("...hde,...nhd->...nhe", context, q * size**-0.5)
+        return x + self.out(attended.reshape(*x.shape[:-1], -1))
+
+
+class Level(eqx.Module):
+    """Two blocks at one resolution, then attention if there is any."""
+
+    blocks: tuple[TemporalBlock, TemporalBlock]
+    attention: LinearAttention | None
+
+    def __init__(self, n_in: int, n_out: int, time: int, key: PRNGKeyArray, attention: bool = False):
+        a, b, k_attention = jax.random.split(key, 3)
+        self.blocks = TemporalBlock(n_in, n_out, time, a), TemporalBlock(n_out, n_out, time, b)
+        self.attention = LinearAttention(n_out, k_attention) if attention else None
+
+    def __call__(self, x: X, e: Embedded) -> X:
+        for block in self.blocks:
+            x = block(x, e)
+        return x if self.attention is None else self.attention(x)
+
+
+def _time_embedding(width: int, key: PRNGKeyArray) -> MLP:
+    return MLP((width, 4 * width, width), key, mish)
+
+
+class TemporalUNet(eqx.Module):
+    """From a noisy trajectory and its diffusion step to a clean one."""
+
+    embed: MLP
+    down: tuple[Level, ...]
+    halve: tuple[Conv, ...]
+    middle: tuple[TemporalBlock, TemporalBlock]
+    attention: LinearAttention | None  # between the middle blocks
+    up: tuple[Level, ...]
+    double: tuple[Upsample, ...]
+    last: tuple[ConvBlock, Linear]
+
+    def __init__(self, channels: int, key: PRNGKeyArray, width: int, multipliers: tuple[int, ...], attention: bool = False):
+        """`channels`: of a trajectory's rows; level i has width * multipliers[i] channels and half the rows of the one before."""
+        sizes = [channels, *(width * m for m in multipliers)]
+        n = len(multipliers)
+        k_embed, k_middle, k_last, *keys = jax.random.split(key, 3 + 4 * n)
+        level = lambda i, o, k: Level(i, o, width, k, attention)
+        self.embed = _time_embedding(width, k_embed)
+        self.down = tuple(level(i, o, k) for i, o, k in zip(sizes[:-1], sizes[1:], keys[:n], strict=True))
+        self.halve = tuple(Conv(c, c, 3, k, stride=2) for c, k in zip(sizes[1:-1], keys[n:], strict=False))
+        a, b, c = jax.random.split(k_middle, 3)
+        self.middle = TemporalBlock(sizes[-1], sizes[-1], width, a), TemporalBlock(sizes[-1], sizes[-1], width, b)
+        self.attention = LinearAttention(sizes[-1], c) if attention else None
+        ways = list(zip(sizes[2:], sizes[1:-1], strict=True))[::-1]  # from the narrowest level to the second
+        self.up = tuple(level(2 * i, o, k) for (i, o), k in zip(ways, keys[2 * n :], strict=False))
+        self.double = tuple(Upsample(o, k) for (_, o), k in zip(ways, keys[3 * n :], strict=False))
+        a, b = jax.random.split(k_last)
+        self.last = ConvBlock(sizes[1], sizes[1], a), Linear(sizes[1], channels, b)
+
+    def __call__(self, x: X, k: Int[Array, "..."]) -> X:
+        """`k`: diffusion step, of the shape of x without its last two axes, or broadcasting against it."""
+        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.layers[-1].bias.shape[-1]))
+        seen = []
+        for i, level in enumerate(self.down):
+            x = level(x, e)
+            seen.append(x)
+            x = self.halve[i](x) if i < len(self.halve) else x
+        x = self.middle[0](x, e)
+        x = self.middle[1](x if self.attention is None else self.attention(x), e)
+        for level, double in zip(self.up, self.double, strict=True):
+            x = double(level(jnp.concatenate([x, seen.pop()], -1), e))
+        return self.last[1](self.last[0](x))
+
+
+class ReturnNet(eqx.Module):
+    """From a noisy trajectory and its diffusion step to the return that follows."""
+
+    embed: MLP
+    levels: tuple[tuple[Level | TemporalBlock, Conv], ...]  # each followed by a halving
+    last: MLP
+
+    def __init__(self, channels: int, horizon: int, key: PRNGKeyArray, width: int, multipliers: tuple[int, ...]):
+        sizes = [channels, *(width * m for m in multipliers)]
+        narrow = [sizes[-1], sizes[-1] // 2, sizes[-1] // 4]
+        k_embed, k_last, *keys = jax.random.split(key, 2 + 2 * (len(multipliers) + 2))
+        self.embed = _time_embedding(width, k_embed)
+        makers = [(Level, *io) for io in zip(sizes[:-1], sizes[1:], strict=True)]
+        makers += [(TemporalBlock, *io) for io in zip(narrow[:-1], narrow[1:], strict=True)]
+        self.levels = tuple(
+            (make(i, o, width, a), Conv(o, o, 3, b, stride=2)) for (make, i, o), a, b in zip(makers, keys[::2], keys[1::2], strict=True)
+        )
+        rows = horizon
+        for _ in makers:
+            rows = (rows + 1) // 2
+        flat = rows * narrow[-1]
+        self.last = MLP((flat + width, flat // 2, 1), k_last, mish)
+
+    def __call__(self, x: X, k: Int[Array, "..."]) -> Float[Array, "..."]:
+        """`k`: as in TemporalUNet."""
+        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.layers[-1].bias.shape[-1]))
+        for level, halve in self.levels:
+            x = halve(level(x, e))
+        return self.last(jnp.concatenate([x.reshape(*x.shape[:-2], -1), e], -1))[..., 0]
+
+
+def check_sizes(horizon: int, width: int, multipliers: tuple[int, ...]) -> None:
+    """Raises ConfigError for a horizon that cannot be halved at every level, or channels that cannot be grouped."""
+    factor = 2 ** (len(multipliers) - 1)
+    if horizon % factor or horizon == 0:
+        raise ConfigError(f"a horizon of {horizon} rows cannot be halved {len(multipliers) - 1} times; choose a multiple of {factor}")
+    if not multipliers or width % 8 or width == 0 or width * multipliers[-1] % 32:
+        raise ConfigError(
+            f"width {width} with multipliers {multipliers}: expected a width of 8, 16, 24, ... and a widest level of 32, 64, 96, ... "
+            "channels, which are normalized in 8 groups after halving twice; change one of them"
+        )
