@@ -43,7 +43,7 @@ def advantage_weight(advantage: Rows, beta, largest=100.0) -> Rows:
 
 
 def mmd(x: Float[Array, "... n d"], y: Float[Array, "... m d"], sigma, kernel: Literal["laplacian", "gaussian"]) -> Rows:
-    """Maximum mean discrepancy of two sets of samples, all pairs counted (BEAR, arXiv 1906.00949, eq. 1; 1e-6 under the root).
+    """Maximum mean discrepancy of two sets of samples, all pairs counted (BEAR, arXiv 1906.00949, section 5; 1e-6 under the root).
 
     The kernel is exp(-d / (2 sigma)), d the 1-norm (laplacian) or the squared 2-norm (gaussian) of the difference.
     """

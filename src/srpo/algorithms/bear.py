@@ -1,6 +1,6 @@
 """BEAR, bootstrapping error accumulation reduction (Kumar et al., NeurIPS 2019, arXiv 1906.00949).
 
-Maximizes Q under the constraint that the policy's samples match the behavior's in MMD (eq. 1); the behavior is a
+Maximizes Q under the constraint that the policy's samples match the behavior's in MMD; the behavior is a
 conditional VAE, fitted on the fly; the constraint is held by dual ascent. One stage, everything jointly.
 
 There are two recipes, and both are presets. `paper` is that of the paper's authors (their release; kernels from its

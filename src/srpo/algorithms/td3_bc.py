@@ -86,7 +86,7 @@ class TD3BCPolicy(Stage):
             value = q(action)
             scale = jnp.mean(jnp.abs(value)) if data_scale is None else data_scale
             cloning = jnp.mean((action - batch.action) ** 2)
-            loss = cloning - self.alpha * jnp.mean(value) / lax.stop_gradient(scale)  # eq. 3 and 5
+            loss = cloning - self.alpha * jnp.mean(value) / lax.stop_gradient(scale)
             return loss, {"actor_loss": loss, "cloning_error": cloning}
 
         actor, logged = descend(state.actor, adam(self.lr), loss, ema=self.ema)
