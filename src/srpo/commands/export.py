@@ -1,0 +1,66 @@
+"""Write a trained policy as files that act without JAX; each is verified against the policy before it gets its name.
+
+What can be exported: policies that are one network (srpo, bc, td3-bc) and the mean action of iql and bc-gaussian.
+
+  srpo export RUN --to policy.onnx                       ONNX, for onnxruntime and TensorRT
+  srpo export RUN --to policy.safetensors                for srpo.deploy.Policy, which needs only NumPy
+  srpo export RUN --to policy.c                          one C99 file without dependencies
+  srpo export RUN --seed 0 --to robot/                   all of them, contract.json and a test program for the target
+  srpo export RUN --seed 3 --set-point policy.beta=0.1 --to robot/ --formats onnx,c --force
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a finished run")
+    add("--to", required=True, metavar="TARGET", help="policy.onnx, policy.safetensors, policy.c, or a folder for all")
+    add("--seed", type=int, help="which seed, if the run has several")
+    add("--set-point", action="append", default=[], metavar="PATH=VALUE", help="which swept value, if the run has several (repeatable)")
+    add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
+    add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add("--force", action="store_true", help="replace files that are there")
+    add("--json", action="store_true", help="print the contract on standard output and nothing else there")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Raises DeployError, RunError and DataError; then nothing was written."""
+    from srpo.deploy.export import export_run
+    from srpo.runs import load_run
+
+    run = load_run(args.run)
+    point = read_point(args.set_point)
+    print("exporting, then verifying every file and timing it", file=sys.stderr)
+    formats = args.formats.split(",") if args.formats else None
+    contract = export_run(run, args.to, seed=args.seed, point=point, formats=formats, data=args.data, force=args.force)
+    print(json.dumps(contract) if args.json else summary(contract))
+    return 0
+
+
+def read_point(texts: list[str]) -> dict[str, float]:
+    """{"policy.beta": 0.1} of ["policy.beta=0.1"]. Raises ConfigError."""
+    from srpo.config import convert
+
+    pairs = (text.partition("=") for text in texts)
+    return {path: convert(value, float, path) for path, _, value in pairs}
+
+
+def summary(contract: dict[str, Any]) -> str:
+    """What was exported, as a few lines of text."""
+    sizes = [contract["input"]["shape"][1], *contract["network"]["hidden"], contract["output"]["shape"][1]]
+    lines = [f"{contract['algorithm']}, seed {contract['seed']}: {' -> '.join(map(str, sizes))}, {contract['network']['activation']}"]
+    sets = list(contract["parity"]["observations"])
+    lines.append(f"largest error against the JAX policy ({', '.join(sets)}):")
+    for name, errors in contract["parity"].items():
+        if name not in ("tolerance", "observations", "float32_rounding"):
+            lines.append(f"  {name:<22}" + "  ".join(f"{errors[s]:.1e}" for s in sets))
+    lines += [f"  {row['label']:<28} {row['median_us']:.1f} us per action" for row in contract["latency"] if "median_us" in row]
+    lines += [f"note: {note}" for note in contract["notes"]]
+    return "\n".join([*lines, "written: " + ", ".join(contract["files"]) + " and the contract"])

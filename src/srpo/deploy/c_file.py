@@ -1,0 +1,137 @@
+"""policy.c: one C99 file (also C++), weights inside, no allocation, nothing but libm; and policy_check.c, which tests it.
+
+Weights lie in columns of `block` outputs, input after input, so that the innermost loop has constant length and runs
+in registers: gcc and clang turn it into vector instructions without reordering any sum.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from srpo.deploy.bundle import Bundle
+from srpo.deploy.graph import Network
+from srpo.deploy.safety import Support
+
+WIDEST = 128  # outputs that are summed together; measured: docs/deployment.md
+TEMPLATES = Path(__file__).with_name("c")
+
+ACTIVATION = {
+    "relu": "x[i] < 0.0f ? 0.0f : x[i]",  # lets NaN through
+    "tanh": "tanhf(x[i])",
+    "mish": "policy_mish(x[i])",
+}
+MISH = """
+static float policy_mish(float x)
+{
+    const float e = expf(x < 20.0f ? x : 20.0f), n = e * (e + 2.0f);
+    return x * (n / (n + 2.0f));
+}
+"""
+ACTIVATE = """
+static void policy_activate(float *x, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) x[i] = @VALUE@;
+}
+"""
+
+
+def array(name: str, values: np.ndarray, kind: str = "static POLICY_ALIGN const float") -> str:
+    """A C array of the shortest decimal numbers that give back every float32 bit for bit."""
+    text = [np.format_float_scientific(v, unique=True) + "f" for v in np.asarray(values, np.float32).ravel()]
+    lines = (", ".join(text[i : i + 8]) for i in range(0, len(text), 8))
+    return f"{kind} {name}[{len(text)}] = {{\n" + ",\n".join(lines) + "\n};\n"
+
+
+def block(n_out: int) -> int:
+    """How many outputs are summed together."""
+    return min(WIDEST, max(4, 1 << (n_out - 1).bit_length()))
+
+
+def padded(n_out: int) -> int:
+    return -(-n_out // block(n_out)) * block(n_out)
+
+
+def columns(weight: np.ndarray) -> np.ndarray:
+    """(in, out) as (columns, in, block), padded with zeros."""
+    n_in, n_out = weight.shape
+    full = np.pad(weight, ((0, 0), (0, padded(n_out) - n_out)))
+    return full.reshape(n_in, -1, block(n_out)).transpose(1, 0, 2)
+
+
+def write(bundle: Bundle, path: Path) -> None:
+    """policy.c from the template, the arrays and one line per step of the network."""
+    network = bundle.network
+    blocks = sorted({block(bias.size) for _, bias in network.layers})
+    functions = (MISH if network.activation == "mish" else "") + "".join(f"POLICY_DENSE({n})\n" for n in blocks)
+    if network.hidden:
+        functions += ACTIVATE.replace("@VALUE@", ACTIVATION[network.activation])
+    parts = {
+        "OBS": str(network.obs_size),
+        "ACT": str(network.action_size),
+        "WIDTH": str(max(network.obs_size, *(padded(bias.size) for _, bias in network.layers))),
+        "ABOUT": _about(bundle),
+        "ARRAYS": _arrays(network),
+        "FUNCTIONS": functions,
+        "STEPS": "\n".join(f"    {line}" for line in _steps(network)),
+        "BOUND": "policy_low[i] + (y + 1.0f) * policy_half[i]" if network.rescales else "y",
+        "FAR": _far(bundle.support),
+    }
+    path.write_text(_fill("policy.c", parts))
+
+
+def write_check(bundle: Bundle, path: Path) -> None:
+    """policy_check.c: compares policy.c with recorded actions on the target itself."""
+    obs, action = bundle.golden
+    values = {"obs": obs, "expected": action, "half": bundle.network.half}
+    arrays = "".join(array(name, value, "static const float") for name, value in values.items())
+    parts = {"N": str(len(obs)), "OBS": str(obs.shape[1]), "ACT": str(action.shape[1]), "ARRAYS": arrays}
+    path.write_text(_fill("policy_check.c", parts))
+
+
+def _fill(template: str, parts: dict[str, str]) -> str:
+    text = (TEMPLATES / template).read_text()
+    for name, part in parts.items():
+        text = text.replace(f"@{name}@", part)
+    return text
+
+
+def _arrays(network: Network) -> str:
+    out = [array("policy_low", network.low), array("policy_high", network.high)]
+    if network.normalizes:
+        out += [array("policy_mean", network.mean), array("policy_std", network.std)]
+    if network.rescales:
+        out.append(array("policy_half", network.half))
+    for i, (weight, bias) in enumerate(network.layers):
+        out += [array(f"policy_w{i}", columns(weight)), array(f"policy_b{i}", np.pad(bias, (0, padded(bias.size) - bias.size)))]
+    return "\n".join(out)
+
+
+def _steps(network: Network):
+    yield "for (i = 0; i < POLICY_OBS; i++) a[i] = " + ("(obs[i] - policy_mean[i]) / policy_std[i];" if network.normalizes else "obs[i];")
+    n_in, here, there = network.obs_size, "a", "b"
+    for i, (_, bias) in enumerate(network.layers):
+        yield f"policy_dense{block(bias.size)}(policy_w{i}, policy_b{i}, {n_in}, {padded(bias.size)}, {here}, {there});"
+        if i + 1 < len(network.layers):
+            yield f"policy_activate({there}, {bias.size});"
+        n_in, here, there = bias.size, there, here
+    yield f"out = {here};"
+
+
+def _far(support: Support | None) -> str:
+    if support is None:
+        return ""
+    arrays = "\n".join(array(f"policy_data_{name}", getattr(support, name)) for name in ("mean", "whiten", "low", "high"))
+    limit = np.format_float_scientific(support.limit, unique=True)
+    return _fill("policy_far.c", {"ARRAYS": arrays, "LIMIT": f"{limit}f"})
+
+
+def _about(bundle: Bundle) -> str:
+    """What the policy is, as lines of a C comment."""
+    known = bundle.contract
+    data = known.get("data") or {}
+    facts = {"algorithm": known.get("algorithm"), "data": data.get("name"), "sha256": data.get("sha256"), "environment": data.get("env_id")}
+    lines = [f" * {name}: {value}" for name, value in facts.items() if value]
+    return "\n".join(lines).replace("*/", "* /")

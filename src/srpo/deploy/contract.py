@@ -1,0 +1,79 @@
+"""contract.json: what somebody who has only the files must know to use them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.deploy.bundle import Bundle
+from srpo.deploy.graph import Network
+from srpo.deploy.safety import Support
+from srpo.deploy.signals import Signal
+
+FORMAT = 1
+
+
+def static(network: Network, support: Support | None, info: dict[str, Any], signals: tuple[list[Signal], list[Signal]]) -> dict[str, Any]:
+    """What is known before anything is written; it goes into the files, too."""
+    bounds = zip(network.low.tolist(), network.high.tolist(), strict=True)
+    outputs = [signal | {"low": low, "high": high} for signal, (low, high) in zip(signals[1], bounds, strict=True)]
+    inputs = [dict(signal) for signal in signals[0]]
+    if support is not None:
+        for signal, low, high in zip(inputs, support.low.tolist(), support.high.tolist(), strict=True):
+            signal |= {"data_low": low, "data_high": high}
+    net = {"hidden": list(network.hidden), "activation": network.activation, "normalizes": network.normalizes, "squash": "tanh"}
+    return {
+        "format": FORMAT,
+        **info,
+        "input": {"name": "obs", "type": "float32", "shape": ["batch", network.obs_size], "signals": inputs},
+        "output": {"name": "action", "type": "float32", "shape": ["batch", network.action_size], "signals": outputs},
+        "network": net,
+        "distance_limit": None if support is None else float(support.limit),
+    }
+
+
+def complete(bundle: Bundle, parity: dict[str, Any], latency: list[dict[str, Any]], files: dict[str, Path]) -> dict[str, Any]:
+    """The whole contract; `files`: the written files by the names that they will have."""
+    obs, action = (np.asarray(x).tolist() for x in bundle.golden)
+    return bundle.contract | {
+        "parity": parity,
+        "latency": latency,
+        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+        "golden": {"obs": obs, "action": action},
+    }
+
+
+def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
+    """The origin of a policy of a `srpo.Run`."""
+    settings = run.info["settings"] | point
+    data = {key: run.info["data"].get(key) for key in ("name", "source", "sha256", "rows", "env_id", "reference")}
+    return {
+        "algorithm": run.info["algorithm"],
+        "settings": settings,
+        "seed": seed,
+        "data": data,
+        "expected": expected(run, seed, point),
+        "trained": {"created": run.info["created"], "device": run.info["device"], "versions": run.info["versions"]},
+    }
+
+
+def expected(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any] | None:
+    """Return and normalized score of the episodes that `srpo eval` kept, else of the last ones in training."""
+    from srpo.evaluation import evals_table
+
+    if not (run.path / "evals.csv").exists():
+        return None
+    last = list(run.algorithm.stages.values())[-1].steps
+    rows = [r for r in evals_table(run).read() if int(r["seed"]) == seed and all(float(r[p]) == v for p, v in point.items())]
+    chosen = [r for r in rows if r["kind"] == "final"] or [r for r in rows if int(r["step"]) == last]
+    if not chosen:
+        return None
+    returns = np.array([float(r["return"]) for r in chosen])
+    scores = [float(r["score"]) for r in chosen if r["score"]]
+    score = {"mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))} if scores else {}
+    spread = {"mean_return": float(returns.mean()), "std_return": float(returns.std())}
+    made_with = {key: chosen[0][key] for key in ("env_id", "gymnasium", "mujoco")}
+    return {"episodes": len(chosen), **spread, **score, **made_with}

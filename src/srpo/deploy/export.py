@@ -1,0 +1,172 @@
+"""Export: describe the policy, write every file, verify each against the policy itself, and only then name them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.config import ConfigError
+from srpo.data import DataError, load_dataset
+from srpo.deploy import c_file, contract
+from srpo.deploy.bundle import Bundle
+from srpo.deploy.describe import describe
+from srpo.deploy.formats import CONTRACT, FORMATS, targets
+from srpo.deploy.graph import DeployError
+from srpo.deploy.latency import measure
+from srpo.deploy.safety import Support
+from srpo.deploy.signals import signals
+from srpo.deploy.verify import observations, parity, reference
+from srpo.environments import MissingEnvironment
+
+CHECK = "policy_check.c"
+GOLDEN = 16
+CALLS = 2000  # for the latency in the contract; `srpo bench` measures longer
+
+
+def export_policy(
+    policy: Any,
+    to: str | Path,
+    *,
+    data: np.ndarray | None = None,
+    formats: Sequence[str] | None = None,
+    info: Mapping[str, Any] | None = None,
+    force: bool = False,
+    calls: int = CALLS,
+) -> dict[str, Any]:
+    """Write a policy as one file (.onnx, .safetensors, .c) or, into a folder, as all of them; return the contract.
+
+    data: (N, obs) observations it was trained on, for verification and for the statistics that `SafePolicy` needs.
+    info: origin, as `contract.about` gives it. calls: for the latency in the contract, 0 for none. Raises DeployError,
+    before anything is named, for a policy without one network, an existing target without `force`, or a file that acts
+    differently.
+    """
+    places = targets(to, formats)
+    _refuse_existing(places, force)
+    info = dict(info or {})
+    obs_signals, action_signals, low, high, notes = _environment(policy, info)
+    info["notes"] = [*info.get("notes", ()), *notes]
+    network = describe(policy, low, high)
+    support = None if data is None else Support.of(data)
+    sets = observations(network, data)
+    golden = sets["in-distribution"][:GOLDEN]
+    bundle = Bundle(
+        network,
+        (golden, reference(policy, network, golden)),
+        support,
+        contract.static(network, support, info, (obs_signals, action_signals)),
+    )
+    with _workshop(places[CONTRACT].parent) as folder:
+        written = _write(bundle, folder, places)
+        forms = [name for name in places if name != CONTRACT]
+        acts = {build: act for name in forms for build, act in FORMATS[name].load(written[name]).items()}
+        errors = parity(acts, policy, network, sets)
+        latency = measure(written[forms[0]], calls, batches=(1,), forms=forms) if calls else []
+        whole = contract.complete(bundle, errors, latency, {places[name].name: written[name] for name in forms})
+        written[CONTRACT] = folder / CONTRACT
+        written[CONTRACT].write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        _name(written, places)
+    return whole
+
+
+def choose(run: Any, seed: int | None = None, point: Mapping[str, float] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The policy of a `srpo.Run` and its origin. Raises RunError, or ConfigError if a seed or point must be chosen."""
+    if seed is None and len(run.seeds) > 1:
+        raise ConfigError(f"{run.path} holds the seeds {', '.join(map(str, run.seeds))}; choose one, such as --seed {run.seeds[0]}")
+    point = dict(point or (run.points[0] if len(run.points) == 1 else ()))
+    seed = run.seeds[0] if seed is None else seed
+    policy = run.policy(seed, **point)
+    return policy, contract.about(run, seed, point)
+
+
+def export_run(
+    run: Any,
+    to: str | Path,
+    *,
+    seed: int | None = None,
+    point: Mapping[str, float] | None = None,
+    data: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """`export_policy` for one policy of a `srpo.Run`; its data set is looked for where it was, or in `data`.
+
+    Without the data, verification draws normal numbers, and the files hold no statistics for `SafePolicy`; a note in
+    the contract says so. `options` go to `export_policy`. Raises DataError if `data` is another data set.
+    """
+    policy, info = choose(run, seed, point)
+    obs, note = _observations(info["data"], data)
+    return export_policy(policy, to, data=obs, info=info | {"notes": [note] if note else []}, **options)
+
+
+def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[np.ndarray | None, str | None]:
+    """The observations of the data set that a run was trained on, never downloaded, or why they are not at hand."""
+    if given is None and not Path(known["source"]).exists():
+        return None, f"the data set {known['source']} is not here, so there are no statistics of it; name it with --data"
+    dataset = load_dataset(known["source"] if given is None else given)
+    if dataset.sha256 == known["sha256"]:
+        return dataset.obs, None
+    if given is not None:
+        raise DataError(f"{given} is not the data set of the run (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)")
+    return None, f"{known['source']} has changed since training, so its statistics were not used"
+
+
+def _environment(policy: Any, info: Mapping[str, Any]):
+    """Signals, bounds and notes, from the environment of the data where there is one that fits."""
+    data = info.get("data") or {}
+    probe = describe(policy)
+    sizes = probe.obs_size, probe.action_size
+    try:
+        found = signals(data.get("env_id"), *sizes)
+        if (len(found[0]), len(found[1])) == sizes:
+            return *found, []
+        note = f"{data['env_id']} has other sizes than the policy: names, units and bounds are unknown"
+    except MissingEnvironment as e:
+        note = f"names, units and bounds are unknown, so actions are in [-1, 1]: {e}"
+    return *signals(None, *sizes), [note]
+
+
+def _refuse_existing(places: Mapping[str, Path], force: bool) -> None:
+    for path in places.values():
+        if path.exists() and not force:
+            raise DeployError(f"{path} exists; give another name, or --force to replace it")
+
+
+@contextlib.contextmanager
+def _workshop(folder: Path):
+    """A hidden folder on the same disk as `folder`, removed whatever happens."""
+    here = folder.absolute()
+    while not here.exists():
+        here = here.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".srpo-export-", dir=here) as made:
+            yield Path(made)
+    except OSError as e:
+        raise DeployError(f"cannot write to {folder}: {e.strerror or e}; nothing was changed") from e
+
+
+def _write(bundle: Bundle, folder: Path, places: Mapping[str, Path]) -> dict[str, Path]:
+    written = {}
+    for name in places:
+        if name != CONTRACT:
+            written[name] = folder / FORMATS[name].file
+            FORMATS[name].write(bundle, written[name])
+    if "c" in written and places[CONTRACT].name == CONTRACT:
+        written[CHECK] = folder / CHECK
+        c_file.write_check(bundle, written[CHECK])
+    return written
+
+
+def _name(written: Mapping[str, Path], places: Mapping[str, Path]) -> None:
+    """Give the files their names, the contract (with the hashes of the others) last."""
+    home = places[CONTRACT].parent
+    home.mkdir(parents=True, exist_ok=True)
+    for name, path in written.items():
+        with open(path, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(path, places.get(name, home / CHECK))

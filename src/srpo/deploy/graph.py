@@ -1,0 +1,127 @@
+"""A policy as plain arrays: what every file format is written from. Imports only NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from srpo.errors import UserError
+
+
+class DeployError(UserError):
+    """A file, policy or observation that cannot be used; the message says what was found, expected and to do."""
+
+
+ACTIVATIONS = ("relu", "mish", "tanh")
+LAYER = "layers.{}.{}"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """tanh(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out)."""
+
+    mean: np.ndarray  # (obs,)
+    std: np.ndarray  # (obs,)
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]  # (weight, bias) from input to output
+    activation: str  # between layers, one of ACTIVATIONS
+    low: np.ndarray  # (act,) where the policy's own action is -1
+    high: np.ndarray  # (act,) where it is 1
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise DeployError(f"found activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        for name, array in self.tensors().items():
+            if not np.isfinite(array).all():
+                raise DeployError(f"{name} of the policy is not finite, so its training failed; choose another seed or point")
+        for name, found, wanted in self._shapes():
+            if found != wanted:
+                raise DeployError(f"{name} of the policy has shape {found}, expected {wanted}")
+
+    def _shapes(self):
+        n = self.obs_size
+        yield from (("mean", self.mean.shape, (n,)), ("std", self.std.shape, (n,)))
+        for i, (weight, bias) in enumerate(self.layers):
+            yield LAYER.format(i, "weight"), weight.shape, (n, *weight.shape[1:2])
+            n = weight.shape[-1]
+            yield LAYER.format(i, "bias"), bias.shape, (n,)
+        yield from (("low", self.low.shape, (n,)), ("high", self.high.shape, (n,)))
+
+    @cached_property
+    def half(self) -> np.ndarray:
+        """(act,) half of the range of each action."""
+        return (self.high - self.low) / 2
+
+    @cached_property
+    def rescales(self) -> bool:
+        """False where the actions stay in [-1, 1]."""
+        return bool((self.low != -1).any() or (self.high != 1).any())
+
+    @property
+    def obs_size(self) -> int:
+        return self.layers[0][0].shape[0]
+
+    @property
+    def action_size(self) -> int:
+        return self.layers[-1][1].shape[0]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return tuple(bias.shape[0] for _, bias in self.layers[:-1])
+
+    @cached_property
+    def normalizes(self) -> bool:
+        """False where the normalization is the identity, so that no format has to compute it."""
+        return bool((self.mean != 0).any() or (self.std != 1).any())
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All arrays by name, as they are called in the files."""
+        out = {"mean": self.mean, "std": self.std}
+        for i, (weight, bias) in enumerate(self.layers):
+            out |= {LAYER.format(i, "weight"): weight, LAYER.format(i, "bias"): bias}
+        return out | {"low": self.low, "high": self.high}
+
+    @classmethod
+    def from_tensors(cls, found: Mapping[str, np.ndarray], activation: str) -> Network:
+        """What `tensors` gave. Raises DeployError if an array is missing or has another shape."""
+        n = sum(name.startswith("layers.") and name.endswith(".weight") for name in found)
+        try:
+            layers = tuple((found[LAYER.format(i, "weight")], found[LAYER.format(i, "bias")]) for i in range(n))
+            rest = (found[name] for name in ("mean", "std", "low", "high"))
+        except KeyError as e:
+            raise DeployError(f"found no array {e}, expected a file that `srpo export` wrote; export again") from None
+        if not layers:
+            raise DeployError("found no layers, expected a file that `srpo export` wrote; export again")
+        mean, std, low, high = rest
+        return cls(mean, std, layers, activation, low, high)
+
+    def astype(self, kind) -> Network:
+        """The same network in another precision."""
+        return Network.from_tensors({name: array.astype(kind) for name, array in self.tensors().items()}, self.activation)
+
+    def forward(self, obs, xp=np):
+        """Actions (..., act) of observations (..., obs), computed by NumPy or by `xp=jax.numpy`."""
+        x = (obs - self.mean) / self.std if self.normalizes else obs
+        for weight, bias in self.layers[:-1]:
+            x = activate(self.activation, x @ weight + bias, xp)
+        weight, bias = self.layers[-1]
+        return self.bound(xp.tanh(x @ weight + bias), xp)
+
+    def bound(self, action, xp=np):
+        """From [-1, 1] to the bounds, and never beyond them by rounding."""
+        if self.rescales:
+            action = self.low + (action + 1) * self.half
+        return xp.minimum(xp.maximum(action, self.low), self.high)
+
+
+def activate(name: str, x, xp=np):
+    """One of ACTIVATIONS; mish is x tanh(softplus(x)), written with one exponential as in `srpo.nets`."""
+    if name == "relu":
+        return xp.maximum(x, 0)
+    if name == "tanh":
+        return xp.tanh(x)
+    e = xp.exp(xp.minimum(x, 20))
+    n = e * (e + 2)
+    return x * (n / (n + 2))

@@ -1,0 +1,104 @@
+"""policy.onnx: `obs` float32 (batch, obs) -> `action` float32 (batch, act), opset 17, which onnxruntime and TensorRT read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from srpo.deploy.bundle import Bundle
+from srpo.deploy.graph import LAYER, DeployError, Network
+from srpo.deploy.runtime import FORMAT, VERSION
+
+OPSET, IR_VERSION = 17, 8
+
+
+class _Graph:
+    """Nodes in a row, each reading what the one before wrote."""
+
+    def __init__(self, network: Network):
+        self.nodes, self.value = [], "obs"
+        self.arrays = dict(network.tensors())
+
+    def add(self, op: str, *inputs: str, out: str | None = None) -> str:
+        """`op` on the present value, unless the inputs say otherwise; its output becomes the present value."""
+        name = out or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs or [self.value], [name], name=name))
+        self.value = name
+        return name
+
+    def activate(self, name: str) -> None:
+        if name == "mish":  # the operator Mish came with opset 18
+            x = self.value
+            self.add("Softplus")
+            self.add("Mul", x, self.add("Tanh"))
+        else:
+            self.add({"relu": "Relu", "tanh": "Tanh"}[name])
+
+
+def write(bundle: Bundle, path: Path) -> None:
+    """The network with normalization, squashing and bounds inside, checked by onnx's own checker."""
+    network, graph = bundle.network, _Graph(bundle.network)
+    if network.normalizes:
+        graph.add("Sub", graph.value, "mean")
+        graph.add("Div", graph.value, "std")
+    else:
+        del graph.arrays["mean"], graph.arrays["std"]
+    for i in range(len(network.layers)):
+        graph.add("Gemm", graph.value, LAYER.format(i, "weight"), LAYER.format(i, "bias"))
+        if i + 1 < len(network.layers):
+            graph.activate(network.activation)
+    graph.add("Tanh")
+    if network.rescales:
+        graph.arrays |= {"one": np.float32(1), "half": network.half}
+        graph.add("Add", graph.value, "one")
+        graph.add("Mul", graph.value, "half")
+        graph.add("Add", graph.value, "low")
+    graph.add("Max", graph.value, "low")
+    graph.add("Min", graph.value, "high", out="action")
+    onnx.save(_model(graph, bundle), path)
+
+
+def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
+    sizes = {"obs": bundle.network.obs_size, "action": bundle.network.action_size}
+    ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", sizes[name]])] for name in sizes]
+    arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in graph.arrays.items()]
+    made = helper.make_graph(graph.nodes, "policy", *ends, arrays)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="srpo")
+    meta = {"format": FORMAT, "version": str(VERSION), "activation": bundle.network.activation, "contract": bundle.contract_text}
+    helper.set_model_props(model, meta)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def read(path: Path) -> Network:
+    """The network in a file that `write` made. Raises DeployError for any other file."""
+    try:
+        model = onnx.load(path)
+    except Exception as e:  # protobuf's errors have no common root
+        raise DeployError(f"{path} is not a readable ONNX file ({type(e).__name__}); export again") from None
+    meta = {p.key: p.value for p in model.metadata_props}
+    if meta.get("format") != FORMAT:
+        raise DeployError(f"{path} was not written by `srpo export`, so its layers are unknown; give a file that was")
+    found = {array.name: numpy_helper.to_array(array) for array in model.graph.initializer}
+    n = found[LAYER.format(0, "weight")].shape[0]
+    found = {"mean": np.zeros(n, np.float32), "std": np.ones(n, np.float32)} | found
+    return Network.from_tensors(found, meta.get("activation", ""))
+
+
+def session(path: Path):
+    """onnxruntime on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def act(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Actions (B, act) of observations (B, obs), by onnxruntime."""
+    run = session(path).run
+    return lambda obs: run(["action"], {"obs": obs})[0]

@@ -1,0 +1,100 @@
+"""The policy in a file, acting with NumPy alone: no JAX, no srpo beyond this folder, no code in the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.deploy.graph import DeployError, Network
+from srpo.deploy.safety import Support
+
+FORMAT = "srpo-policy"
+VERSION = 1
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """float32 arrays and metadata of a safetensors file: the length of a JSON header (8 bytes), the header, raw data.
+
+    Raises DeployError if the file is missing, damaged, or holds another type.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise DeployError(f"cannot read {path}: {e.strerror}; give a file that `srpo export` wrote") from None
+    try:
+        size = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + size])
+        info = header.pop("__metadata__", {})
+        return {name: _tensor(raw[8 + size :], **entry) for name, entry in header.items()}, info
+    except (ValueError, TypeError, AttributeError, MemoryError, RecursionError) as e:
+        raise DeployError(f"{path} is not a policy in safetensors, or is damaged ({e}); export again") from None
+
+
+def _tensor(data: bytes, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    start, stop = data_offsets
+    if dtype != "F32" or not 0 <= start <= stop <= len(data):
+        raise ValueError(f"{dtype} at {start}:{stop} of {len(data)} bytes")
+    return np.frombuffer(data[start:stop], "<f4").reshape(shape)
+
+
+class Policy:
+    """A policy that `srpo export` wrote as policy.safetensors. Raises DeployError for any other file.
+
+    `info` is the contract that was known when it was written, `support` where its data was, or None.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        found, meta = read_tensors(path)
+        if meta.get("format") != FORMAT:
+            raise DeployError(f"{path} holds no policy; give a policy.safetensors that `srpo export` wrote")
+        if not meta.get("version", "").isdecimal() or int(meta["version"]) > VERSION:
+            raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
+        self.network = Network.from_tensors(found, meta.get("activation", ""))
+        self.support = Support.from_tensors(found)
+        self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "action"))
+        self.info: dict[str, Any] = json.loads(meta.get("contract", "{}"))
+        self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
+        self.low, self.high = self.network.low, self.network.high
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Actions (act,) or (B, act), float32, of observations (obs,) or (B, obs).
+
+        Raises DeployError if they are not floating-point numbers, have another size, or are not finite.
+        """
+        return self.forward(self.check(obs))
+
+    def forward(self, obs: np.ndarray) -> np.ndarray:
+        """`act` without any check."""
+        return self.network.forward(obs)
+
+    def check(self, obs: np.ndarray, finite: bool = True) -> np.ndarray:
+        """The observations as float32. Raises DeployError as `act` does."""
+        obs = np.asarray(obs)
+        if obs.dtype.kind != "f":
+            raise DeployError(f"found observations of type {obs.dtype}, expected floating-point numbers; convert with astype('float32')")
+        if obs.ndim not in (1, 2) or obs.shape[-1] != self.obs_size:
+            raise DeployError(f"found observations of shape {obs.shape}, expected ({self.obs_size},) or (batch, {self.obs_size})")
+        if obs.dtype != np.float32:
+            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is then refused
+                obs = obs.astype(np.float32)
+        if finite and not np.isfinite(obs).all():
+            i = tuple(int(k) for k in np.argwhere(~np.isfinite(obs))[0])
+            raise DeployError(f"obs[{', '.join(map(str, i))}] is {obs[i]}, expected finite numbers; check the sensor")
+        return obs
+
+    def self_test(self, tolerance: float = 1e-5) -> float:
+        """The largest error, as a share of half the action's range, on the observations that came with the file.
+
+        Raises DeployError if it exceeds `tolerance` or the file has none: run it once on every target.
+        """
+        obs, action = self.golden
+        if obs is None or action is None:
+            raise DeployError("the file holds no observations to test with; export again")
+        error = float((np.abs(self.act(obs) - action) / self.network.half).max())
+        if not error <= tolerance:
+            raise DeployError(f"actions differ by {error:.3g} from those recorded at export, expected at most {tolerance:g}")
+        return error

@@ -1,0 +1,120 @@
+"""Guards around a policy: where its data was, and a wrapper that stays there. Imports only NumPy.
+
+What the check can say: an observation is unlike those in the data, one signal at a time or in the way the signals
+go together (one ellipsoid). What it cannot say: that an observation inside is covered by data, or that the action is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from srpo.deploy.graph import DeployError
+
+MARGIN = 0.1  # of the range of the data, on both sides
+RIDGE = 1e-3  # added to the correlation matrix and to each standard deviation: constant signals stay usable
+PREFIX = "support."
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """Where the observations of the data were: a box, and an ellipsoid that holds all but a small share of them."""
+
+    mean: np.ndarray  # (obs,)
+    whiten: np.ndarray  # (obs, obs) lower triangular: |whiten (obs - mean)| is the Mahalanobis distance
+    low: np.ndarray  # (obs,) smallest value in the data, less a margin
+    high: np.ndarray  # (obs,) largest value in the data, and a margin
+    limit: np.ndarray  # () largest distance
+
+    @classmethod
+    def of(cls, obs: np.ndarray, quantile: float = 0.999) -> Support:
+        """Of the rows of `obs` (n, obs); the limit is this quantile of their distances."""
+        rows = np.asarray(obs, np.float64)
+        mean, scale = rows.mean(0), rows.std(0) + RIDGE
+        z = (rows - mean) / scale
+        correlation = z.T @ z / len(z) + RIDGE * np.eye(z.shape[1])
+        whiten = np.linalg.inv(np.linalg.cholesky(correlation)) / scale
+        distance = np.linalg.norm((rows - mean) @ whiten.T, axis=1)
+        low, high = rows.min(0), rows.max(0)
+        margin = MARGIN * (high - low)
+        arrays = (mean, whiten, low - margin, high + margin, np.quantile(distance, quantile))
+        return cls(*(np.asarray(a, np.float32) for a in arrays))
+
+    def distance(self, obs: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance (...) of observations (..., obs)."""
+        return np.sqrt((((obs - self.mean) @ self.whiten.T) ** 2).sum(-1))
+
+    def complaint(self, obs: np.ndarray) -> str | None:
+        """Why an observation (obs,) is not like the data, or None."""
+        if not np.isfinite(obs).all():
+            i = int(np.argmin(np.isfinite(obs)))
+            return f"obs[{i}] is {obs[i]}"
+        outside = (obs < self.low) | (obs > self.high)
+        if outside.any():
+            i = int(np.argmax(outside))
+            return f"obs[{i}] = {obs[i]:.4g} is outside of [{self.low[i]:.4g}, {self.high[i]:.4g}]"
+        distance = self.distance(obs)
+        return f"distance {distance:.4g} exceeds {self.limit:.4g}" if distance > self.limit else None
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {PREFIX + name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_tensors(cls, found: Mapping[str, np.ndarray]) -> Support | None:
+        """What `tensors` gave; None if it was not written."""
+        names = [PREFIX + name for name in cls.__dataclass_fields__]
+        return cls(*(found[name] for name in names)) if all(name in found for name in names) else None
+
+
+class SafePolicy:
+    """A policy whose actions are clamped, change slowly, and give way to a fall-back far from the data.
+
+    policy: a `srpo.deploy.Policy`. fallback: an action (act,) or a function of the observation; zeros if none is
+    given. max_change: the most that an action may change between two calls, (act,) or one number; it also bounds the
+    step to and from the fall-back. hold: observations in a row that must be fine before the policy acts again.
+    Raises DeployError if the file carries no statistics of the data.
+    """
+
+    def __init__(
+        self,
+        policy,
+        fallback: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
+        max_change: float | np.ndarray | None = None,
+        hold: int = 0,
+    ):
+        if policy.support is None:
+            raise DeployError("the file holds no statistics of the data, so nothing tells what is far; export with the data at hand")
+        self.policy, self.max_change, self.hold = policy, max_change, hold
+        self.fallback = np.zeros(policy.action_size, np.float32) if fallback is None else fallback
+        self.reset()
+
+    def reset(self, action: np.ndarray | None = None) -> None:
+        """Before a new start; `action`: what the actuators hold now, if the first action is to be near it."""
+        self._last, self._fine, self.reason = action, self.hold, None
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """The action (act,) for an observation (obs,). `reason` then says why it is the fall-back, or is None.
+
+        NaN and infinity lead to the fall-back. Raises DeployError for an observation of another size or type.
+        """
+        obs = self.policy.check(obs, finite=False)
+        if obs.ndim != 1:
+            raise DeployError(f"found observations of shape {obs.shape}, expected one at a time: ({self.policy.obs_size},)")
+        self.reason = self.policy.support.complaint(obs)
+        self._fine = 0 if self.reason else self._fine + 1
+        if self.reason is None and self._fine <= self.hold:
+            self.reason = f"{self._fine} of {self.hold} fine observations in a row"
+        action = self._fallback(obs) if self.reason else self.policy.forward(obs)
+        action = np.clip(action, self.policy.low, self.policy.high)
+        if self.max_change is not None and self._last is not None:
+            action = np.clip(action, self._last - self.max_change, self._last + self.max_change)
+        self._last = np.asarray(action, np.float32)
+        return self._last
+
+    def _fallback(self, obs):
+        action = np.asarray(self.fallback(obs) if callable(self.fallback) else self.fallback, np.float32)
+        if action.shape != (self.policy.action_size,) or not np.isfinite(action).all():
+            raise DeployError(f"the fall-back gave {action}, expected {self.policy.action_size} finite numbers")
+        return action

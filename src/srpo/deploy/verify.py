@@ -1,0 +1,80 @@
+"""Does a file act as the policy does? Ten thousand observations, likely and unlikely, against the JAX policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from srpo.deploy.graph import DeployError, Network
+
+TOLERANCE = 1e-5  # of half the range of an action
+ROUNDING = 4.0  # both sides round, and sum in different orders
+Act = Callable[[np.ndarray], np.ndarray]
+
+
+def observations(network: Network, data: np.ndarray | None = None, n: int = 10_000) -> dict[str, np.ndarray]:
+    """Sets of observations (m, obs) by name, n in all: in-distribution, those scaled by ten, and extremes.
+
+    data: (N, obs) observations to draw from; without it, normal numbers with the network's own mean and deviation.
+    Extremes: corners of the box around the data, single signals a hundred deviations out, and zero.
+    """
+    rng = np.random.default_rng(0)
+    inside = rng.normal(network.mean, network.std, (n, network.obs_size)) if data is None else rng.permutation(data)
+    inside = np.resize(inside, (n - 2 * (3 * n // 10), network.obs_size))
+    m = 3 * n // 10
+    mean, std, low, high = (f(inside, axis=0) for f in (np.mean, np.std, np.min, np.max))
+    extreme = np.where(rng.random((m, network.obs_size)) < 0.5, low, high)
+    extreme[1::2] = mean
+    rows, signal = np.arange(1, m, 2), rng.integers(0, network.obs_size, m // 2)
+    extreme[rows, signal] += rng.choice([-100, 100], m // 2) * std[signal]
+    extreme[0] = 0
+    sets = {"in-distribution": inside, "x10": 10 * np.resize(inside, (m, network.obs_size)), "extremes": extreme}
+    return {name: np.ascontiguousarray(obs, np.float32) for name, obs in sets.items()}
+
+
+def reference(policy: Any, network: Network, obs: np.ndarray) -> np.ndarray:
+    """Actions (B, act) of the JAX policy within the network's bounds, on the CPU in full float32."""
+    cpu = jax.devices("cpu")[0]
+    with jax.default_matmul_precision("highest"), jax.default_device(cpu):
+        actions = jax.jit(jax.vmap(policy.act))(jax.device_put(obs, cpu))
+    return network.bound(np.asarray(actions, np.float32))
+
+
+def rounding(network: Network, obs: np.ndarray) -> float:
+    """The largest error that float32 itself makes on `obs`, as a share of half the action's range."""
+    exact = network.astype(np.float64).forward(obs.astype(np.float64))
+    return float((np.abs(network.forward(obs) - exact) / network.half).max())
+
+
+def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The largest error of each format on each set, as a share of half the action's range.
+
+    Tolerated: 1e-5, and four times what float32 rounding costs the network there (far from the data that is more than
+    1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
+    """
+    out: dict[str, Any] = {"tolerance": TOLERANCE, "observations": {name: len(obs) for name, obs in sets.items()}}
+    out["float32_rounding"] = {name: rounding(network, obs) for name, obs in sets.items()}
+    wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
+    for form, act in acts.items():
+        out[form] = {}
+        for name, obs in sets.items():
+            allowed = TOLERANCE + ROUNDING * out["float32_rounding"][name]
+            out[form][name] = _compare(form, name, act(obs), wanted[name], network.half, allowed)
+    return out
+
+
+def _compare(form: str, name: str, found: np.ndarray, wanted: np.ndarray, half: np.ndarray, allowed: float) -> float:
+    if found.shape != wanted.shape:
+        raise DeployError(f"{form} gives actions of shape {found.shape}, expected {wanted.shape}; nothing was written")
+    error = np.nan_to_num(np.abs(found - wanted) / half, nan=np.inf)
+    row, column = np.unravel_index(np.argmax(error), error.shape)
+    if error[row, column] > allowed:
+        pair = f"found {found[row, column]:.7g}, expected {wanted[row, column]:.7g}"
+        raise DeployError(
+            f"{form} differs from the JAX policy by {error[row, column]:.3g} (tolerated {allowed:.2g}) at {name} observation {row}, "
+            f"action {column}: {pair}; nothing was written"
+        )
+    return float(error.max())
