@@ -200,8 +200,8 @@ class StageLoop:
 
     def result(self) -> Any:
         """What later stages and the policy see, with leading axes (seed, point)."""
-        stage = self._runs(0, 0)[0]
-        return jax.vmap(jax.vmap(stage.result))(self.carry[0])
+        over_points = jax.vmap(lambda stage, state: stage.result(state))
+        return jax.vmap(over_points, (None, 0))(self.stage, self.carry[0])
 
     @property
     def all_failed(self) -> bool:

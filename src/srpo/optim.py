@@ -17,3 +17,8 @@ def adamw(lr, weight_decay) -> optax.GradientTransformation:
 def cosine(lr, steps: int) -> optax.Schedule:
     """From `lr` to 0 over `steps` updates."""
     return optax.cosine_decay_schedule(lr, steps)
+
+
+def clipped(tx: optax.GradientTransformation, norm) -> optax.GradientTransformation:
+    """`tx` on gradients scaled down to a 2-norm of at most `norm`, all arrays together."""
+    return optax.chain(optax.clip_by_global_norm(norm), tx)

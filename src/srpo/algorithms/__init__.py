@@ -9,12 +9,18 @@ from srpo.config import ConfigError, closest
 ALGORITHMS = {
     "bc": "srpo.algorithms.bc:BC",
     "bc-gaussian": "srpo.algorithms.bc:GaussianBC",
+    "bc-diffusion": "srpo.algorithms.bc_diffusion:DiffusionBC",
     "iql": "srpo.algorithms.iql:IQL",
     "td3-bc": "srpo.algorithms.td3_bc:TD3BC",
     "bear": "srpo.algorithms.bear:BEAR",
     "srpo": "srpo.algorithms.srpo:SRPO",
+    "idql": "srpo.algorithms.idql:IDQL",
     "sfbc": "srpo.algorithms.sfbc:SfBC",
     "qgpo": "srpo.algorithms.qgpo:QGPO",
+    "diffuser": "srpo.algorithms.diffuser:Diffuser",
+    "diffusion-ql": "srpo.algorithms.diffusion_ql:DiffusionQL",
+    "dtql": "srpo.algorithms.dtql:DTQL",
+    "dtql-kl": "srpo.algorithms.dtql_kl:DTQLKL",
 }
 
 

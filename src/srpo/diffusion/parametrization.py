@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.edm import precondition
@@ -63,3 +64,10 @@ class Preconditioned(eqx.Module):
         x = perturb(action, noise, *self.schedule(t))
         _, _, c_in, c_skip, c_out = self._coefficients(t)
         return self.net(c_in * x, t, obs, key) - (action - c_skip * x) / c_out
+
+
+def discrete_error(model: NoisePrediction, action: Float[Array, "B act"], obs: Float[Array, "B obs"], key: PRNGKeyArray) -> Action:
+    """`model.error` at steps drawn uniformly from its discrete schedule, with dropout."""
+    k_step, k_noise, k_dropout = jax.random.split(key, 3)
+    step = jax.random.randint(k_step, action.shape[:-1], 0, model.schedule.steps)
+    return model.error(action, step, jax.random.normal(k_noise, action.shape), obs, k_dropout)

@@ -1,0 +1,166 @@
+"""What DTQL (Chen et al., NeurIPS 2024, arXiv 2405.19690) and its KL variant share.
+
+A critic by implicit Q-learning and a one-network diffusion model of the behavior, trained together on the same
+batches: first alone (`WarmUp`), then beside the policy (`continued`), as the stage of the policy calls them.
+
+Differences of the authors' code, followed here, from the paper: V regresses on the online critic, not the target;
+one Adam trains Q and V together, from the same state; the target critic serves to act only; the behavior model's
+denoised action is clipped in the loss, and its first layer has no activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.config import setting, static
+from srpo.core import Batch, Metrics, Stage, TrainState, descend
+from srpo.diffusion.denoising import Denoiser, denoising_loss
+from srpo.diffusion.edm import draw_sigma
+from srpo.losses import backup, expectile
+from srpo.nets import QEnsemble, ValueNet, mish
+from srpo.optim import adam
+from srpo.score_nets import ScoreMLP
+
+
+class Values(eqx.Module):
+    q: QEnsemble
+    v: ValueNet
+
+
+class JointCritic(eqx.Module):
+    hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of Q and V; Q has LayerNorm")
+    lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
+    discount: float = setting(0.99, "discount per step")
+    ema: float = setting(0.005, "rate at which the target Q follows Q")
+    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions")
+
+    def init(self, data, key) -> TrainState[Values]:
+        k_q, k_v = jax.random.split(key)
+        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        q = QEnsemble(obs, act, self.hidden, k_q, activation=mish, norm=True)
+        return TrainState.create(Values(q, ValueNet(obs, self.hidden, k_v, activation=mish)), adam(self.lr), target=True)
+
+    def update(self, state: TrainState[Values], batch: Batch, lr) -> tuple[TrainState[Values], Metrics]:
+        def loss(values):
+            q, v = values.q(batch.obs, batch.action), values.v(batch.obs)
+            v_loss = jnp.mean(expectile(lax.stop_gradient(jnp.min(q, 0)) - v, self.expectile))
+            y = backup(batch.reward, batch.mask, lax.stop_gradient(values.v(batch.next_obs)), self.discount)
+            q_loss = jnp.sum(jnp.mean((q - y) ** 2, -1))
+            return v_loss + q_loss, {"v_loss": v_loss, "q_loss": q_loss, "v": jnp.mean(v)}
+
+        return descend(state, adam(lr), loss, ema=self.ema)
+
+
+class DenoisedBehavior(eqx.Module):
+    hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
+    lr: float = setting(3e-4, "learning rate (Adam)")
+
+    def init(self, data, key) -> TrainState[Denoiser]:
+        net = ScoreMLP(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, linear_input=True)
+        return TrainState.create(Denoiser(net), adam(self.lr))
+
+    def update(
+        self, state: TrainState[Denoiser], obs: Float[Array, "B obs"], action: Float[Array, "B act"], key: PRNGKeyArray, lr
+    ) -> tuple[TrainState[Denoiser], Metrics]:
+        sigma, noise = levels_and_noise(key, action)
+
+        def loss(denoiser):
+            value = jnp.mean(denoising_loss(denoiser, obs, action, sigma, noise))
+            return value, {"behavior_loss": value}
+
+        return descend(state, adam(lr), loss)
+
+
+def levels_and_noise(key: PRNGKeyArray, action: Float[Array, "B act"]) -> tuple[Float[Array, " B"], Float[Array, "B act"]]:
+    """Noise levels of the training's law, one per row, and standard noise."""
+    k_sigma, k_noise = jax.random.split(key)
+    return draw_sigma(k_sigma, action.shape[:-1]), jax.random.normal(k_noise, action.shape)
+
+
+class Trained(eqx.Module):
+    """Critic and behavior model in training."""
+
+    critic: TrainState[Values]
+    behavior: TrainState[Denoiser]
+
+
+class Continued(eqx.Module):
+    """What the warm-up leaves: how its parts are trained on, and their states."""
+
+    critic: JointCritic
+    behavior: DenoisedBehavior
+    state: Trained
+
+    def update(self, state: Trained, batch: Batch, key: PRNGKeyArray, decay=1.0) -> tuple[Trained, Metrics]:
+        """One step of both; `decay` scales their learning rates."""
+        critic, metrics = self.critic.update(state.critic, batch, decay * self.critic.lr)
+        behavior, more = self.behavior.update(state.behavior, batch.obs, batch.action, key, decay * self.behavior.lr)
+        return Trained(critic, behavior), metrics | more
+
+
+class WarmUp(Stage):
+    steps: int = static(50_000, "gradient steps")
+    batch_size: int = static(256, "transitions per step")
+    critic: JointCritic = JointCritic()
+    behavior: DenoisedBehavior = DenoisedBehavior()
+
+    def init(self, data, given, key):
+        k_critic, k_behavior = jax.random.split(key)
+        return Trained(self.critic.init(data, k_critic), self.behavior.init(data, k_behavior))
+
+    def update(self, state, batch, given, key, step):
+        return self.result(state).update(state, batch, key)
+
+    def result(self, state) -> Continued:
+        return Continued(self.critic, self.behavior, state)
+
+
+# lr of behavior and policy, alpha, learning rate decayed, steps, batch, expectile (authors' main.py, the same for antmaze v0 and v2)
+TABLE = {
+    "halfcheetah-medium": (3e-4, 1.0, False, 1_000_000, 256, 0.7),
+    "halfcheetah-medium-replay": (3e-4, 5.0, False, 1_000_000, 256, 0.7),
+    "halfcheetah-medium-expert": (3e-4, 50.0, False, 1_000_000, 256, 0.7),
+    "hopper-medium": (1e-4, 5.0, True, 1_000_000, 256, 0.7),
+    "hopper-medium-replay": (3e-4, 5.0, False, 1_000_000, 256, 0.7),
+    "hopper-medium-expert": (3e-4, 20.0, False, 1_000_000, 256, 0.7),
+    "walker2d-medium": (3e-4, 5.0, True, 1_000_000, 256, 0.7),
+    "walker2d-medium-replay": (3e-4, 5.0, True, 1_000_000, 256, 0.7),
+    "walker2d-medium-expert": (3e-4, 5.0, True, 1_000_000, 256, 0.7),
+    "antmaze-umaze": (3e-4, 1.0, False, 500_000, 2048, 0.9),
+    "antmaze-umaze-diverse": (3e-5, 1.0, True, 500_000, 2048, 0.9),
+    "antmaze-medium-play": (3e-4, 1.0, False, 400_000, 2048, 0.9),
+    "antmaze-medium-diverse": (3e-4, 1.0, False, 400_000, 2048, 0.9),
+    "antmaze-large-play": (3e-4, 1.0, False, 350_000, 2048, 0.9),
+    "antmaze-large-diverse": (3e-4, 0.5, False, 300_000, 2048, 0.9),
+    "pen-human": (3e-5, 1500.0, True, 300_000, 256, 0.9),
+    "pen-cloned": (1e-5, 1500.0, False, 200_000, 256, 0.7),
+    "kitchen-complete": (1e-4, 200.0, True, 500_000, 256, 0.7),
+    "kitchen-partial": (1e-4, 100.0, True, 1_000_000, 256, 0.7),
+    "kitchen-mixed": (3e-4, 200.0, True, 500_000, 256, 0.7),
+}
+
+
+def task(lr, alpha, lr_decay, steps, batch_size, expectile) -> dict[str, Any]:
+    return {
+        "warm_up.behavior.lr": lr, "policy.lr": lr, "policy.alpha": alpha, "policy.lr_decay": lr_decay, "policy.steps": steps,
+        "warm_up.batch_size": batch_size, "policy.batch_size": batch_size, "warm_up.critic.expectile": expectile,
+    }  # fmt: skip
+
+
+# For a data set that no table names: rewards scaled by the spread of the returns, so that alpha does not depend on their unit.
+UNKNOWN = {"data.reward": "return-range", "policy.alpha": 2.0}
+TASKS = {f"{name}-v*": {"data.reward": "none"} | task(*row) for name, row in TABLE.items()}
+QUICK = {"warm_up.steps": 10_000, "warm_up.batch_size": 256, "policy.steps": 30_000, "policy.batch_size": 256}
+
+
+def presets(antmaze: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The presets of DTQL or its variant; `antmaze` holds further settings for those tasks."""
+    paper = {"*": UNKNOWN} | TASKS | {"antmaze-*": {"data.reward": "minus-one", **antmaze}}
+    return {"paper": paper, "quick": {pattern: values | QUICK for pattern, values in paper.items()}}

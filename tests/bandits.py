@@ -1,0 +1,46 @@
+"""A one-state bandit with a known behavior and a known optimum, and a loop that trains stages on it."""
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from srpo.core import Batch, Log, advance, metric_names
+
+BEST = 0.5  # of the actions; the behavior's modes are -0.6 and 0.6, of standard deviation 0.1
+
+
+def bandit(n=2000, seed=0) -> Batch:
+    """Reward -4 (a - 0.5)^2, episodes of one step; logged by an even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2)."""
+    k_mode, k_action = random.split(random.key(seed))
+    mode = 0.6 * random.rademacher(k_mode, (n, 1), jnp.float32)
+    action = jnp.clip(mode + 0.1 * random.normal(k_action, (n, 1)), -1, 1)
+    obs = jnp.zeros((n, 1))
+    return Batch(obs, action, -4 * (action[:, 0] - BEST) ** 2, obs, jnp.zeros(n), jnp.arange(n))
+
+
+@jax.jit
+def _advance(stage, state, log, data, given, key, stop):
+    return advance(stage, state, log, data, given, key, 0, stop)
+
+
+def fit(stage, data, given=None, seed=0):
+    """The stage's result and its mean metrics over all steps. Settings that are numbers do not compile again."""
+    given, key = given or {}, random.key(seed)
+    state = stage.init(data, given, key)
+    log = Log.create(metric_names(stage, state, data, given, key))
+    state, log = _advance(stage, state, log, data, given, key, stage.steps)
+    assert all(int(step) < 0 for step in log.bad_step.values()), log.bad_step
+    return stage.result(state), {name: float(total) / stage.steps for name, total in log.total.items()}
+
+
+def fit_all(algorithm, data, seed=0):
+    """The policy of an algorithm trained on `data`."""
+    trained = {}
+    for name, stage in algorithm.stages.items():
+        trained[name], _ = fit(stage, data, {need: trained[need] for need in stage.needs}, seed)
+    return algorithm.make_policy(trained)
+
+
+def acts(policy, n=200, seed=1):
+    """`n` actions in the bandit's only state."""
+    return jax.jit(jax.vmap(policy.act, (None, 0)))(jnp.zeros(1), random.split(random.key(seed), n))[:, 0]
