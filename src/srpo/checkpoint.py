@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from srpo.config import UserError
+from srpo.errors import UserError
 
 
 class CheckpointError(UserError):

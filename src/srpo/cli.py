@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import srpo
-from srpo.config import UserError, closest
+from srpo.errors import UserError, closest
 
 COMMANDS = {
     "train": "train a policy from logged data",

@@ -7,18 +7,17 @@ with `static` is a size or a choice, fixed when the program is compiled.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 import equinox as eqx
 
-from srpo.errors import UserError
+from srpo.errors import ConfigError, UserError, closest  # noqa: F401  (UserError: for importers)
 
 
 def setting(default: float, meaning: str):
@@ -29,10 +28,6 @@ def setting(default: float, meaning: str):
 def static(default: Any, meaning: str):
     """A size or a choice: part of the program's structure, so it cannot be swept."""
     return eqx.field(default=default, static=True, metadata={"meaning": meaning})
-
-
-class ConfigError(UserError):
-    """A setting, name or argument that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,6 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
             meaning = f.metadata.get("meaning", "")
             out[path] = Setting(path, value, hints[f.name], meaning, not f.metadata.get("static", False))
     return out
-
-
-def closest(name: str, known: Iterable[str], kind: str) -> str:
-    """The end of an error message about an unknown name: the closest known one, and what there is."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-    return f"unknown {kind} {name!r}; {hint}"
 
 
 def lookup(tree: Any, path: str) -> Setting:

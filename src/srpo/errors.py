@@ -1,5 +1,20 @@
-"""The root of all errors that a user can mend. Imports nothing, so that the NumPy-only parts can raise it too."""
+"""Errors that a user can mend. Imports nothing heavy, so that the NumPy-only parts and the command line can use it too."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """Something only the user can mend; the message, one line, says what was found, expected and to do."""
+
+
+class ConfigError(UserError):
+    """A setting, name or argument that cannot be used."""
+
+
+def closest(name: str, known: Iterable[str], kind: str) -> str:
+    """The end of an error message about an unknown name: the closest known one, and what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"

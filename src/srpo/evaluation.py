@@ -81,26 +81,26 @@ def evals_table(run: Run) -> Table:
 class Evaluator:
     """Evaluates all runs of one training, and keeps every episode in evals.csv."""
 
-    def __init__(self, run: Run, dataset, results: dict[str, Any], progress: Progress | None = None):
-        """`dataset`: for the normalized score; `results`: of the stages that are finished, filled as training goes on."""
-        self.run, self.dataset, self.results, self.progress = run, dataset, results, progress
+    def __init__(self, run: Run, results: dict[str, Any], progress: Progress | None = None):
+        """`results`: of the stages that are finished, filled as training goes on."""
+        self.results, self.progress = results, progress
         self.every, self.table = run.info["eval_every"], evals_table(run)
         self.rollouts = None
 
     def forget_after(self, step: int) -> None:
         self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)
 
-    def at(self, step: int, stage: str, result: Any) -> None:
-        """Evaluate the policies of this step, with the last stage's present `result`."""
+    def at(self, run: Run, step: int, stage: str, result: Any) -> None:
+        """Evaluate the policies of this step, with the last stage's present `result`; `run` knows which have failed."""
+        env_id = run.info["data"]["env_id"]
         if self.rollouts is None:
-            shape = len(self.run.seeds), len(self.run.points)
-            self.rollouts = Rollouts(self.run.info["data"]["env_id"], shape, self.run.info["eval_episodes"])
-        policies = self.run.grid.policies(self.results | {stage: result})
+            self.rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), run.info["eval_episodes"])
+        policies = run.grid.policies(self.results | {stage: result})
         episodes = self.rollouts(policies, progress=self.progress)
-        self.table.append(episode_rows(self.run, episodes, "training", step))
+        self.table.append(episode_rows(run, episodes, env_id, "training", step))
 
 
-def episode_rows(run: Run, episodes: Episodes, kind: str, step: int) -> list[dict[str, Any]]:
+def episode_rows(run: Run, episodes: Episodes, env_id: str, kind: str, step: int) -> list[dict[str, Any]]:
     """Rows for evals.csv; runs that failed have none."""
     low, high = run.info["data"]["reference"] or (None, None)
     found = versions()
@@ -111,7 +111,7 @@ def episode_rows(run: Run, episodes: Episodes, kind: str, step: int) -> list[dic
             continue
         score = "" if low is None else 100 * (value - low) / (high - low)
         row = {"kind": kind, "step": step, "seed": run.seeds[s], **dict(run.points[p]), "episode": e, "env_seed": FIRST_SEED + e}
-        row |= {"return": value, "length": episodes.lengths[s, p, e], "score": score, "env_id": run.info["data"]["env_id"]}
+        row |= {"return": value, "length": episodes.lengths[s, p, e], "score": score, "env_id": env_id}
         rows.append(row | made_with)
     return rows
 
@@ -187,7 +187,7 @@ def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, prog
     policies = run.policies
     rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
     last = list(run.algorithm.stages.values())[-1]
-    rows = episode_rows(run, rollouts(policies, progress=progress), "final", last.steps)
+    rows = episode_rows(run, rollouts(policies, progress=progress), env_id, "final", last.steps)
     table = evals_table(run)
     table.keep(lambda row: row["kind"] == "training")
     table.append(rows)

@@ -93,7 +93,8 @@ class Reporter:
     def step(self, loop: StageLoop, means: dict[str, np.ndarray] | None) -> None:
         if means is not None:
             first = next(iter(means))
-            self.note = f"{first} {np.nanmean(means[first]):.4g}"
+            going = means[first][np.isfinite(means[first])]
+            self.note = f"{first} {going.mean():.4g}" if going.size else ""
             self._record(loop, means)
         self.bars.update(loop.step, self.note)
 
@@ -101,6 +102,8 @@ class Reporter:
         rows: list[dict[str, Any]] = []
         for metric, values in means.items():
             for (s, p), value in np.ndenumerate(values):
+                if not np.isfinite(value):
+                    continue  # this run has failed, which was said
                 row = {"stage": loop.name, "step": loop.step, "seed": self.run.seeds[s], **dict(loop.points[p])}
                 rows.append(row | {"metric": metric, "value": float(value)})
         self.table.append(rows)

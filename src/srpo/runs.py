@@ -24,7 +24,7 @@ import jax
 
 from srpo import algorithms, config
 from srpo.checkpoint import load_tree, write_atomically, write_json
-from srpo.config import ConfigError, UserError
+from srpo.errors import ConfigError, UserError
 from srpo.core import Algorithm, Batch, Treatment
 from srpo.data.windows import Windows
 from srpo.grid import Grid, Point

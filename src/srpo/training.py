@@ -127,7 +127,7 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
 def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:
     with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report:
         results = dict(run.results)
-        evaluator = Evaluator(run, data, results, report.evaluating) if run.info["eval_every"] else None
+        evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None
         for name, stage in run.algorithm.stages.items():
             if name in results:
                 report.skipped(name)
@@ -161,7 +161,7 @@ def _train_stage(run: Run, loop: StageLoop, evaluator: Evaluator | None, report:
         if loop.all_failed:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
         if every and (loop.step % every == 0 or loop.step == loop.stage.steps):
-            evaluator.at(loop.step, loop.name, loop.result())
+            evaluator.at(run, loop.step, loop.name, loop.result())
         if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
             loop.save()
             saved = time.monotonic()

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from srpo.config import ConfigError
+    from srpo.errors import ConfigError
 
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")

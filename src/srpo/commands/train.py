@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from srpo.config import ConfigError
+from srpo.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,302 @@
+"""Training as a whole: what is on disk, resuming, sharing of stages, failures, evaluation, and every refusal."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import srpo
+from srpo import training
+from srpo.checkpoint import CheckpointError
+from srpo.cli import main
+from srpo.config import ConfigError
+from srpo.data import from_arrays
+from srpo.runs import RunError
+
+TINY = {
+    "critic.steps": 12, "critic.batch_size": 8, "critic.hidden": (8,),
+    "behavior.steps": 9, "behavior.batch_size": 8, "behavior.width": 8, "behavior.blocks": 1,
+    "policy.steps": 10, "policy.batch_size": 8, "policy.hidden": (8,), "data.reward": "none",
+}  # fmt: skip
+
+
+def arrays(n=120, seed=0):
+    rng = np.random.default_rng(seed)
+    timeout = np.arange(n) % 20 == 19
+    obs, action = rng.normal(size=(n, 11)), rng.uniform(-0.9, 0.9, (n, 3))
+    return {"obs": obs, "action": action, "reward": rng.normal(size=n), "terminal": np.zeros(n, bool), "timeout": timeout}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return from_arrays(**arrays(), env_id="Hopper-v4", name="tiny")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    a = arrays()
+    names = {"obs": "observations", "action": "actions", "reward": "rewards", "terminal": "terminals", "timeout": "timeouts"}
+    np.savez(path, **{names[k]: v for k, v in a.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def algorithm():
+    return srpo.config.assign_all(srpo.SRPO(), TINY)
+
+
+@pytest.fixture(scope="module")
+def swept(data, algorithm, tmp_path_factory):
+    """Two seeds and two temperatures, evaluated twice while training."""
+    out = tmp_path_factory.mktemp("runs") / "swept"
+    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2}
+    return srpo.train(algorithm, data, out=out, quiet=True, **options)
+
+
+def rows(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def leaves_equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_a_run_is_whole_on_disk(swept):
+    files = {p.relative_to(swept.path).as_posix() for p in swept.path.rglob("*") if p.is_file()}
+    stages = {f"stages/{name}.safetensors" for name in ("critic", "behavior", "policy")}
+    assert files == {"run.json", "metrics.csv", "evals.csv", "curves.png", "lock"} | stages
+    info = json.loads((swept.path / "run.json").read_text())
+    assert info["settings"]["policy.beta"] == 0.05 and info["sweep"] == {"policy.beta": [0.1, 0.5]} and info["seeds"] == [3, 1]
+    assert {"jax", "gymnasium", "mujoco", "python"} <= info["versions"].keys()
+    metrics = rows(swept.path / "metrics.csv")
+    assert {r["policy.beta"] for r in metrics if r["stage"] == "critic"} == {""}  # shared by both temperatures
+    assert {r["policy.beta"] for r in metrics if r["stage"] == "policy"} == {"0.1", "0.5"}
+    assert [r["step"] for r in metrics if (r["stage"], r["seed"], r["metric"]) == ("critic", "3", "v_loss")] == [str(i + 1) for i in range(12)]
+
+
+def test_earlier_stages_are_shared_and_later_ones_differ(swept):
+    assert jax.tree.leaves(swept.results["critic"])[0].shape[:2] == (2, 1)
+    assert jax.tree.leaves(swept.results["policy"])[0].shape[:2] == (2, 2)
+    weights = jax.tree.leaves(swept.results["policy"])[-1]
+    assert not np.allclose(weights[:, 0], weights[:, 1])
+
+
+def test_a_run_of_the_grid_is_the_run_alone(swept, data, algorithm, tmp_path):
+    alone = srpo.train(algorithm.set("policy.beta", 0.5), data, seeds=(1,), out=tmp_path / "alone", eval_every=0, quiet=True)
+    a, b = alone.policy(1), swept.policy(1, **{"policy.beta": 0.5})
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-6)
+
+
+def test_every_episode_is_kept(swept):
+    kept = rows(swept.path / "evals.csv")
+    assert len(kept) == 2 * 2 * 2 * 2  # evaluations, seeds, temperatures, episodes
+    assert {r["env_seed"] for r in kept} == {"1001", "1002"} and {r["step"] for r in kept} == {"5", "10"}
+    assert all(r["mujoco"] and r["gymnasium"] for r in kept)
+    score = 100 * (float(kept[0]["return"]) + 20.272305) / (3234.3 + 20.272305)
+    assert float(kept[0]["score"]) == pytest.approx(score)
+
+
+def test_evaluate_summarizes_all_runs(swept):
+    evaluation = srpo.evaluate(swept, episodes=3)
+    assert len(evaluation.summaries) == 2 and evaluation.episodes == 3
+    for s in evaluation.summaries:
+        assert s.seeds == (3, 1) and s.mean == pytest.approx(np.mean(s.means)) and s.low <= s.mean <= s.high
+    kinds = [r["kind"] for r in rows(swept.path / "evals.csv")]
+    assert kinds.count("training") == 16 and kinds.count("final") == 12
+    again = srpo.evaluate(str(swept.path), episodes=3)
+    assert again.summaries == evaluation.summaries  # same start states, deterministic policy
+    assert len(str(evaluation).splitlines()) == 3
+
+
+def test_the_loaded_policy_acts(swept, data):
+    policy = srpo.load_run(swept.path).policy(3, **{"policy.beta": 0.1})
+    action = policy.act(data.obs[0])
+    assert action.shape == (3,) and np.all(np.abs(action) < 1)
+    with pytest.raises(RunError, match="swept: choose one of policy.beta=0.1; policy.beta=0.5"):
+        swept.policy(3)
+    with pytest.raises(RunError, match="found seed 2, expected one of 3, 1"):
+        swept.policy(2)
+
+
+@pytest.mark.parametrize("stop_at", [("critic", 5), ("behavior", 9), ("policy", 7)])
+def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypatch, stop_at):
+    """Interrupted as by Ctrl-C in the middle of each stage, with a torn last line as after a kill."""
+    step_of = training.Reporter.step
+
+    def step(self, loop, means):
+        step_of(self, loop, means)
+        if (loop.name, loop.step) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training.Reporter, "step", step)
+    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2}
+    with pytest.raises(training.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"):
+        srpo.train(algorithm, data, out=tmp_path / "run", quiet=True, **options)
+    monkeypatch.undo()
+    with open(tmp_path / "run" / "metrics.csv", "a") as f:
+        f.write(f"{stop_at[0]},{stop_at[1] + 1},3,")  # torn
+    run = srpo.resume(tmp_path / "run", data, quiet=True)
+    assert leaves_equal(run.results, swept.results)
+    assert (run.path / "metrics.csv").read_text() == (swept.path / "metrics.csv").read_text()
+    trained = lambda r: [x for x in rows(r.path / "evals.csv") if x["kind"] == "training"]
+    assert trained(run) == trained(swept)
+    assert not list((run.path / "state").iterdir())
+
+
+def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
+    sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
+    command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
+    code = "import sys; from srpo import training, cli; training.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(tmp_path / "killed")])
+    state = tmp_path / "killed" / "state" / "critic.safetensors"
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "stages").exists()
+    assert main(["train", "--resume", str(tmp_path / "killed"), "--quiet"]) == 0
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    assert leaves_equal(srpo.load_run(tmp_path / "killed").results, srpo.load_run(tmp_path / "whole").results)
+
+
+def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
+    options = {"seeds": (3, 1), "eval_every": 0, "quiet": True, "start_from": swept.path}
+    run = srpo.train(algorithm.set("policy.beta", 0.1), data, out=tmp_path / "new", **options)
+    assert {r["stage"] for r in rows(run.path / "metrics.csv")} == {"policy"}
+    assert leaves_equal(run.policy(3), swept.policy(3, **{"policy.beta": 0.1}))
+    with pytest.raises(RunError, match="no finished stage with the same settings"):
+        srpo.train(algorithm.set("critic.lr", 1e-3).set("behavior.lr", 1e-3), data, out=tmp_path / "other", **options)
+    with pytest.raises(RunError, match="has seeds 3, 1"):
+        srpo.train(algorithm, data, out=tmp_path / "other", **options | {"seeds": 2})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_diverges_stops_alone(data, algorithm, tmp_path, capsys):
+    sweep = {"policy.lr": [1e-3, 1e38]}
+    run = srpo.train(algorithm, data, seeds=1, sweep=sweep, out=tmp_path / "run", eval_every=5, eval_episodes=1)
+    message = capsys.readouterr().err
+    assert "policy.lr=1e+38" in message and "of stage policy" in message and "not finite" in message
+    (failure,) = run.failures
+    assert failure["stage"] == "policy" and failure["point"] == [["policy.lr", 1e38]]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.results["policy"]))  # the last good state
+    good = run.policy(0, **{"policy.lr": 1e-3})
+    assert np.isfinite(good.act(data.obs[0])).all()
+    with pytest.raises(RunError, match="seed 0 failed"):
+        run.policy(0, **{"policy.lr": 1e38})
+    assert {r["policy.lr"] for r in rows(run.path / "evals.csv")} == {"0.001"}
+    with pytest.raises(training.TrainingFailed, match="no run is left"):
+        srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
+
+
+def test_a_full_disk_leaves_the_state_before(data, algorithm, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("behavior.safetensors"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CheckpointError, match="No space left on device; what was there before is intact"):
+        srpo.train(algorithm, data, out=tmp_path / "run", eval_every=0, quiet=True)
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.part"))
+    assert srpo.resume(tmp_path / "run", data, quiet=True).complete
+
+
+REFUSALS = {
+    "unknown algorithm": (["--algo", "srop"], "unknown algorithm 'srop'; did you mean 'srpo'?"),
+    "unknown preset": (["--preset", "papre"], "unknown preset 'papre'; did you mean 'paper'?"),
+    "unknown path": (["--set", "policy.bta=1"], "unknown setting 'policy.bta'; did you mean 'policy.beta'?"),
+    "path without stage": (["--set", "beta=1"], "did you mean 'policy.beta'?"),
+    "no equals sign": (["--set", "policy.beta"], "expected PATH=VALUE"),
+    "wrong type": (["--set", "policy.beta=much"], "policy.beta: found 'much', expected a finite number"),
+    "not whole": (["--set", "policy.steps=1.5"], "policy.steps: found '1.5', expected a whole number"),
+    "wrong choice": (["--set", "policy.weight=sigma2"], "policy.weight: unknown choice 'sigma2'; did you mean 'sigma^2'?"),
+    "sweep of a size": (["--sweep", "policy.hidden=8,16"], "policy.hidden is a size or a choice and cannot be swept"),
+    "repeated seeds": (["--seeds", "1,1"], "seeds 1, 1: expected one or more different whole numbers"),
+    "seeds of another kind": (["--seeds", "six"], "--seeds 'six': expected how many"),
+    "repeated values": (["--sweep", "policy.beta=1,1"], "expected one or more different values"),
+    "missing run": (["--from", "nowhere"], "nowhere holds no run (no run.json)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_one_line_and_write_nothing(name, file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extra, message = REFUSALS[name]
+    assert main(["train", str(file), *extra]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsys):
+    with pytest.raises(RunError, match="holds another run; continue it with --resume"):
+        srpo.train(algorithm, data, out=swept.path, quiet=True)
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(RunError, match="not an empty folder"):
+        srpo.train(algorithm, data, out=tmp_path, quiet=True)
+    assert main(["train", "--resume", str(swept.path), "--set", "policy.beta=1"]) == 2
+    assert "--resume continues a run with its own settings, found --set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["newer", "json", "stage", "shape", "setting"])
+def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(swept.path, path)
+    info = json.loads((path / "run.json").read_text())
+    stage = path / "stages" / "critic.safetensors"
+    change = {
+        "newer": (lambda: (path / "run.json").write_text(json.dumps(info | {"format": 99})), "has format 99, this version reads up to"),
+        "json": (lambda: (path / "run.json").write_text("{"), "run.json is damaged"),
+        "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "critic.safetensors is damaged"),
+        "shape": (lambda: info["settings"].update({"critic.hidden": [9]}), "expected float32"),
+        "setting": (lambda: info["settings"].update({"critic.depth": 3}), "unknown setting 'critic.depth'"),
+    }
+    act, message = change[damage]
+    act()
+    if damage in ("shape", "setting"):
+        (path / "run.json").write_text(json.dumps(info))
+    assert main(["eval", str(path), "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_environment_that_is_not_there(data, algorithm, tmp_path):
+    other = from_arrays(**arrays(), env_id="Walker9d-v4", name="tiny")
+    with pytest.raises(srpo.config.UserError, match="'Walker9d-v4' is not available"):
+        srpo.train(algorithm, other, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_prints_one_object(file, tmp_path, capsys):
+    sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
+    assert main(["train", str(file), *sets, "--out", str(tmp_path / "run"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"run": str(tmp_path / "run"), "evaluation": None, "failures": []}
+    assert "critic" in captured.err
+    assert main(["train", str(file), *sets, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    beta = next(s for s in plan["settings"] if s["path"] == "policy.beta")
+    assert beta["meaning"].startswith("temperature") and beta["source"] == "preset paper"
+    assert plan["stages"].keys() == {"critic", "behavior", "policy"}
+
+
+def test_help_and_import_need_no_jax():
+    code = "import sys; import srpo, srpo.cli; srpo.cli.main([]); assert not {'jax', 'numpy'} & set(sys.modules)"
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "srpo train" in text
+    with pytest.raises(ConfigError, match="did you mean"):
+        srpo.configure("srop", None)
