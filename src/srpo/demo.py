@@ -1,0 +1,81 @@
+"""The whole way on a small data set: SRPO, and beside it IQL's policy from the same critic and plain cloning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import srpo
+from srpo import training
+from srpo.evaluation import Summary
+from srpo.progress import Bars
+from srpo.runs import Run
+
+DATA = "halfcheetah-medium-replay-mini"
+EPISODES = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table: normalized scores, of the data's episodes or of a policy's."""
+
+    name: str
+    what: str
+    mean: float
+    std: float
+    low: float | None = None
+    high: float | None = None
+    run: Run | None = None
+
+
+def demo(out: Path, data: str = DATA, seeds: int | Sequence[int] = 1, quiet: bool = False) -> list[Row]:
+    """Train and evaluate SRPO, IQL and BC with their `quick` presets in folders below `out`; returns the table's rows."""
+    dataset = srpo.load_dataset(data)
+    options = {"seeds": seeds, "eval_every": 0, "quiet": quiet}
+    algorithm = training.configure("srpo", dataset, "quick")
+    eval_every = {"eval_every": max(algorithm.policy.steps // 5, 1), "eval_episodes": 5}
+    main = srpo.train(algorithm, dataset, out=out / "srpo", **options | eval_every)
+    iql = training.configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.critic).items()})
+    iql = iql.set("data.clip_action", 1.0)  # the same data, so that the critic is the same
+    runs = {
+        "BC": ("plain cloning of the data's actions", srpo.train(training.configure("bc", dataset, "quick"), dataset, out=out / "bc", **options)),
+        "IQL": ("advantage-weighted cloning, same critic", srpo.train(iql, dataset, out=out / "iql", start_from=main.path, **options)),
+        "SRPO": ("score-regularized policy", main),
+    }
+    scores = dataset.score(dataset.returns)
+    rows = [Row("data", "the episodes it was trained on", float(np.mean(scores)), float(np.std(scores)))]
+    with Bars(quiet) as bars:
+        for name, (what, run) in runs.items():
+            bars.open(f"evaluate {name}", 1000)
+            (s,) = srpo.evaluate(run, EPISODES, progress=bars.update).summaries
+            rows.append(Row(name, what, s.mean, spread(s), s.low, s.high, run))
+    return rows
+
+
+def spread(summary: Summary) -> float:
+    """Over seeds; nan for one seed."""
+    return summary.std if len(summary.seeds) > 1 else float("nan")
+
+
+def show(rows: list[Row], out: Path, began: float) -> None:
+    seeds = len(rows[-1].run.seeds)
+    table = Table(title=f"normalized score, {EPISODES} episodes x {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
+    for name in ("", "what", "mean", "95 % interval"):
+        table.add_column(name, justify="left" if name in ("", "what") else "right")
+    for row in rows:
+        interval = f"{row.low:.1f} to {row.high:.1f}" if row.low is not None else ""
+        table.add_row(row.name, row.what, f"{row.mean:.1f}", interval, style="bold" if row.name == "SRPO" else None)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    main = rows[-1].run.path
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {main} (look at {main / 'curves.png'})")
+    console.print("what to try next:")
+    console.print(f"  srpo train {DATA} --from {main} --preset quick --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic")
+    console.print(f"  srpo export {main} --to policy.onnx       # a file that acts without JAX")
+    console.print("  srpo data info YOUR_LOGS.hdf5             # then: srpo train YOUR_LOGS.hdf5 --preset quick")
