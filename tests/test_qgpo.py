@@ -1,0 +1,115 @@
+"""QGPO: contrastive energy, in-support Q-learning and guided sampling against closed forms, and all of it on a bandit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bandits import acts, bandit, fit
+from exact import GaussianBehavior, TwoModes
+
+from srpo.algorithms.qgpo import QGPO, ContrastiveEnergy, InSupportCritic
+from srpo.core import Batch
+from srpo.diffusion.schedules import VP
+from srpo.diffusion.solver import Solver
+from srpo.losses import contrastive_energy
+from srpo.policies import Guided
+from srpo.stages.support import Support
+
+
+def test_contrastive_energy_by_hand():
+    q, energy = jnp.log(jnp.asarray([1.0, 3.0])), jnp.asarray([0.0, 0.0])
+    assert contrastive_energy(energy, q, 1.0) == pytest.approx(np.log(2))
+    assert contrastive_energy(q + 7, q, 1.0) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75), rel=1e-5)  # least: the entropy
+    gradient = jax.grad(lambda e: contrastive_energy(e, q, 2.0))(2 * q - 5)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+class Line(eqx.Module):
+    """Two heads of Q = 2a and 2a + 1."""
+
+    slope: float = 2.0
+
+    def __call__(self, obs, action):
+        return jnp.stack([self.slope * action[..., 0], self.slope * action[..., 0] + 1])
+
+
+def test_with_few_actions_the_energy_is_beta_q_up_to_a_constant():
+    """f(x, t) = log sum_j p(a_j | x, t) exp(beta q_j): beta q itself where there is little noise, blurred where there is more."""
+    n, beta, proposed = 64, 1.5, jnp.asarray([-0.8, -0.2, 0.3, 0.9])
+    rows = jnp.zeros((n, 1))
+    data = Batch(rows, rows, jnp.zeros(n), rows, jnp.zeros(n), jnp.arange(n))
+    here = jnp.broadcast_to(proposed[:, None], (n, 4, 1))
+    given = {"behavior": TwoModes(), "critic": Line(), "support": Support(here, None)}
+    stage = ContrastiveEnergy(steps=2000, batch_size=64, hidden=(32, 32), beta=beta, lr=3e-3)
+    energy, _ = fit(stage, data, given)
+    t = jnp.linspace(0.01, 0.99, 50)[:, None]
+    alpha, sigma = VP()(t)
+    x = alpha * proposed  # (50, 4)
+    likely = jax.nn.log_softmax(-((x[..., None] - alpha[..., None] * proposed) ** 2) / (2 * sigma[..., None] ** 2), -1)
+    exact = jax.nn.logsumexp(likely + beta * 2 * proposed, -1)
+    f = energy(x[..., None], t, jnp.zeros(1))
+    error = (f - f.mean(1, keepdims=True)) - (exact - exact.mean(1, keepdims=True))
+    np.testing.assert_allclose(exact[0] - exact[0, 0], beta * 2 * (proposed - proposed[0]), atol=1e-3)
+    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.15 * float(jnp.std(exact[0]))
+
+
+def test_in_support_values_on_a_loop():
+    """One state that returns to itself, reward a: Q(a) = a + discount V, V the softmax mean of Q over the proposals."""
+    n, proposed, discount, beta = 256, jnp.asarray([-0.5, 0.0, 0.5]), 0.5, 2.0
+    action = jnp.linspace(-1, 1, n)
+    rows = jnp.zeros((n, 1))
+    data = Batch(rows, action[:, None], action, rows, jnp.ones(n), jnp.arange(n))
+    table = jnp.broadcast_to(proposed[:, None], (n, 3, 1))
+    stage = InSupportCritic(steps=1500, batch_size=64, hidden=(32,), beta=beta, discount=discount, ema=0.05, lr=3e-3)
+    q, _ = fit(stage, data, {"support": Support(table, table)})
+    weight = np.exp(beta * proposed) / np.exp(beta * proposed).sum()  # adding a constant to Q does not change it
+    value = float((weight * proposed).sum()) / (1 - discount)
+    np.testing.assert_allclose(q(jnp.zeros((3, 1)), proposed[:, None]), np.tile(proposed + discount * value, (2, 1)), atol=0.05)
+
+
+class Quadratic(eqx.Module):
+    """log E[exp(b a - k a^2 / 2) | a_t] for clean actions N(mean, var): what a perfect energy would be."""
+
+    mean: float
+    var: float
+    b: float
+    k: float
+
+    def __call__(self, x, t, obs):
+        alpha, sigma = VP()(t)
+        total = alpha**2 * self.var + sigma**2
+        m, s = (self.var * alpha * x[..., 0] + sigma**2 * self.mean) / total, self.var * sigma**2 / total
+        return (2 * self.b * m + self.b**2 * s - self.k * m**2) / (2 * (1 + self.k * s)) - 0.5 * jnp.log1p(self.k * s)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_guided_sampling_of_a_gaussian(scale):
+    """N(0.3, 0.25) times exp(2 a - 3 a^2) is a Gaussian of precision 4 + 6 and mean (4 * 0.3 + 2) / 10."""
+    mean, var, b, k = 0.3, 0.25, 2.0, 6.0
+    solver = Solver("data", 2, 100)
+    policy = Guided(GaussianBehavior(jnp.asarray([mean]), var), solver, 1, Quadratic(mean, var, b, k), scale)
+    action = jax.jit(lambda key: policy.sample(jnp.zeros(1), key, 20_000))(jax.random.key(0))
+    precision = 1 / var + scale * k
+    assert float(action.mean()) == pytest.approx((mean / var + scale * b) / precision, abs=0.01)
+    assert float(action.std()) == pytest.approx(precision**-0.5, abs=0.01)
+
+
+def test_on_a_bandit_it_samples_behavior_times_exp_beta_q():
+    """mu exp(beta Q) with Q = -4 (a - 0.5)^2 and beta = 3: nearly all of it N((60 + 12) / 124, 1 / 124)."""
+    rows, behavior = bandit(), TwoModes()
+    n = len(rows.obs)
+    here = rows.action[jax.random.randint(jax.random.key(5), (n, 16), 0, n)]  # exact draws of the behavior
+    algorithm = QGPO().set("critic.hidden", (32,)).set("critic.lr", 1e-2).set("critic.steps", 1000).set("critic.ema", 0.05)
+    for path, value in {"energy.hidden": (32, 32), "energy.lr": 3e-3, "energy.steps": 1500, "energy.beta": 3.0}.items():
+        algorithm = algorithm.set(path, value)
+    given = {"behavior": behavior, "support": Support(here, here)}
+    given["critic"], _ = fit(algorithm.critic, rows, given)
+    given["energy"], _ = fit(algorithm.energy, rows, given)
+    action = acts(algorithm.make_policy(given), n=500)
+    assert float(jnp.mean(action > 0)) > 0.95
+    assert float(jnp.mean(action[action > 0])) == pytest.approx(72 / 124, abs=0.04)
+    unguided = acts(algorithm.set("guidance.scale", 0.0).make_policy(given), n=500)
+    assert float(jnp.mean(unguided > 0)) == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ValueError, match="give a key"):
+        algorithm.make_policy(given).act(jnp.zeros(1))
