@@ -6,6 +6,7 @@ which most of them use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -27,22 +28,65 @@ _KERNEL = {
 }
 
 
+def _soft_parts(x: Array) -> tuple[Array, Array]:
+    """e = exp(x) and n = e (e + 2), of which tanh(softplus(x)) = n / (n + 2)."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    return e, e * (e + 2.0)
+
+
+@jax.custom_jvp
 def mish(x: Array) -> Array:
     """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2)."""
-    e = jnp.exp(jnp.minimum(x, 20.0))
-    n = e * (e + 2.0)
+    _, n = _soft_parts(x)
     return x * (n / (n + 2.0))
+
+
+@mish.defjvp
+def _mish_jvp(primals, tangents):
+    # The derivative from x alone: derived automatically, it keeps four arrays of the size of x from the forward pass,
+    # whose traffic to memory costs more than it saves (docs/performance.md).
+    (x,), (dx,) = primals, tangents
+    e, n = _soft_parts(x)
+    r = 1.0 / (n + 2.0)
+    return mish(x), dx * (r * n + 4.0 * x * e * (1.0 + e) * r * r)
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     """Zero each element with probability `rate` and rescale the rest; the identity without a key.
 
-    The probability is exact to 1/65536: half-width random bits halve the cost of the mask.
+    The probability is exact to 1/65536.
     """
     if key is None:
         return x
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.asarray(rate * 65536, jnp.uint16)
-    return jnp.where(keep, x / (1 - rate), 0.0)
+    threshold = jnp.asarray(rate * 65536, jnp.uint16)
+    return jnp.where(_half_words(key, x.shape) >= threshold, x / (1 - rate), 0.0)
+
+
+def _half_words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """Random 16-bit words, two from each 32-bit word of the generator (which computes 64 bits to give 16 of them)."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+    halves = jnp.concatenate([(words & 0xFFFF).astype(jnp.uint16), (words >> 16).astype(jnp.uint16)])
+    return halves[:size].reshape(shape)
+
+
+@jax.custom_jvp
+def _product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
+    return x @ weight
+
+
+@_product.defjvp
+def _product_jvp(primals, tangents):
+    # The same derivative, written so that the weight's gradient x^T dy is computed from a transposed copy of x: XLA's
+    # CPU kernels contract the last axis of the left operand, anything else falls back to slower ones (docs/performance.md).
+    (x, weight), (dx, dweight) = primals, tangents
+    rows = x.reshape(-1, x.shape[-1])
+    if jax.default_backend() == "cpu" and rows.shape[0] > 1:
+        columns = jax.lax.optimization_barrier(rows.T)
+        along_weight = jax.lax.dot_general(columns, dweight, (((0,), (0,)), ((), ())))
+    else:
+        along_weight = rows @ dweight
+    return x @ weight, dx @ weight + along_weight.reshape(*x.shape[:-1], -1)
 
 
 class Linear(eqx.Module):
@@ -60,7 +104,7 @@ class Linear(eqx.Module):
             self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        return x @ self.weight + self.bias
+        return _product(x, self.weight) + self.bias
 
 
 class LayerNorm(eqx.Module):
@@ -169,5 +213,5 @@ class GaussianFourier(eqx.Module):
         self.frequency = Frozen(scale * jax.random.normal(key, (size // 2,)))
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "... d"]:
-        angle = 2 * jnp.pi * t[..., None] * self.frequency.value
+        angle = t[..., None] * self.frequency.value * (2 * jnp.pi)  # in this order, as angles of hundreds keep their rounding
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
