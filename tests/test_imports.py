@@ -1,0 +1,69 @@
+"""The house: imports point down only, and an algorithm imports no other."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src" / "srpo"
+FLOORS = [  # from the ground up; a module may import from its own floor and from those below
+    {"errors"},
+    {"config", "environments"},
+    {"core", "checkpoint"},
+    {"nets", "losses", "optim", "data"},
+    {"actors", "score_nets", "unet", "diffusion"},
+    {"policies", "stages"},
+    {"algorithms"},
+    {"grid", "loop", "runs"},
+    {"evaluation", "curves"},
+    {"progress"},
+    {"training", "video", "dry_run", "deploy", "convert"},
+    {"demo", "paper"},
+    {"commands"},
+    {"cli"},
+]
+FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(SRC.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(SRC).with_suffix("").parts[0]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "srpo":
+            names = [node.module] if node.module != "srpo" else [f"srpo.{alias.name}" for alias in node.names]
+            yield from (n for n in names if "." in n)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("srpo."))
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) not in ("__init__", "__main__")], ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_point_down(path):
+    here = FLOOR[room(path)]
+    for name in imports(path):
+        there = name.split(".")[1]
+        assert there not in FLOOR or FLOOR[there] <= here, f"{path.relative_to(SRC)} imports {name}, which is above it"
+
+
+def test_algorithms_import_no_other():
+    for path in (SRC / "algorithms").glob("*.py"):
+        others = [n for n in imports(path) if n.startswith("srpo.algorithms") and path.name != "__init__.py"]
+        assert not others, f"{path.name} imports {others}"
+
+
+def test_all_public_names_have_docstrings():
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        if path.name not in ("__main__.py",) and tree.body:
+            assert ast.get_docstring(tree), f"{path.relative_to(SRC)} has no docstring"
+
+
+def test_public_names_exist():
+    import srpo
+
+    for name in srpo.__all__:
+        if importlib.util.find_spec(f"srpo.{name}") is None:
+            assert getattr(srpo, name) is not None
