@@ -67,9 +67,13 @@ def _measure(path: Path, calls: int, batches: tuple[int, ...], quiet: bool) -> l
     from srpo.deploy.latency import measure
     from srpo.progress import Bars
 
+    def tell(what: str, done: int, of: int) -> None:
+        if done == 0:
+            bars.open(what, of)
+        bars.update(done)
+
     with Bars(quiet) as bars:
-        rows = measure(path, calls, batches, progress=lambda what: bars.say(f"timing {what}"))
-    return rows
+        return measure(path, calls, batches, progress=tell)
 
 
 def processor() -> str:

@@ -9,7 +9,7 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.runtime import Policy
 from srpo.deploy.safety import SafePolicy, Support
 
-_HOME = {"export_policy": "srpo.deploy.export", "describe": "srpo.deploy.describe", "measure": "srpo.deploy.latency"}
+_HOME = {"export_policy": "srpo.deploy.export", "export_run": "srpo.deploy.export", "describe": "srpo.deploy.describe", "measure": "srpo.deploy.latency"}
 __all__ = ["DeployError", "Network", "Policy", "SafePolicy", "Support", *_HOME]  # noqa: F822
 
 

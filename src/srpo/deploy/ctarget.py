@@ -33,7 +33,7 @@ def compiler() -> list[str]:
 def builds() -> dict[str, tuple[str, ...]]:
     """Compiler flags by name: plain, and for this very processor where the compiler can."""
     command = [*compiler(), *NATIVE, "-x", "c", "-E", "-o", os.devnull, os.devnull]
-    native = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    native = _run(command).returncode == 0
     return {f"c {' '.join(flags)}": flags for flags in ((PLAIN, NATIVE) if native else (PLAIN,))}
 
 
@@ -71,11 +71,15 @@ def _object(source: Path, folder: Path, flags: tuple[str, ...]) -> str:
     return str(out)
 
 
-def _call(command: list[str]) -> None:
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as e:
         raise DeployError(f"cannot run the C compiler {command[0]!r} ({e.strerror}); install one, or leave out the format c") from None
+
+
+def _call(command: list[str]) -> None:
+    done = _run(command)
     if done.returncode:
         complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
         raise DeployError(f"{command[0]} does not compile {Path(command[-1]).name}: {complaint}; set CC to another compiler")

@@ -14,6 +14,7 @@ import numpy as np
 
 from srpo.config import ConfigError
 from srpo.data import DataError, load_dataset
+from srpo.data.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
@@ -106,14 +107,18 @@ def export_run(
 
 def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[np.ndarray | None, str | None]:
     """The observations of the data set that a run was trained on, never downloaded, or why they are not at hand."""
-    if given is None and not Path(known["source"]).exists():
-        return None, f"the data set {known['source']} is not here, so there are no statistics of it; name it with --data"
-    dataset = load_dataset(known["source"] if given is None else given)
-    if dataset.sha256 == known["sha256"]:
-        return dataset.obs, None
     if given is not None:
-        raise DataError(f"{given} is not the data set of the run (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)")
-    return None, f"{known['source']} has changed since training, so its statistics were not used"
+        dataset = load_dataset(given)
+        if dataset.sha256 != known["sha256"]:
+            raise DataError(f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)")
+        return dataset.obs, None
+    source = known["name"] if known["name"] in BUILTIN else known["source"]
+    if source not in BUILTIN and not Path(source).exists():
+        return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
+    dataset = load_dataset(source)
+    if dataset.sha256 != known["sha256"]:
+        return None, f"{source} has changed since training, so its statistics were not used"
+    return dataset.obs, None
 
 
 def _environment(policy: Any, info: Mapping[str, Any]):

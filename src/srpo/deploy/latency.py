@@ -23,6 +23,8 @@ from srpo.deploy.graph import DeployError, Network
 FORMS = ("numpy", "onnx", "c", "jax")
 BATCHES = (1, 256)
 DISTINCT = 256  # different observations, taken in turn
+PARTS = 10  # of a row, for progress
+ONLY_SINGLE = ("C, -O2", "onnxruntime, bound buffers")
 TAIL = 10_000  # calls from which on a p99.9 means something
 ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
@@ -35,12 +37,13 @@ def measure(
     calls: int = 100_000,
     batches: Sequence[int] = BATCHES,
     forms: Sequence[str] = FORMS,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Row]:
     """Rows with microseconds (median, p99, p99.9 if there are calls enough) per way to call the policy in `path` and batch size.
 
     path: policy.onnx or policy.safetensors, whose weights the other formats are made of, or a folder of an export.
-    A way that this machine lacks has the row `skipped` with the reason. `progress` is told what is being timed.
+    Plain C and bound buffers, which differ from their neighbors at batch 1 only, are timed there only. A way that this
+    machine lacks has the row `skipped` with the reason. `progress` is told what is timed, calls done, and calls in all.
     Raises DeployError if the file cannot be used.
     """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
@@ -57,7 +60,7 @@ def measure(
             if "timing" not in message:
                 rows.append(message)
             elif progress is not None:
-                progress(message["timing"])
+                progress(message["timing"], message["done"], calls)
         complaint = worker.stderr.read().strip().splitlines()
     if worker.returncode:
         raise DeployError(f"timing {path} failed: {complaint[-1] if complaint else f'exit status {worker.returncode}'}")
@@ -76,16 +79,21 @@ def _work(path: str, calls: int, batches: list[int], forms: list[str]) -> Iterat
                 yield {"form": form, "skipped": str(e)}
                 continue
             for (label, timer), batch in ((pair, batch) for batch in batches for pair in timers.items()):
-                yield {"timing": f"{label}, batch {batch}"}
-                yield {"form": form, "label": label, "batch": batch, "calls": calls, **_row(timer, sources.network, batch, calls)}
+                if batch == 1 or label not in ONLY_SINGLE:
+                    yield from _row({"form": form, "label": label, "batch": batch, "calls": calls}, timer, sources.network)
 
 
-def _row(timer: Timer, network: Network, batch: int, calls: int) -> dict[str, float]:
-    rng = np.random.default_rng(0)
+def _row(about: Row, timer: Timer, network: Network) -> Iterator[Row]:
+    """Progress, then the row."""
+    batch, calls, rng = about["batch"], about["calls"], np.random.default_rng(0)
     obs = rng.normal(network.mean, network.std, (max(DISTINCT // batch, 4), batch, network.obs_size)).astype(np.float32)
     timer(obs, max(calls // 100, 10))  # warm
-    median, p99, p999 = (np.percentile(timer(obs, calls), [50, 99, 99.9]) / 1e3).tolist()
-    return {"median_us": median, "p99_us": p99, "p99.9_us": p999 if calls >= TAIL else None}
+    found = np.empty(0)
+    for stop in np.linspace(0, calls, PARTS + 1, dtype=int):
+        found = np.append(found, timer(obs, int(stop) - len(found)))
+        yield {"timing": f"{about['label']}, batch {batch}", "done": int(stop)}
+    median, p99, p999 = (np.percentile(found, [50, 99, 99.9]) / 1e3).tolist()
+    yield about | {"median_us": median, "p99_us": p99, "p99.9_us": p999 if calls >= TAIL else None}
 
 
 def _around(act: Callable[[np.ndarray], Any]) -> Timer:

@@ -1,0 +1,281 @@
+"""Exported policies: every file acts as the policy does, and nothing that does not is ever named."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from deploy_cases import ACT, DATA, FRESH, KEY, OBS, POLICIES, acted
+
+import srpo.deploy
+from srpo.actors import DeterministicActor
+from srpo.deploy import DeployError, Network, Policy, export_policy
+from srpo.deploy.describe import describe
+from srpo.deploy.formats import FORMATS
+from srpo.deploy.onnx_file import act as onnx_act
+from srpo.deploy.onnx_file import read as read_onnx
+from srpo.deploy.verify import observations, parity
+from srpo.policies import BestOf, DeterministicPolicy
+
+CHEETAH = {"algorithm": "bc", "data": {"name": "tiny", "env_id": "HalfCheetah-v4", "sha256": "ab"}}
+PORTABLE = ("onnx", "numpy")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "robot"
+    contract = export_policy(POLICIES["bc"], folder, data=DATA, info=CHEETAH, calls=200)
+    return folder, contract
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_files_act_as_the_policy_does(name, tmp_path):
+    export_policy(POLICIES[name], tmp_path, formats=PORTABLE, calls=0)
+    wanted = acted(POLICIES[name])
+    np.testing.assert_allclose(Policy(tmp_path / "policy.safetensors").act(FRESH), wanted, atol=1e-5)
+    np.testing.assert_allclose(onnx_act(tmp_path / "policy.onnx")(FRESH), wanted, atol=1e-5)
+    np.testing.assert_allclose(read_onnx(tmp_path / "policy.onnx").forward(FRESH), wanted, atol=1e-5)
+
+
+def test_actions_land_in_the_bounds_of_the_environment():
+    low, high = np.linspace(-3, 0, ACT), np.linspace(1, 5, ACT)
+    network = describe(POLICIES["bc"], low, high)
+    wanted = low + (acted(POLICIES["bc"]) + 1) / 2 * (high - low)
+    np.testing.assert_allclose(network.forward(FRESH), wanted, atol=1e-5)
+    far = network.forward(1e6 * FRESH)
+    assert (far >= network.low).all() and (far <= network.high).all()
+
+
+def test_one_observation_and_a_batch_agree(exported):
+    policy = Policy(exported[0] / "policy.safetensors")
+    assert policy.act(FRESH[0]).shape == (ACT,) and policy.act(FRESH[0]).dtype == np.float32
+    np.testing.assert_allclose(policy.act(FRESH[0].astype(np.float64)), policy.act(FRESH[:1])[0], atol=1e-6)
+
+
+def test_onnx_is_plain(exported):
+    model = onnx.load(exported[0] / "policy.onnx")
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    session = onnxruntime.InferenceSession(str(exported[0] / "policy.onnx"))
+    ends = [(end.name, end.type, end.shape) for end in (*session.get_inputs(), *session.get_outputs())]
+    assert ends == [("obs", "tensor(float)", ["batch", OBS]), ("action", "tensor(float)", ["batch", ACT])]
+    nan = FRESH[:2].copy()
+    nan[0, 3] = np.nan
+    action = session.run(None, {"obs": nan})[0]  # what docs/deployment.md says of onnxruntime
+    assert np.isnan(action[0]).all() and np.isfinite(action[1]).all()
+
+
+def test_contract_says_what_is_in_the_files(exported):
+    folder, returned = exported
+    contract = json.loads((folder / "contract.json").read_text())
+    assert contract == returned
+    for name, digest in contract["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert contract["input"]["signals"][2]["name"] == "bthigh angle" and contract["input"]["signals"][2]["unit"] == "rad"
+    assert contract["output"]["signals"][0] == {"name": "bthigh motor", "unit": "120 N m", "low": -1.0, "high": 1.0}
+    assert max(contract["parity"]["onnx"].values()) < 1e-5 and sum(contract["parity"]["observations"].values()) == 10_000
+    assert {row["form"] for row in contract["latency"]} == {"onnx", "numpy", "c"}
+    golden = contract["golden"]
+    np.testing.assert_allclose(acted(POLICIES["bc"], jnp.asarray(golden["obs"])), golden["action"], atol=1e-6)
+    inside = Policy(folder / "policy.safetensors").info
+    assert inside["data"] == CHEETAH["data"] and inside["output"] == contract["output"]
+
+
+def test_runtime_needs_numpy_only(exported):
+    """Blocks every package that is not NumPy's or Python's own."""
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {"numpy", "srpo"} | set(sys.stdlib_module_names):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+import numpy as np, srpo.deploy
+policy = srpo.deploy.Policy(sys.argv[1])
+assert policy.self_test() < 1e-5
+safe = srpo.deploy.SafePolicy(policy, max_change=0.1)
+print(safe.act(np.zeros(17)).tolist())
+for name in ("jax", "equinox", "optax", "gymnasium", "safetensors", "h5py"):
+    assert name not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", code, exported[0] / "policy.safetensors"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(json.loads(run.stdout)) == ACT
+
+
+@pytest.mark.parametrize(
+    "obs, complaint",
+    [
+        (np.zeros(OBS - 1), r"shape \(16,\), expected \(17,\) or \(batch, 17\)"),
+        (np.zeros((2, 3, OBS)), r"shape \(2, 3, 17\)"),
+        (np.zeros(OBS, int), "type int64, expected floating-point"),
+        (np.array(["a"] * OBS), "expected floating-point"),
+        (np.array([None] * OBS), "type object"),
+        (np.where(np.arange(OBS) == 4, np.nan, 0.0), r"obs\[4\] is nan"),
+        (np.where(np.arange(OBS) == 5, np.inf, 0.0).astype(np.float32), r"obs\[5\] is inf"),
+        (np.where(np.arange(2 * OBS) == 20, 1e300, 0.0).reshape(2, OBS), r"obs\[1, 3\] is inf"),
+    ],
+)
+def test_runtime_refuses_observations(exported, obs, complaint):
+    with pytest.raises(DeployError, match=complaint) as e:
+        Policy(exported[0] / "policy.safetensors").act(obs)
+    assert "\n" not in str(e.value)
+
+
+def test_self_test_finds_a_changed_file(exported, tmp_path):
+    policy = Policy(exported[0] / "policy.safetensors")
+    assert policy.self_test() < 1e-5
+    weight, bias = policy.network.layers[0]
+    policy.network = replace(policy.network, layers=((1.001 * weight, bias), *policy.network.layers[1:]))
+    with pytest.raises(DeployError, match="differ by"):
+        policy.self_test()
+
+
+def damaged(raw, name):
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    if name == "cut":
+        return raw[: len(raw) // 2]
+    if name == "empty":
+        return b""
+    if name == "not safetensors":
+        return b"\x00" * 100
+    if name == "another":
+        header["__metadata__"]["format"] = "pt"
+    if name == "newer":
+        header["__metadata__"]["version"] = "2"
+    if name == "array missing":
+        del header["layers.1.bias"]
+    if name == "another shape":
+        header["layers.0.bias"]["shape"] = [16, 2]
+    if name == "half precision":
+        header["mean"]["dtype"] = "F16"
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+
+
+@pytest.mark.parametrize(
+    "name", ["cut", "empty", "not safetensors", "another", "newer", "array missing", "another shape", "half precision"]
+)
+def test_damaged_files_are_refused(exported, tmp_path, name):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(damaged((exported[0] / "policy.safetensors").read_bytes(), name))
+    with pytest.raises(DeployError) as e:
+        Policy(path)
+    assert "\n" not in str(e.value)
+
+
+def stacked(policy):
+    return jax.tree.map(lambda x: jnp.stack([x, x]), policy)
+
+
+def broken(policy):
+    return eqx.tree_at(lambda p: p.actor.net.layers[1].bias, policy, jnp.full(48, jnp.nan))
+
+
+REFUSED = {
+    "samples its actions.*srpo, bc, td3-bc": BestOf(POLICIES["iql"], lambda obs, action: action, 4),
+    "these are several; choose a seed": stacked(POLICIES["srpo"]),
+    "layers.1.bias of the policy is not finite": broken(POLICIES["srpo"]),
+    "found a policy with LayerNorm": DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), KEY, norm=True)),
+    "found a policy with silu": DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), KEY, activation=jax.nn.silu)),
+}
+
+
+@pytest.mark.parametrize("complaint", REFUSED)
+def test_policies_that_cannot_be_exported(complaint, tmp_path):
+    with pytest.raises(DeployError, match=complaint):
+        export_policy(REFUSED[complaint], tmp_path / "out", calls=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_acts_differently_is_never_named(tmp_path, monkeypatch):
+    """One weight off by a thousandth: the error names the format, and what was there stays."""
+    true = FORMATS["onnx"].write
+
+    def wrong(bundle, path):
+        weight, bias = bundle.network.layers[-1]
+        layers = (*bundle.network.layers[:-1], (weight + 1e-3, bias))
+        true(replace(bundle, network=replace(bundle.network, layers=layers)), path)
+
+    (tmp_path / "policy.onnx").write_text("before")
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=wrong))
+    with pytest.raises(DeployError, match="onnx differs from the JAX policy by .* at in-distribution observation .*nothing was written"):
+        export_policy(POLICIES["srpo"], tmp_path, formats=["numpy", "onnx"], force=True, calls=0)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("policy.onnx", "before")]
+
+
+def test_a_wrong_description_is_found_far_from_the_data_too():
+    """The allowance for rounding comes from the network, not from the difference that is judged."""
+    network = describe(POLICIES["srpo"])
+    wrong = replace(network, activation="mish")
+    sets = observations(network, DATA)
+    for name in sets:
+        with pytest.raises(DeployError, match=f"numpy differs .* at {name}"):
+            parity({"numpy": wrong.forward}, POLICIES["srpo"], wrong, {name: sets[name]})
+
+
+def test_verification_covers_what_it_says():
+    sets = observations(describe(POLICIES["bc"]), DATA)
+    assert sum(map(len, sets.values())) == 10_000 and (sets["extremes"] == 0).all(axis=1).any()
+    assert np.abs(sets["x10"]).max() > 9 * np.abs(DATA).max() * 0.9
+    corners = (sets["extremes"] == sets["in-distribution"].min(0)) | (sets["extremes"] == sets["in-distribution"].max(0))
+    assert corners.all(axis=1).sum() > 1000
+
+
+def test_targets(tmp_path):
+    export_policy(POLICIES["srpo"], tmp_path / "a.safetensors", calls=0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.contract.json", "a.safetensors"]
+    with pytest.raises(DeployError, match="a.safetensors exists; give another name, or --force"):
+        export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0)
+    np.testing.assert_allclose(Policy(tmp_path / "a.safetensors").act(FRESH), acted(POLICIES["srpo"]), atol=1e-5)
+    export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0, force=True)
+    np.testing.assert_allclose(Policy(tmp_path / "a.safetensors").act(FRESH), acted(POLICIES["bc"]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "to, formats, complaint",
+    [
+        ("policy.onxx", None, "did you mean '.onnx'"),
+        ("policy.txt", None, "unknown format '.txt'"),
+        ("out/", ["onnx", "nunpy"], "did you mean 'numpy'"),
+        ("policy.c", ["onnx"], "one file of format c, but onnx"),
+        ("file/policy.onnx", None, "cannot write to"),
+    ],
+)
+def test_targets_that_are_refused(tmp_path, to, formats, complaint):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DeployError, match=complaint):
+        export_policy(POLICIES["srpo"], f"{tmp_path}/{to}", formats=formats, calls=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_without_an_environment_names_are_plain(tmp_path):
+    unknown = {"data": {"env_id": "Nowhere-v9"}}
+    contract = export_policy(POLICIES["srpo"], tmp_path, formats=["numpy"], info=unknown, calls=0)
+    assert contract["input"]["signals"][3] == {"name": "obs[3]", "unit": None}
+    assert "Nowhere-v9" in contract["notes"][0] and contract["distance_limit"] is None
+    other = export_policy(POLICIES["linear"], tmp_path, formats=["numpy"], info=CHEETAH, calls=0, force=True)
+    assert "other sizes" in other["notes"][0]
+
+
+def test_description_checks_shapes():
+    network = describe(POLICIES["srpo"])
+    with pytest.raises(DeployError, match=r"layers.1.weight of the policy has shape \(48, 32\), expected \(32, 32\)"):
+        weight, bias = network.layers[1]
+        replace(network, layers=(network.layers[0], (weight.T, bias), network.layers[2]))
+    with pytest.raises(DeployError, match="found no layers"):
+        Network.from_tensors({name: np.zeros(1, np.float32) for name in ("mean", "std", "low", "high")}, "relu")
+
+
+def test_names_of_the_package():
+    assert {"Policy", "SafePolicy", "export_policy"} <= set(srpo.deploy.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        srpo.deploy.nothing  # noqa: B018
