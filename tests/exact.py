@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from srpo.diffusion.schedules import VP, Schedule
 
 
+ONE_ACTION = SimpleNamespace(last=SimpleNamespace(bias=jnp.zeros(1)))  # all that a sampler asks of a network
+
+
 class GaussianBehavior(eqx.Module):
     """mu(a|s) = N(shift + s, var I), the state being of the action's size."""
 
     shift: jax.Array
     var: float
     schedule: Schedule = eqx.field(static=True, default=VP())
-    net = SimpleNamespace(action_size=1)
+    net = ONE_ACTION
 
     def __call__(self, x, t, obs):
         alpha, sigma = self.schedule(t)
@@ -26,7 +29,7 @@ class TwoModes(eqx.Module):
     """mu(a|s) = even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2), whatever the state: tests/bandits.py."""
 
     schedule: Schedule = eqx.field(static=True, default=VP())
-    net = SimpleNamespace(action_size=1)
+    net = ONE_ACTION
 
     def __call__(self, x, t, obs):
         alpha, sigma = self.schedule(t)

@@ -13,7 +13,7 @@ from srpo.core import Batch
 from srpo.diffusion.schedules import VP
 from srpo.diffusion.solver import Solver
 from srpo.losses import contrastive_energy
-from srpo.policies import Guided
+from srpo.policies import DiffusionPolicy, Guided
 from srpo.stages.support import Support
 
 
@@ -88,7 +88,7 @@ def test_guided_sampling_of_a_gaussian(scale):
     """N(0.3, 0.25) times exp(2 a - 3 a^2) is a Gaussian of precision 4 + 6 and mean (4 * 0.3 + 2) / 10."""
     mean, var, b, k = 0.3, 0.25, 2.0, 6.0
     solver = Solver("data", 2, 100)
-    policy = Guided(GaussianBehavior(jnp.asarray([mean]), var), solver, 1, Quadratic(mean, var, b, k), scale)
+    policy = DiffusionPolicy(Guided(GaussianBehavior(jnp.asarray([mean]), var), Quadratic(mean, var, b, k), scale), solver)
     action = jax.jit(lambda key: policy.sample(jnp.zeros(1), key, 20_000))(jax.random.key(0))
     precision = 1 / var + scale * k
     assert float(action.mean()) == pytest.approx((mean / var + scale * b) / precision, abs=0.01)

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
 from srpo.diffusion.samplers import posterior
-from srpo.diffusion.solver import Solver
 
 
 class DeterministicPolicy(eqx.Module):
@@ -50,7 +49,7 @@ class DiffusionPolicy(eqx.Module):
         """One draw. Raises ValueError without a key."""
         if key is None:
             raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
-        return self.sample(obs, key, 1)[0]
+        return jnp.clip(self.sample(obs, key, 1)[0], -1.0, 1.0)
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
         return self.sample_each(jnp.broadcast_to(obs, (n, *obs.shape)), key)
@@ -93,33 +92,26 @@ class BestOf(eqx.Module):
 
 
 class Guided(eqx.Module):
-    """Draws an action from a diffusion model with DPM-Solver, guided by the gradient of an energy (QGPO) or not (SfBC).
+    """A diffusion model whose score is raised by scale * gradient of an energy (QGPO, arXiv 2304.12824, eq. 7).
 
-    The score is that of the model plus scale * gradient of the energy; scale 1 is exact for a perfect energy.
+    The energy f(a_t, s, t) is the log of the factor by which the density changes; scale 1 is exact if it is perfect.
     """
 
     behavior: Any  # (x, t, obs) -> predicted noise, with a `schedule`
-    solver: Solver
-    action_size: int = eqx.field(static=True)
-    energy: Any = None  # (x, t, obs) -> (...): the log of the factor by which the density changes
-    scale: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
+    energy: Any  # (x, t, obs) -> (...)
+    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
-        """Raises ValueError without a key."""
-        if key is None:
-            raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
-        return jnp.clip(self.sample(obs, key, 1)[0], -1.0, 1.0)
+    @property
+    def schedule(self):
+        return self.behavior.schedule
 
-    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
-        """`n` draws, not clipped, as in the authors' code."""
-        return self.solver(lambda x, t: self._noise(x, t, obs), self.behavior.schedule, key, (n, self.action_size))
+    @property
+    def net(self):
+        return self.behavior.net
 
-    def _noise(self, x, t, obs):
-        noise = self.behavior(x, t, obs)
-        if self.energy is None:
-            return noise
+    def __call__(self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]) -> Float[Array, "... act"]:
         push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
-        return noise - self.scale * self.behavior.schedule(t)[1] * push  # noise = -sigma * score
+        return self.behavior(x, t, obs) - self.scale * self.schedule(t)[1] * push  # noise = -sigma * score
 
 
 class Planner(eqx.Module):

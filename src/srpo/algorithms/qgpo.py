@@ -28,7 +28,7 @@ from srpo.diffusion.solver import Solver
 from srpo.losses import backup, contrastive_energy, softmax_mean
 from srpo.nets import MLP, GaussianFourier, Linear, QEnsemble
 from srpo.optim import adam
-from srpo.policies import Guided
+from srpo.policies import DiffusionPolicy, Guided
 from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import SupportActions
 
@@ -150,8 +150,8 @@ class QGPO(Algorithm):
     guidance: Guidance = Guidance()
 
     def make_policy(self, trained):
-        behavior, solver = trained["behavior"], self.support.solver
-        return Guided(behavior, solver, behavior.net.action_size, trained["energy"], self.guidance.scale)
+        guided = Guided(trained["behavior"], trained["energy"], self.guidance.scale)
+        return DiffusionPolicy(guided, self.support.solver)
 
     presets: ClassVar = {
         "paper": {"*": UNKNOWN, "antmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,

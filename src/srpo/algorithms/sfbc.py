@@ -25,7 +25,7 @@ from srpo.core import Algorithm, Batch, Stage, TrainState, Treatment, descend
 from srpo.losses import softmax_mean
 from srpo.nets import QEnsemble
 from srpo.optim import adam
-from srpo.policies import BestOf, Guided
+from srpo.policies import BestOf, DiffusionPolicy
 from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import SupportActions
 
@@ -150,8 +150,7 @@ class SfBC(Algorithm):
     acting: Acting = Acting()
 
     def make_policy(self, trained):
-        behavior, acting = trained["behavior"], self.acting
-        sampler = Guided(behavior, self.support.solver, behavior.net.action_size)
+        acting, sampler = self.acting, DiffusionPolicy(trained["behavior"], self.support.solver)
         options = {"choice": "softmax", "temperature": 1 / acting.sharpness, "heads": "first", "average": acting.average}
         return BestOf(sampler, trained["critic"], acting.candidates, **options)
 

@@ -82,10 +82,6 @@ class ScoreNet(eqx.Module):
             x = block(jnp.concatenate([ways.pop(), x], -1), condition)
         return self.last(jnp.concatenate([ways.pop(), x], -1))
 
-    @property
-    def action_size(self) -> int:
-        return self.last.bias.shape[-1]
-
 
 class ScoreBehavior(Stage):
     steps: int = static(600_000, "gradient steps")
