@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises DeployError, RunError and DataError; then nothing was written."""
+    from rich.console import Console
+
     from srpo.deploy.export import export_run
     from srpo.runs import load_run
 
     run = load_run(args.run)
     point = read_point(args.set_point)
-    print("exporting, then verifying every file and timing it", file=sys.stderr)
     formats = args.formats.split(",") if args.formats else None
-    contract = export_run(run, args.to, seed=args.seed, point=point, formats=formats, data=args.data, force=args.force)
+    with Console(stderr=True).status("writing the files, verifying each, timing it"):
+        contract = export_run(run, args.to, seed=args.seed, point=point, formats=formats, data=args.data, force=args.force)
     print(json.dumps(contract) if args.json else summary(contract))
     return 0
 

@@ -41,6 +41,13 @@ def _tensor(data: bytes, dtype: str, shape: list[int], data_offsets: list[int]) 
     return np.frombuffer(data[start:stop], "<f4").reshape(shape)
 
 
+def _contract(path: str | os.PathLike, meta: dict[str, str]) -> dict[str, Any]:
+    try:
+        return json.loads(meta.get("contract", "{}"))
+    except (ValueError, TypeError) as e:
+        raise DeployError(f"{path}: its contract is damaged ({e}); export again") from None
+
+
 class Policy:
     """A policy that `srpo export` wrote as policy.safetensors. Raises DeployError for any other file.
 
@@ -54,9 +61,9 @@ class Policy:
         if not meta.get("version", "").isdecimal() or int(meta["version"]) > VERSION:
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
         self.network = Network.from_tensors(found, meta.get("activation", ""))
-        self.support = Support.from_tensors(found)
+        self.support = Support.from_tensors(found, self.network.obs_size)
         self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "action"))
-        self.info: dict[str, Any] = json.loads(meta.get("contract", "{}"))
+        self.info: dict[str, Any] = _contract(path, meta)
         self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
         self.low, self.high = self.network.low, self.network.high
 

@@ -62,10 +62,16 @@ class Support:
         return {PREFIX + name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_tensors(cls, found: Mapping[str, np.ndarray]) -> Support | None:
-        """What `tensors` gave; None if it was not written."""
-        names = [PREFIX + name for name in cls.__dataclass_fields__]
-        return cls(*(found[name] for name in names)) if all(name in found for name in names) else None
+    def from_tensors(cls, found: Mapping[str, np.ndarray], obs_size: int) -> Support | None:
+        """What `tensors` gave; None if it was not written. Raises DeployError for arrays of other shapes."""
+        arrays = {name: found.get(PREFIX + name) for name in cls.__dataclass_fields__}
+        if any(array is None for array in arrays.values()):
+            return None
+        for name, array in arrays.items():
+            wanted = {"whiten": (obs_size, obs_size), "limit": ()}.get(name, (obs_size,))
+            if array.shape != wanted:
+                raise DeployError(f"{PREFIX}{name} has shape {array.shape}, expected {wanted}; export again")
+        return cls(**arrays)
 
 
 class SafePolicy:
