@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import algorithms, config
-from srpo.checkpoint import save_tree
+from srpo.checkpoint import CheckpointError, save_tree
 from srpo.core import Algorithm
 from srpo.data import Dataset, check_environment, load_dataset
 from srpo.evaluation import Evaluator
@@ -78,15 +79,10 @@ def train(
     if eval_every:
         check_environment(data)
     out = Path(out) if out is not None else _default_folder(data, algorithm)
-    if (out / "run.json").exists():
-        raise RunError(f"{out} holds another run; continue it with --resume {out}, or choose another --out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is not an empty folder; choose another --out")
     inherited = _inherit(start_from, grid, data) if start_from is not None else {}
     evaluation = {"eval_every": eval_every, "eval_episodes": eval_episodes}
-    run = save_info(Run(out, describe(grid, data, dict(sources or {}), **evaluation, start_from=str(start_from or "")), grid))
-    for name, result in inherited.items():
-        save_tree(run.stage_file(name), result)
+    info = describe(grid, data, dict(sources or {}), **evaluation, start_from=str(start_from or ""))
+    run = new_run(Run(out, info, grid), inherited)
     return _continue(run, data, quiet, sinks)
 
 
@@ -99,6 +95,21 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
     return _continue(run, data.treated(run.algorithm.data), quiet, sinks)
+
+
+def new_run(run: Run, results: Mapping[str, Any]) -> Run:
+    """Make the folder of a run of which `results` are finished already; all of it or nothing. Raises RunError, CheckpointError."""
+    if (run.path / "run.json").exists():
+        raise RunError(f"{run.path} holds another run; continue it with --resume {run.path}, or choose another --out")
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise RunError(f"{run.path} exists and is not an empty folder; choose another --out")
+    try:
+        for name, result in results.items():
+            save_tree(run.stage_file(name), result)
+        return save_info(run)  # last: run.json makes it a run
+    except CheckpointError:
+        shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
+        raise
 
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
