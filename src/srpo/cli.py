@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import srpo
 from srpo.errors import UserError, closest
@@ -63,9 +63,14 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line."""
+    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def guarded(command: Callable[[], int]) -> int:
     """The exit code: 0, 2 for what the user can mend, 1 if training failed, 130 after Ctrl-C."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return command()
     except UserError as e:
         print(f"srpo: error: {e}", file=sys.stderr)
         return 2

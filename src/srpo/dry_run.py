@@ -23,9 +23,12 @@ from srpo.progress import Bars
 MEASURE_SECONDS = 2.0
 
 
-def expected(grid: Grid, data: Dataset) -> dict[str, dict[str, float]]:
-    """Stage -> seconds to compile, milliseconds per step and hours for all runs of it, from a few real steps."""
-    results: dict[str, Any] = {}
+def expected(grid: Grid, data: Dataset, results: dict[str, Any] | None = None) -> dict[str, dict[str, float]]:
+    """Stage -> seconds to compile, milliseconds per step and hours for all runs of it, from a few real steps.
+
+    `results`: filled with what those steps made.
+    """
+    results = {} if results is None else results
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars() as bars:
         for name, stage in grid.algorithm.stages.items():
