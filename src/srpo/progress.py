@@ -136,8 +136,9 @@ class TensorBoard:
     def write(self, rows) -> None:
         for row in rows:
             label = _label(row)
-            writer = self.writers.setdefault(label, None) or self.writers.update({label: self.make(label)}) or self.writers[label]
-            writer.add_scalar(f"{row['stage']}/{row['metric']}", row["value"], row["step"])
+            if label not in self.writers:
+                self.writers[label] = self.make(label)
+            self.writers[label].add_scalar(f"{row['stage']}/{row['metric']}", row["value"], row["step"])
 
     def close(self) -> None:
         for writer in self.writers.values():

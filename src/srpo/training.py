@@ -91,6 +91,8 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
     run = load_run(path)
     if run.complete:
         return run
+    if data is None and run.info["data"]["source"] == "arrays":
+        raise RunError(f"{path} was trained on arrays in memory; continue it from Python with srpo.resume({str(path)!r}, data)")
     data = load_dataset(run.info["data"]["source"]) if data is None else data
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
