@@ -1,0 +1,83 @@
+"""A run whose critic and behavior are converted models, so that policies can be trained from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from srpo import config
+from srpo.checkpoint import CheckpointError
+from srpo.config import ConfigError
+from srpo.convert.official import official, sizes
+from srpo.data import Dataset, load_dataset
+from srpo.grid import Grid
+from srpo.runs import Run, describe
+from srpo.training import configure, new_run
+
+File = str | Path
+
+
+def official_run(
+    behavior: File | Sequence[File], critic: File | Sequence[File], data: Dataset | File, out: File, *, preset: str = "paper"
+) -> Run:
+    """Make the folder `out`: a run of SRPO on `data` whose stages critic and behavior are the authors' files.
+
+    behavior, critic: one file each, or as many as there are seeds, which then are 0, 1, ... in this order. preset: the
+    values of all settings that no file holds. Raises CheckpointError, DataError, ConfigError, RunError; then there is no run.
+    """
+    behaviors, critics = _several(behavior), _several(critic)
+    if len(behaviors) != len(critics):
+        raise ConfigError(f"found {len(behaviors)} behavior and {len(critics)} critic files, expected one of each per seed")
+    data = data if isinstance(data, Dataset) else load_dataset(data)
+    models, kinds = [], []
+    for b, c in zip(behaviors, critics, strict=True):
+        models.append(official(b, c))
+        kinds.append(architecture(models[-1]))
+        if sizes(models[-1]["critic"]) != (data.obs_size, data.action_size):
+            raise CheckpointError(
+                f"{b} and {c} have (observations, actions) of sizes {sizes(models[-1]['critic'])}, "
+                f"{data.name} of {(data.obs_size, data.action_size)}; give the data that they were trained on"
+            )
+        if kinds[-1] != kinds[0]:
+            raise CheckpointError(f"{b} and {c} hold networks of other sizes than {behaviors[0]} and {critics[0]}; convert them apart")
+    algorithm = configure("srpo", data, preset, **kinds[0])
+    grid = Grid.create(algorithm, len(models), None)
+    files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
+    sources = dict.fromkeys(kinds[0], "checkpoint")
+    info = describe(grid, data.treated(algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
+    results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
+    return new_run(Run(Path(out), info, grid), results)
+
+
+def architecture(models: Mapping[str, Any]) -> dict[str, Any]:
+    """What converted models say of SRPO's settings, by path. Raises CheckpointError if no setting can say it."""
+    behavior, critic = models["behavior"].net, models["critic"]
+    q, v = (tuple(layer.bias.shape[0] for layer in net.layers[:-1]) for net in (critic.q.members[0], critic.v.net))
+    if q != v:
+        raise CheckpointError(
+            f"the critic has hidden layers of sizes {q} in Q and {v} in V, a run has the same in both; use srpo.convert.official from Python"
+        )
+    width, blocks = behavior.first.bias.shape[0], len(behavior.blocks)
+    return {"critic.hidden": q, "behavior.width": width, "behavior.blocks": blocks, "behavior.parametrization": "noise"}
+
+
+def training_arguments(run: Run, data: str, preset: str) -> list[str]:
+    """The arguments of `srpo train` that train a policy from this run."""
+    usual = config.settings(configure("srpo", load_dataset(data), preset))
+    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    changed = [f"{path}={text(value)}" for path, value in run.info["settings"].items() if usual[path].value != value]
+    chosen = ["--preset", preset] * (preset != "paper") + ["--seeds", str(len(run.seeds))] * (len(run.seeds) > 1)
+    return ["train", data, *chosen, "--from", str(run.path), *(word for one in changed for word in ("--set", one))]
+
+
+def _several(files: File | Sequence[File]) -> list[File]:
+    return [files] if isinstance(files, File) else list(files)
+
+
+def _identity(path: File) -> dict[str, str]:
+    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
