@@ -8,7 +8,7 @@ from bandits import BEST, acts, bandit, fit
 from exact import GaussianBehavior, TwoModes
 
 from srpo.algorithms.sfbc import PlannedCritic, Recorded, SfBC, planned_returns
-from srpo.core import Batch
+from srpo.core import Batch, Treatment
 from srpo.data import DataError, from_arrays
 from srpo.diffusion.solver import Solver
 from srpo.losses import softmax_mean
@@ -108,3 +108,21 @@ def test_trajectories_are_required_by_name():
     data = from_arrays(np.zeros((n, 2)), np.zeros((n, 1)), np.arange(n), np.zeros(n, bool), name="flat")
     with pytest.raises(DataError, match="SfBC needs whole trajectories"):
         SfBC().critic.view(data.treated(SfBC().data))
+
+
+def test_episodes_are_trimmed_and_labels_checked_as_on_antmaze():
+    """Episodes of 6 (timed out), 4 (too short), 5 (ended) and 6 rows (cut by the end of the data)."""
+    terminal, timeout = np.zeros(21, bool), np.zeros(21, bool)
+    timeout[[5, 9]], terminal[14] = True, True
+    obs = np.stack([np.arange(21.0), 30 - np.arange(21.0)], 1)
+    data = from_arrays(obs, np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
+    chosen = data.treated(Treatment(episodes="trimmed"))
+    assert chosen.obs[:, 0].tolist() == [0, 1, 2, 3, 4, *range(10, 21)]
+    assert np.flatnonzero(chosen.last).tolist() == [4, 9, 15] and chosen.terminal.sum() == 1
+    assert chosen.episodes.tolist() == [[0, 5], [5, 10], [10, 16]]
+    far = data.treated(Treatment(reward="beyond-19"))
+    assert np.flatnonzero(far.steps.reward).tolist() == []  # nowhere are both beyond 19
+    up = from_arrays(obs[:, :1] * [1, 2], np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
+    assert np.flatnonzero(up.treated(Treatment(reward="beyond-19")).steps.reward).tolist() == [20]
+    with pytest.raises(DataError, match="no episode has five rows"):
+        from_arrays(obs[:4], np.zeros((4, 1)), np.ones(4), terminal[:4], timeout[:4]).treated(Treatment(episodes="trimmed"))

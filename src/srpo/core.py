@@ -46,8 +46,11 @@ class Batch(NamedTuple):
 class Treatment(eqx.Module):
     """How an algorithm wants the recorded data: part of its recipe, so part of its settings."""
 
-    reward: Literal["none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize"] = static(
+    reward: Literal["none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize", "beyond-19"] = static(
         "none", "reward treatment: none; return-range: 1000 r / (max - min episode return); minus-one: r - 1 (antmaze)"
+    )
+    episodes: Literal["all", "trimmed"] = static(
+        "all", "trimmed: without episodes of fewer than 5 rows and the last row of timed-out ones (SfBC on antmaze)"
     )
     keep_timeouts: bool = static(False, "keep the last transition of timed-out episodes (needs recorded next observations)")
     clip_action: float = static(1.0, "clip recorded actions to +- this value")

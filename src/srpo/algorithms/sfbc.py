@@ -133,7 +133,8 @@ class Acting(eqx.Module):
 
 LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
 ANTMAZE = {
-    "antmaze-*": {"critic.steps": 97_112, "critic.replan_every": 48_800},
+    "antmaze-*": {"critic.steps": 97_112, "critic.replan_every": 48_800, "data.episodes": "trimmed"},
+    "antmaze-medium-play-v2": {"data.reward": "beyond-19"},
     "antmaze-large-*": {"critic.hidden": (512, 256, 256)},
 }
 QUICK = {

@@ -110,12 +110,20 @@ class Dataset:
         chosen = self
         if treatment.best_fraction < 1:
             self.require_episodes("best_fraction")
-            rows = treat.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction)
-            arrays = {key: getattr(self, key) for key in FIELDS}
-            chosen = replace(self, **{key: None if x is None else x[rows] for key, x in arrays.items()})
+            chosen = self._only(treat.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction))
+        if treatment.episodes == "trimmed":
+            rows, last = treat.trimmed(chosen.episodes, chosen.timeout)
+            if len(rows) == 0:
+                raise DataError(f"{self.source}: no episode has five rows; use data.episodes=all")
+            chosen = chosen._only(rows)
+            chosen = replace(chosen, timeout=last & ~chosen.terminal)
         chosen = replace(chosen, treatment=treatment)
         chosen.transition_rows, chosen._reward  # refuse now, not in the middle of training
         return chosen
+
+    def _only(self, rows: np.ndarray) -> Dataset:
+        arrays = {key: getattr(self, key) for key in FIELDS}
+        return replace(self, **{key: None if x is None else x[rows] for key, x in arrays.items()})
 
     @cached_property
     def transition_rows(self) -> np.ndarray:
@@ -153,6 +161,8 @@ class Dataset:
             return treat.scaled(reward, treat.authors_returns(reward[rows], self.terminal[rows]), what)
         if option == "standardize":
             return treat.standardized(reward, rows, what)
+        if option == "beyond-19":
+            return treat.beyond(reward, self.obs[:, :2])
         affine = {"none": (1, 0), "minus-one": (1, -1), "four-centered": (4, -0.5)}
         scale, shift = map(np.float32, affine[option])
         return reward if option == "none" else scale * (reward + shift)
