@@ -86,7 +86,7 @@ def _product_jvp(primals, tangents):
         along_weight = jax.lax.dot_general(columns, dweight, (((0,), (0,)), ((), ())))
     else:
         along_weight = rows @ dweight
-    return x @ weight, dx @ weight + along_weight.reshape(*x.shape[:-1], -1)
+    return x @ weight, dx @ weight + along_weight.reshape(*x.shape[:-1], weight.shape[-1])
 
 
 class Linear(eqx.Module):
