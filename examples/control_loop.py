@@ -15,14 +15,13 @@ import argparse
 import gc
 import json
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 
 from srpo.deploy import Policy, SafePolicy
+from srpo.environments import make_env
 
 SPIN = 300_000  # nanoseconds before a deadline in which the loop no longer sleeps: waking up is not that exact
 Act = Callable[[np.ndarray], np.ndarray]
@@ -54,9 +53,7 @@ def wait_until(deadline: int) -> None:
 def loop(path: Path, env_id: str, rate: float, seconds: float) -> dict[str, np.ndarray | int | list[float]]:
     """Nanoseconds of every action, step and tick, and the returns of the episodes that ended."""
     act, fell_back = load(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        env = gymnasium.make(env_id)
+    env = make_env(env_id)
     ticks, period = int(seconds * rate), int(1e9 / rate)
     acting, stepping, whole = (np.zeros(ticks, np.int64) for _ in range(3))
     missed, far, total, returns, clock = 0, 0, 0.0, [], time.perf_counter_ns

@@ -112,7 +112,7 @@ def test_policy_far_agrees_with_python(robot, tmp_path):
     (tmp_path / "main.c").write_text(
         "#include <math.h>\n#include <stdio.h>\nint policy_far(const float obs[]);\n"
         f"static float obs[][{OBS}] = {{\n" + ",\n".join(rows) + "};\n"
-        f"int main(void) {{ unsigned i; for (i = 0; i < {len(rows)}; i++) printf(\"%d \", policy_far(obs[i]));\n"
+        f'int main(void) {{ unsigned i; for (i = 0; i < {len(rows)}; i++) printf("%d ", policy_far(obs[i]));\n'
         'obs[0][3] = NAN; printf("%d ", policy_far(obs[0])); obs[0][3] = INFINITY; printf("%d", policy_far(obs[0])); return 0; }\n'
     )
     built = call(*C99, tmp_path / "main.c", robot / "policy.c", "-o", tmp_path / "main", "-lm")
@@ -133,13 +133,13 @@ def test_no_compiler(monkeypatch, tmp_path):
         FORMATS["c"].load(tmp_path / "policy.c")
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeployError, match="no C compiler .* leave out the format c"):
+    with pytest.raises(DeployError, match=r"no C compiler .* leave out the format c"):
         FORMATS["c"].load(tmp_path / "policy.c")
 
 
 def test_compiler_error_is_one_line(tmp_path):
     (tmp_path / "policy.c").write_text("void policy_act(void) { return 1; }\n")
-    with pytest.raises(DeployError, match="does not compile policy.c: .*error") as e:
+    with pytest.raises(DeployError, match=r"does not compile policy.c: .*error") as e:
         ctarget.CompiledPolicy(tmp_path / "policy.c")
     assert "\n" not in str(e.value)
 

@@ -120,7 +120,8 @@ def test_bench_of_a_file_prints_aligned_lines(run, tmp_path, capsys):
 
 
 def test_bench_of_a_run_as_json(run, capsys):
-    command = ["bench", run.path, "--seed", 5, "--set-point", "policy.lr=0.001", "--calls", 100, "--batch", 1, "--batch", 8, "--json", "--quiet"]
+    command = ["bench", run.path, "--seed", 5, "--set-point", "policy.lr=0.001", "--json", "--quiet", "--calls", 100]
+    command += ["--batch", 1, "--batch", 8]
     assert main([str(part) for part in command]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = [row for row in found["rows"] if "median_us" in row]

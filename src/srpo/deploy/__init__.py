@@ -9,8 +9,13 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.runtime import Policy
 from srpo.deploy.safety import SafePolicy, Support
 
-_HOME = {"export_policy": "srpo.deploy.export", "export_run": "srpo.deploy.export", "describe": "srpo.deploy.describe", "measure": "srpo.deploy.latency"}
-__all__ = ["DeployError", "Network", "Policy", "SafePolicy", "Support", *_HOME]  # noqa: F822
+_HOME = {
+    "export_policy": "srpo.deploy.export",
+    "export_run": "srpo.deploy.export",
+    "describe": "srpo.deploy.describe",
+    "measure": "srpo.deploy.latency",
+}
+__all__ = ["DeployError", "Network", "Policy", "SafePolicy", "Support", *_HOME]
 
 
 def __getattr__(name):

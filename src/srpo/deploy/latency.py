@@ -26,7 +26,7 @@ DISTINCT = 256  # different observations, taken in turn
 PARTS = 10  # of a row, for progress
 ONLY_SINGLE = ("C, -O2", "onnxruntime, bound buffers")
 TAIL = 10_000  # calls from which on a p99.9 means something
-ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Row = dict[str, Any]
 Timer = Callable[[np.ndarray, int], np.ndarray]  # (n, batch, obs), calls -> nanoseconds
