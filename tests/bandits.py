@@ -6,16 +6,21 @@ from jax import random
 
 from srpo.core import Batch, Log, advance, metric_names
 
-BEST = 0.5  # of the actions; the behavior's modes are -0.6 and 0.6, of standard deviation 0.1
+BEST = 0.45  # of the actions; the behavior's modes are -0.6 and 0.6, of standard deviation 0.1
 
 
 def bandit(n=2000, seed=0) -> Batch:
-    """Reward -4 (a - 0.5)^2, episodes of one step; logged by an even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2)."""
+    """Reward -4 (a - 0.45)^2, episodes of one step; logged by an even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2)."""
     k_mode, k_action = random.split(random.key(seed))
     mode = 0.6 * random.rademacher(k_mode, (n, 1), jnp.float32)
     action = jnp.clip(mode + 0.1 * random.normal(k_action, (n, 1)), -1, 1)
-    obs = jnp.zeros((n, 1))
+    obs = jnp.ones((n, 1))
     return Batch(obs, action, -4 * (action[:, 0] - BEST) ** 2, obs, jnp.zeros(n), jnp.arange(n))
+
+
+@jax.jit
+def _init(stage, data, given, key):
+    return stage.init(data, given, key)
 
 
 @jax.jit
@@ -26,7 +31,7 @@ def _advance(stage, state, log, data, given, key, stop):
 def fit(stage, data, given=None, seed=0):
     """The stage's result and its mean metrics over all steps. Settings that are numbers do not compile again."""
     given, key = given or {}, random.key(seed)
-    state = stage.init(data, given, key)
+    state = _init(stage, data, given, key)
     log = Log.create(metric_names(stage, state, data, given, key))
     state, log = _advance(stage, state, log, data, given, key, stage.steps)
     assert all(int(step) < 0 for step in log.bad_step.values()), log.bad_step
@@ -43,4 +48,4 @@ def fit_all(algorithm, data, seed=0):
 
 def acts(policy, n=200, seed=1):
     """`n` actions in the bandit's only state."""
-    return jax.jit(jax.vmap(policy.act, (None, 0)))(jnp.zeros(1), random.split(random.key(seed), n))[:, 0]
+    return jax.jit(jax.vmap(policy.act, (None, 0)))(jnp.ones(1), random.split(random.key(seed), n))[:, 0]

@@ -1,0 +1,94 @@
+"""Diffusion-QL: the gradient through the denoising chain, the max-Q backup, the moving average, and a bandit."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bandits import BEST, acts, bandit, fit
+from jax import random
+
+from srpo.algorithms.diffusion_ql import DiffusionPolicyQ, DiffusionQL, improvement, next_value, sample_actions
+from srpo.core import average
+from srpo.diffusion.parametrization import NoisePrediction
+from srpo.diffusion.schedules import Discrete
+from srpo.nets import QEnsemble, mish
+from srpo.score_nets import ScoreMLP
+
+double = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+TINY = DiffusionPolicyQ(batch_size=16, hidden=(8,), backup_actions=3)
+SMALL = DiffusionPolicyQ(steps=1500, batch_size=128, hidden=(32, 32), lr=3e-3, critic_lr=3e-3, ema=0.05, ema_start=100)
+
+
+@jax.jit
+def update(stage, state, step):
+    """The state after one step on the same 16 rows."""
+    return stage.update(state, bandit(16), {}, random.key(1), step)[0]
+
+
+def test_improvement_is_one_head_over_the_size_of_the_other():
+    q = jnp.asarray([[1.0, 3.0], [-2.0, 4.0]])
+    assert improvement(q, jnp.asarray(0)) == pytest.approx(2 / 3)
+    assert improvement(q, jnp.asarray(1)) == pytest.approx(1 / 2)
+    gradient = jax.grad(improvement)(q, jnp.asarray(0))  # the normalizer passes none
+    np.testing.assert_allclose(gradient, [[1 / 6, 1 / 6], [0, 0]], rtol=1e-6)
+
+
+def test_max_q_backup_takes_the_best_per_head_then_the_lower_head():
+    q = jnp.asarray([[[1.0, 5.0, 2.0]], [[4.0, 0.0, 3.0]]])
+    np.testing.assert_allclose(next_value(q), [4.0])  # not 3, the best of the lower head's values
+    np.testing.assert_allclose(next_value(q[..., :1]), [1.0])
+
+
+def test_gradient_through_all_denoising_steps_against_finite_differences():
+    with double(True):
+        k_actor, k_q, k_obs, k_step = random.split(random.key(0), 4)
+        actor = NoisePrediction(ScoreMLP(2, 2, (8, 8), k_actor, time_size=4), Discrete.vp(5))
+        actor = jax.tree.map(lambda x: 0.3 * x, actor)  # most of the chain inside the clip
+        q, obs = QEnsemble(2, 2, (8,), k_q, activation=mish), random.normal(k_obs, (4, 2))
+        mean_q = lambda actor: jnp.mean(q(obs, sample_actions(actor, obs, k_step))[0])
+        gradient = jax.jit(jax.grad(mean_q))(actor)
+        direction = jax.tree.map(lambda x: random.normal(random.key(x.size), x.shape), actor)
+        move = jax.jit(lambda h: mean_q(jax.tree.map(lambda a, d: a + h * d, actor, direction)))
+        numeric = (move(1e-5) - move(-1e-5)) / 2e-5
+        exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+        assert abs(numeric) > 1e-3
+        np.testing.assert_allclose(exact, numeric, rtol=1e-4)
+
+
+def test_the_moving_average_starts_late_and_follows_every_fifth_step():
+    stage = replace(TINY, ema=0.1)
+    state = stage.init(bandit(16), {}, random.key(1))
+    for step, follows in ((999, False), (1000, True), (1001, False), (1005, True)):
+        new = update(stage, state, jnp.asarray(step))
+        expected = average(state.actor.target, new.actor.model, 0.1 if follows else 0.0)
+        np.testing.assert_allclose(new.actor.target.net.last.bias, expected.net.last.bias, rtol=1e-5)
+        np.testing.assert_allclose(  # the critic's follows at every step
+            new.q.target.members[0].layers[0].bias,
+            average(state.q.target, new.q.model, 0.1).members[0].layers[0].bias,
+            rtol=1e-5,
+        )
+
+
+def test_gradients_are_clipped():
+    state = TINY.init(bandit(16), {}, random.key(2))
+    moments = lambda norm: update(replace(TINY, clip_norm=norm), state, jnp.asarray(0)).q.opt_state[1][0].mu
+
+    square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))
+    assert square(moments(1e-2)) ** 0.5 == pytest.approx(0.1 * 1e-2, rel=1e-3)  # Adam's first moment is 0.1 of the gradient
+    assert square(moments(1e3)) ** 0.5 > 0.1 * 1e-2
+
+
+def test_larger_eta_moves_the_policy_from_the_behavior_to_argmax_q():
+    data, algorithm = bandit(), DiffusionQL()
+
+    policy = lambda eta: algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data)[0]})
+    cloned = policy(0.0)
+    sample = cloned.sampler.sample(jnp.ones(1), random.key(3), 500)
+    assert 0.35 < (sample > 0).mean() < 0.65
+    chosen = acts(cloned)  # softmax of Q in [-5, 0] over 50 candidates prefers the upper mode
+    assert (chosen > 0).mean() > 0.7
+    greedy = policy(5.0)
+    sample = greedy.sampler.sample(jnp.ones(1), random.key(3), 500)
+    assert abs(sample - BEST).mean() < 0.12
