@@ -10,7 +10,7 @@ run: venv
 	$(VENV)/bin/srpo demo
 
 test: $(VENV)/.tested
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 venv: $(STAMP)
 
