@@ -177,7 +177,7 @@ PORT_TASKS = {
     "hopper-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
     "walker2d-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
 }
-QUICK = {"policy.steps": 100_000, "policy.warmup": 10_000.0}
+QUICK = {"policy.steps": 50_000, "policy.warmup": 5_000.0, "policy.vae_hidden": (256, 256)}  # the wide VAE is most of a step
 
 
 class BEAR(Algorithm):
