@@ -57,11 +57,11 @@ def summary(contract: dict[str, Any]) -> str:
     """What was exported, as a few lines of text."""
     sizes = [contract["input"]["shape"][1], *contract["network"]["hidden"], contract["output"]["shape"][1]]
     lines = [f"{contract['algorithm']}, seed {contract['seed']}: {' -> '.join(map(str, sizes))}, {contract['network']['activation']}"]
-    sets = list(contract["parity"]["observations"])
-    lines.append(f"largest error against the JAX policy ({', '.join(sets)}):")
-    for name, errors in contract["parity"].items():
-        if name not in ("tolerance", "observations", "float32_rounding"):
-            lines.append(f"  {name:<22}" + "  ".join(f"{errors[s]:.1e}" for s in sets))
+    parity = contract["parity"]
+    lines.append(f"largest error against the JAX policy on {sum(parity['observations'].values())} observations:")
+    lines.append(f"  {'':<22}" + "".join(f"{name:>17}" for name in parity["observations"]))
+    for name, errors in (parity["errors"] | {"tolerated": parity["tolerated"]}).items():
+        lines.append(f"  {name:<22}" + "".join(f"{errors[s]:>17.1e}" for s in parity["observations"]))
     lines += [f"  {row['label']:<28} {row['median_us']:.1f} us per action" for row in contract["latency"] if "median_us" in row]
     lines += [f"note: {note}" for note in contract["notes"]]
     return "\n".join([*lines, "written: " + ", ".join(contract["files"]) + " and the contract"])

@@ -138,6 +138,8 @@ def _environment(policy: Any, info: Mapping[str, Any]):
 
 def _refuse_existing(places: Mapping[str, Path], force: bool) -> None:
     for path in places.values():
+        if path.is_dir():
+            raise DeployError(f"{path} is a folder; give another name")
         if path.exists() and not force:
             raise DeployError(f"{path} exists; give another name, or --force to replace it")
 

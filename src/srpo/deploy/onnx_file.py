@@ -14,6 +14,7 @@ from srpo.deploy.graph import LAYER, DeployError, Network
 from srpo.deploy.runtime import FORMAT, VERSION
 
 OPSET, IR_VERSION = 17, 8
+ABOUT = "Normalization, squashing and bounds are inside. Observations are not checked: refuse NaN and infinity before the call."
 
 
 class _Graph:
@@ -67,7 +68,9 @@ def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
     ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", sizes[name]])] for name in sizes]
     arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in graph.arrays.items()]
     made = helper.make_graph(graph.nodes, "policy", *ends, arrays)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="srpo")
+    model = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="srpo", doc_string=ABOUT
+    )
     meta = {"format": FORMAT, "version": str(VERSION), "activation": bundle.network.activation, "contract": bundle.contract_text}
     helper.set_model_props(model, meta)
     onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ import numpy as np
 from srpo.deploy.graph import DeployError
 
 MARGIN = 0.1  # of the range of the data, on both sides
+ROWS = 200_000  # that the distances are measured on, drawn at random from larger data
 RIDGE = 1e-3  # added to the correlation matrix and to each standard deviation: constant signals stay usable
 PREFIX = "support."
 
@@ -31,13 +32,14 @@ class Support:
     @classmethod
     def of(cls, obs: np.ndarray, quantile: float = 0.999) -> Support:
         """Of the rows of `obs` (n, obs); the limit is this quantile of their distances."""
-        rows = np.asarray(obs, np.float64)
+        chosen = obs if len(obs) <= ROWS else obs[np.random.default_rng(0).integers(0, len(obs), ROWS)]
+        rows = np.asarray(chosen, np.float64)
         mean, scale = rows.mean(0), rows.std(0) + RIDGE
         z = (rows - mean) / scale
         correlation = z.T @ z / len(z) + RIDGE * np.eye(z.shape[1])
         whiten = np.linalg.inv(np.linalg.cholesky(correlation)) / scale
         distance = np.linalg.norm((rows - mean) @ whiten.T, axis=1)
-        low, high = rows.min(0), rows.max(0)
+        low, high = obs.min(0).astype(np.float64), obs.max(0).astype(np.float64)
         margin = MARGIN * (high - low)
         arrays = (mean, whiten, low - margin, high + margin, np.quantile(distance, quantile))
         return cls(*(np.asarray(a, np.float32) for a in arrays))

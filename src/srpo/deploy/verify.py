@@ -22,9 +22,9 @@ def observations(network: Network, data: np.ndarray | None = None, n: int = 10_0
     Extremes: corners of the box around the data, single signals a hundred deviations out, and zero.
     """
     rng = np.random.default_rng(0)
-    inside = rng.normal(network.mean, network.std, (n, network.obs_size)) if data is None else rng.permutation(data)
-    inside = np.resize(inside, (n - 2 * (3 * n // 10), network.obs_size))
+    inside = rng.normal(network.mean, network.std, (n, network.obs_size)) if data is None else data[rng.integers(0, len(data), n)]
     m = 3 * n // 10
+    inside = inside[: n - 2 * m]
     mean, std, low, high = (f(inside, axis=0) for f in (np.mean, np.std, np.min, np.max))
     extreme = np.where(rng.random((m, network.obs_size)) < 0.5, low, high)
     extreme[1::2] = mean
@@ -39,7 +39,7 @@ def reference(policy: Any, network: Network, obs: np.ndarray) -> np.ndarray:
     """Actions (B, act) of the JAX policy within the network's bounds, on the CPU in full float32."""
     cpu = jax.devices("cpu")[0]
     with jax.default_matmul_precision("highest"), jax.default_device(cpu):
-        actions = jax.jit(jax.vmap(policy.act))(jax.device_put(obs, cpu))
+        actions = jax.jit(jax.vmap(jax.device_get(policy).act))(jax.device_put(obs, cpu))
     return network.bound(np.asarray(actions, np.float32))
 
 
@@ -50,20 +50,20 @@ def rounding(network: Network, obs: np.ndarray) -> float:
 
 
 def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The largest error of each format on each set, as a share of half the action's range.
+    """The largest error of each format on each set, as a share of half the action's range (key `errors`).
 
     Tolerated: 1e-5, and four times what float32 rounding costs the network there (far from the data that is more than
     1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
     """
-    out: dict[str, Any] = {"tolerance": TOLERANCE, "observations": {name: len(obs) for name, obs in sets.items()}}
-    out["float32_rounding"] = {name: rounding(network, obs) for name, obs in sets.items()}
     wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
-    for form, act in acts.items():
-        out[form] = {}
-        for name, obs in sets.items():
-            allowed = TOLERANCE + ROUNDING * out["float32_rounding"][name]
-            out[form][name] = _compare(form, name, act(obs), wanted[name], network.half, allowed)
-    return out
+    rounds = {name: rounding(network, obs) for name, obs in sets.items()}
+    allowed = {name: TOLERANCE + ROUNDING * r for name, r in rounds.items()}
+    errors = {
+        form: {name: _compare(form, name, act(obs), wanted[name], network.half, allowed[name]) for name, obs in sets.items()}
+        for form, act in acts.items()
+    }
+    counts = {name: len(obs) for name, obs in sets.items()}
+    return {"observations": counts, "float32_rounding": rounds, "tolerated": allowed, "errors": errors}
 
 
 def _compare(form: str, name: str, found: np.ndarray, wanted: np.ndarray, half: np.ndarray, allowed: float) -> float:
