@@ -70,6 +70,10 @@ def _prepare(args):
         raise ConfigError(f"{args.figure} draws one data set, found {len(data)} in --data {args.data}; choose one")
     if args.gradient not in ("eq10", "eq15"):
         raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
+    if args.gradient != "eq10" and args.figure not in ("fig3", "fig7"):
+        raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
+    if args.seed < 0:
+        raise ConfigError(f"--seed must be zero or more, found {args.seed}")
     _check_folder(args.out)
     budget = job.QUICK if args.quick else job.FULL
     return job.Job(args.out, Bars(), budget, args.seed, data, args.gradient), module.make
@@ -108,9 +112,10 @@ def _print(rows, files, seconds) -> None:
 
     table = Table(box=None)
     for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", max_width=16)
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    console = Console(soft_wrap=True)
+    console = Console(highlight=False)
     console.print(table)
+    console.print(soft_wrap=True, end="")
     console.print(f"{seconds:.0f} s; wrote {', '.join(files)}")

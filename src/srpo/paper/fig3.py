@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from srpo.paper import panels
 from srpo.paper.job import Job
@@ -21,26 +22,27 @@ def make(job: Job) -> list[dict]:
 
 
 def draw(s: Study):
-    """The figure, as wide as the text."""
-    figure = panels.page(panels.TEXT_WIDTH, 1.72)
-    axes = figure.subplots(1, 5, sharey=True)
+    """The figure, as wide as the text: five squares, below them their scales."""
+    side, gap, left, bottom, height = 1.14, 0.13, 0.32, 0.56, 1.9  # inches
+    figure = panels.page(panels.TEXT_WIDTH, height, layout="none")
+    box = lambda i, x, y, w, h: ((left + i * (side + gap) + x) / panels.TEXT_WIDTH, y / height, w / panels.TEXT_WIDTH, h / height)
+    axes = [figure.add_axes(box(i, 0, bottom, side, side)) for i in range(5)]
     extent = s.bandit.extent
     panels.samples(axes[0], s.actions)
     density = panels.image(axes[1], np.exp(s.log_density), extent, panels.DENSITY, vmin=0)
     value = panels.stacked_values(axes[2], s.targets, extent)
-    panels.regularization(axes[3], s.targets, s.policies)
+    ends = panels.regularization(axes[3], s.inverse_beta, s.policies)
     shifted = panels.policy_shift(axes[4], s.inverse_beta, s.policies)
-    titles = ["(a) Data samples", r"(b) Density $\hat\mu(a)$", "(c) Q-functions (stacked)", "(d) Regularization", "(e) Policy shift"]
+    titles = ["(a) Data samples", r"(b) Density $\hat\mu(a)$", "(c) $Q$-functions", "(d) Regularization", "(e) Policy shift"]
     for axis, title in zip(axes, titles, strict=True):
-        panels.square(axis, extent, np.floor(extent / 4) * 4)
+        panels.square(axis, extent)
         axis.set_title(title)
-        axis.set_xlabel("$a_1$")
-    axes[0].set_ylabel("$a_2$")
-    handles = [
-        axes[3].scatter([], [], s=4, color=panels.BLUE, label=r"$1/\beta=0$"),
-        axes[3].scatter([], [], s=4, color=panels.GREEN, label=rf"$1/\beta={s.inverse_beta[-1]:g}$"),
-    ]
-    for axis, shown, label in ((axes[1], density, "density"), (axes[2], value, "$Q$"), (axes[4], shifted, r"$1/\beta$")):
-        figure.colorbar(shown, ax=axis, location="bottom", label=label, shrink=0.9, aspect=18, pad=0.02)
-    axes[3].legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, handletextpad=0, columnspacing=0.8)
+        axis.tick_params(labelleft=axis is axes[0])
+    axes[0].set(xlabel="$a_1$", ylabel="$a_2$")
+    for i, shown, label in ((1, density, r"$\hat\mu(a)$"), (2, value, "$Q(a)$"), (4, shifted, r"$1/\beta$")):
+        bar = figure.colorbar(shown, cax=figure.add_axes(box(i, 0.06, 0.33, side - 0.12, 0.05)), orientation="horizontal")
+        bar.set_label(label)
+        bar.locator = MaxNLocator(2)
+    legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "handletextpad": 0.1, "labelspacing": 0.15}
+    axes[3].legend(*zip(*ends, strict=True), **legend)
     return figure

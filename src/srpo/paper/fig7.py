@@ -31,16 +31,18 @@ def draw(studies: Sequence[Study]):
         extent = s.bandit.extent
         panels.samples(row[0], s.actions)
         density = panels.image(row[1], np.exp(s.log_density), extent, panels.DENSITY, vmin=0)
-        panels.regularization(row[2], s.targets, s.policies)
+        ends = panels.regularization(row[2], s.inverse_beta, s.policies)
         shifted = panels.policy_shift(row[3], s.inverse_beta, s.policies)
         for axis in row:
-            panels.square(axis, extent, np.floor(extent / 4) * 4)
+            panels.square(axis, extent)
         row[0].set_ylabel(f"{s.name}\n$a_2$")
-        figure.colorbar(density, ax=row[1], aspect=14, pad=0.02)
+        figure.colorbar(density, ax=row[1], fraction=0.05, aspect=22, pad=0.02)
     titles = ["Data samples", r"Density $\hat\mu(a)$", "Behavior regularization", "Policy shift"]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     for axis in axes[-1]:
         axis.set_xlabel("$a_1$")
-    figure.colorbar(shifted, ax=axes[:, 3], label=r"$1/\beta$", aspect=60, pad=0.02, shrink=0.6)
+    legend = axes[-1, 2].legend(*zip(*ends, strict=True), loc="upper center", bbox_to_anchor=(0.5, -0.27), handletextpad=0.1)
+    legend.set_in_layout(False)
+    figure.colorbar(shifted, ax=axes[-1, 3], location="bottom", label=r"$1/\beta$", aspect=22, pad=0.01)
     return figure

@@ -21,9 +21,9 @@ class Budget:
     """Sizes of one 2-D experiment."""
 
     rows: int = 200_000  # actions drawn for training
-    steps: int = 10_000  # gradient steps of each behavior model
+    steps: int = 15_000  # gradient steps of each behavior model
     batch_size: int = 512
-    width: int = 64
+    width: int = 128
     grid: int = 120  # points along each side where the density is computed
     targets: int = 13  # along each side
     temperatures: int = 41  # values of 1/beta in [0, 1]
@@ -33,11 +33,11 @@ class Budget:
     def behavior(self, **settings) -> DiffusionBehavior:
         """The training of a behavior model; the 2-D data are plentiful, so without dropout and decay."""
         sizes = {"steps": self.steps, "batch_size": self.batch_size, "width": self.width}
-        return DiffusionBehavior(**sizes, dropout=0.0, weight_decay=0.0, lr=1e-3, **settings)
+        return DiffusionBehavior(**sizes, dropout=0.0, weight_decay=0.0, lr=5e-3, **settings)
 
 
 FULL = Budget()
-QUICK = Budget(rows=50_000, steps=1_200, batch_size=256, width=48, grid=60, targets=11, temperatures=21, climbs=60, draws=512)
+QUICK = Budget(rows=50_000, steps=2_500, batch_size=256, width=64, grid=60, targets=11, temperatures=21, climbs=60, draws=512)
 
 
 @dataclass

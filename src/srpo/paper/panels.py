@@ -16,18 +16,19 @@ STYLE = {
     "mathtext.fontset": "cm", "legend.frameon": False, "legend.handlelength": 1.5,
 }  # fmt: skip
 TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
-BLUE, GREEN, RED, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#777777"
+BLUE, GREEN, RED, DARK, ORANGE, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#1f4e79", "#ff7f0e", "#777777"
 
 style = lambda: matplotlib.rc_context(STYLE)
 
 
-def page(width: float, height: float) -> Figure:
+def page(width: float, height: float, layout: str = "constrained") -> Figure:
     """An empty figure of this size in inches. Draw and save it within `style()`."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
-def square(axis: Axes, extent: float, ticks: float = 4.0) -> None:
-    """Equal axes over [-extent, extent]^2."""
+def square(axis: Axes, extent: float) -> None:
+    """Equal axes over [-extent, extent]^2, labeled at multiples of 4."""
+    ticks = np.floor(extent / 4) * 4
     axis.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[-ticks, 0, ticks], yticks=[-ticks, 0, ticks])
 
 
@@ -39,7 +40,7 @@ def image(axis: Axes, values: np.ndarray, extent: float, cmap: str, **options):
 
 def samples(axis: Axes, actions: np.ndarray, n: int = 4000, **options) -> None:
     """The first `n` actions as dots."""
-    axis.scatter(*actions[:n].T, **{"s": 0.4, "color": "#1f4e79", "linewidths": 0, "rasterized": True} | options)
+    axis.scatter(*actions[:n].T, **{"s": 0.4, "color": DARK, "linewidths": 0, "rasterized": True} | options)
 
 
 def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
@@ -54,11 +55,12 @@ def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
     return shown
 
 
-def regularization(axis: Axes, targets: np.ndarray, policies: np.ndarray) -> None:
-    """From the greedy policy (blue) along its path (red) to the regularized one (green)."""
+def regularization(axis: Axes, inverse_beta: np.ndarray, policies: np.ndarray) -> list:
+    """From the greedy policy (blue) along its path (red) to the regularized one (green); returns both marks with their labels."""
     axis.add_collection(LineCollection(np.swapaxes(policies, 0, 1), colors="red", linewidths=0.4, alpha=0.7))
-    axis.scatter(*policies[0].T, s=2.2, color=BLUE, linewidths=0, zorder=3)
-    axis.scatter(*policies[-1].T, s=3.0, color=GREEN, edgecolors="#006633", linewidths=0.2, zorder=4)
+    first = axis.scatter(*policies[0].T, s=2.2, color=BLUE, linewidths=0, zorder=3)
+    last = axis.scatter(*policies[-1].T, s=3.0, color=GREEN, edgecolors="#006633", linewidths=0.2, zorder=4)
+    return [(mark, rf"$1/\beta={value:g}$") for mark, value in ((first, inverse_beta[0]), (last, inverse_beta[-1]))]
 
 
 def policy_shift(axis: Axes, inverse_beta: np.ndarray, policies: np.ndarray):

@@ -24,6 +24,7 @@ from srpo.paper.bandits import Quadratic
 
 Gradient = Literal["eq10", "eq15"]
 LEAST = 1e-6  # 1/beta = 0 is taken as this
+MOST = {"eq10": 1.0, "eq15": 40.0}  # the largest 1/beta drawn: w(t) = sigma^2 makes the score term of eq. 15 that much smaller
 
 
 def shift(
@@ -31,6 +32,7 @@ def shift(
     targets: Float[Array, "n 2"],
     inverse_beta: Float[Array, " k"],
     key: PRNGKeyArray,
+    start: Float[Array, "n 2"] | None = None,
     *,
     steps: int,
     lr: float = 0.05,
@@ -38,7 +40,7 @@ def shift(
     time: float = 0.02,
     draws: int = 16,
 ) -> Float[Array, "k n 2"]:
-    """The policies at every temperature for Q = -|a - target|^2, each started at the one before, the first at its target.
+    """The policies at every temperature for Q = -|a - target|^2, each started at the one before, the first at `start`, else its target.
 
     `steps` of Adam per temperature, its rate `lr` (in units of the action) falling to 0. `time` is the t of eq. 10;
     `draws` are the samples of t and noise per step of eq. 15, t stratified.
@@ -58,7 +60,7 @@ def shift(
         return action, action
 
     keys = jax.random.split(key, len(inverse_beta))
-    return jax.lax.scan(at_temperature, targets, (keys, 1 / jnp.maximum(inverse_beta, LEAST)))[1]
+    return jax.lax.scan(at_temperature, targets if start is None else start, (keys, 1 / jnp.maximum(inverse_beta, LEAST)))[1]
 
 
 def _eq10(behavior, targets, time):

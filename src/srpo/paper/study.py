@@ -12,7 +12,7 @@ import numpy as np
 from srpo.diffusion.density import log_density
 from srpo.paper.bandits import NO_OBS, Bandit, Points, find, fit
 from srpo.paper.job import Job
-from srpo.paper.policy_shift import shift, target_grid
+from srpo.paper.policy_shift import MOST, shift, target_grid
 from srpo.progress import Bars
 
 CHUNK = 1200  # rows whose ODEs share their steps
@@ -38,11 +38,8 @@ class Study:
 
     def report(self) -> dict:
         """A row of numbers to print."""
-        before, after = 100 * self.inside
-        return {
-            "data": self.name, "density integral": round(self.integral, 4),
-            "in support at 1/beta=0, %": round(float(before), 1), "at 1/beta=1, %": round(float(after), 1),
-        }  # fmt: skip
+        shares = {f"in support at 1/beta={k:g}, %": round(100 * float(s), 1) for k, s in zip(self.inverse_beta[[0, -1]], self.inside, strict=True)}
+        return {"data": self.name, "density integral": round(self.integral, 4), **shares}
 
 
 def grid_points(extent: float, n: int) -> Points:
@@ -72,7 +69,7 @@ def study(job: Job, name: str, label: str = "") -> Study:
     actions = bandit.actions(budget.rows, job.seed)
     model = fit(budget.behavior(), actions, job.key(0), job.bars, f"{label}: behavior")
     targets = target_grid(bandit.extent, budget.targets)
-    inverse_beta = np.linspace(0, 1, budget.temperatures, dtype=np.float32)
+    inverse_beta = np.linspace(0, MOST[job.gradient], budget.temperatures, dtype=np.float32)
     job.bars.open(f"{label}: policies", 1)
     policies = _shift(model, jnp.asarray(targets), jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient)
     policies = np.asarray(policies)
