@@ -1,0 +1,106 @@
+"""The one loop and its optimizer step: what is trained, averaged and left alone, and that calls may be cut anywhere."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from srpo.config import setting, static
+from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, average, descend, metric_names
+from srpo.optim import adam, adamw
+
+KEY = jax.random.key(0)
+
+
+class Scaled(eqx.Module):
+    weight: jax.Array
+    scale: Frozen
+
+
+class Mean(Stage):
+    """Finds the mean of the observations; the second metric is 1 / 0 from step 30 on."""
+
+    steps: int = static(50, "")
+    batch_size: int = static(8, "")
+    lr: float = setting(0.05, "")
+
+    def init(self, data, given, key):
+        return TrainState.create(Scaled(jax.random.normal(key, (3,)), Frozen(jnp.ones(3))), adam(self.lr), target=True)
+
+    def update(self, state, batch, given, key, step):
+        noise = 0.01 * jax.random.normal(key, batch.obs.shape)
+
+        def loss(model):
+            value = jnp.mean((model.weight - batch.obs - noise) ** 2)
+            return value, {"loss": value, "late": jnp.where(step < 30, 1.0, jnp.inf)}
+
+        return descend(state, adam(self.lr), loss, ema=0.1)
+
+    def result(self, state):
+        return state.target
+
+
+def rows(n=100):
+    obs = 2.0 + jax.random.normal(KEY, (n, 3))
+    return Batch(obs, obs[:, :1], obs[:, 0], obs, jnp.ones(n), jnp.arange(n, dtype=jnp.int32))
+
+
+run = jax.jit(advance)
+
+
+def test_cutting_a_stage_into_calls_changes_nothing():
+    stage, data = Mean(), rows()
+    state = stage.init(data, {}, KEY)
+    log = Log.create(metric_names(stage, state, data, {}, KEY))
+    assert set(log.total) == {"loss", "late"}
+    whole = run(stage, state, log, data, {}, KEY, 0, 50)
+    parts = state, log
+    for start, stop in ((0, 1), (1, 20), (20, 20), (20, 37), (37, 50)):
+        parts = run(stage, *parts, data, {}, KEY, start, stop)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (int(whole[1].bad_step["loss"]), int(whole[1].bad_step["late"])) == (-1, 30)
+
+
+def test_a_stage_learns():
+    stage, data = Mean(lr=0.1), rows()
+    state = stage.init(data, {}, KEY)
+    log = Log.create(metric_names(stage, state, data, {}, KEY))
+    state, _ = run(stage, state, log, data, {}, KEY, 0, 300)
+    np.testing.assert_allclose(stage.result(state).weight, jnp.mean(data.obs, 0), atol=0.25)
+
+
+def test_frozen_arrays_are_neither_trained_nor_decayed():
+    tx = adamw(0.1, 0.5)
+    state = TrainState.create(Scaled(jnp.ones(3), Frozen(jnp.full(3, 7.0))), tx)
+    state, _ = descend(state, tx, lambda m: (0.0 * jnp.sum(m.weight * m.scale.value), {}))
+    np.testing.assert_array_equal(state.model.scale.value, 7.0)
+    np.testing.assert_allclose(state.model.weight, 1 - 0.1 * 0.5, rtol=1e-6)  # decayed at zero gradient
+    assert len(jax.tree.leaves(state.opt_state)) == 3  # count and the two moments of the one trained array
+
+
+def test_descend_is_one_step_of_the_optimizer_then_of_the_average():
+    tx = optax.sgd(0.1)
+    state = TrainState.create(Scaled(jnp.array([1.0, 2.0, 3.0]), Frozen(jnp.ones(3))), tx, target=True)
+    state, metrics = descend(state, tx, lambda m: (jnp.sum(m.weight**2), {"sum": jnp.sum(m.weight)}), ema=0.25)
+    np.testing.assert_allclose(state.model.weight, [0.8, 1.6, 2.4], rtol=1e-6)
+    np.testing.assert_allclose(state.target.weight, [0.95, 1.9, 2.85], rtol=1e-6)
+    assert metrics["sum"] == 6
+
+
+def test_average_moves_by_its_rate():
+    target, model = {"a": jnp.array([0.0, 4.0])}, {"a": jnp.array([1.0, 0.0])}
+    for rate, expected in ((0.0, [0, 4]), (0.25, [0.25, 3]), (1.0, [1, 0])):
+        np.testing.assert_allclose(average(target, model, rate)["a"], expected)
+
+
+def test_samples_are_whole_rows_drawn_from_all_of_them():
+    data = rows(10)
+    batch = data.sample(KEY, 1000)
+    assert batch.obs.shape == (1000, 3)
+    np.testing.assert_array_equal(batch.obs, data.obs[batch.index])
+    np.testing.assert_array_equal(batch.reward, data.reward[batch.index])
+    counts = np.bincount(batch.index, minlength=10)
+    assert counts.min() > 100 - 5 * 9.5  # 9.5: the standard deviation of a count
+    assert counts.max() < 100 + 5 * 9.5
