@@ -56,6 +56,15 @@ def test_export_of_one_seed_and_point(run, file, tmp_path, capsys):
     assert contract["input"]["signals"][0]["unit"] == "m" and not contract["notes"]
 
 
+def test_export_of_c_alone(run, tmp_path, capsys):
+    one = ["export", str(run.path), "--seed", "3", "--set-point", "policy.lr=0.001", "--to", str(tmp_path / "leg.c")]
+    assert main(one) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["leg.c", "leg.contract.json"]
+    contract = json.loads((tmp_path / "leg.contract.json").read_text())
+    assert {row["form"] for row in contract["latency"]} == {"c"} and list(contract["files"]) == ["leg.c"]
+    assert "policy_far" in (tmp_path / "leg.c").read_text()
+
+
 def test_export_prints_json(run, tmp_path, capsys):
     command = ["export", run.path, "--seed", 3, "--set-point", "policy.lr=0.001", "--to", tmp_path / "p.safetensors", "--json"]
     assert main([str(part) for part in command]) == 0

@@ -68,7 +68,7 @@ def export_policy(
         forms = [name for name in places if name != CONTRACT]
         acts = {build: act for name in forms for build, act in FORMATS[name].load(written[name]).items()}
         errors = parity(acts, policy, network, sets)
-        latency = measure(written[forms[0]], calls, batches=(1,), forms=forms) if calls else []
+        latency = _latency(bundle, folder, forms, calls) if calls else []
         whole = contract.complete(bundle, errors, latency, {places[name].name: written[name] for name in forms})
         written[CONTRACT] = folder / CONTRACT
         written[CONTRACT].write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
@@ -167,6 +167,13 @@ def _write(bundle: Bundle, folder: Path, places: Mapping[str, Path]) -> dict[str
         written[CHECK] = folder / CHECK
         c_file.write_check(bundle, written[CHECK])
     return written
+
+
+def _latency(bundle: Bundle, folder: Path, forms: Sequence[str], calls: int) -> list[dict[str, Any]]:
+    """Of the files in `folder`; the weights of a lone policy.c are put beside it, as none can be read from C."""
+    if list(forms) == ["c"]:
+        FORMATS["numpy"].write(Bundle.bare(bundle.network), folder / FORMATS["numpy"].file)
+    return measure(folder, calls, batches=(1,), forms=forms)
 
 
 def _name(written: Mapping[str, Path], places: Mapping[str, Path]) -> None:

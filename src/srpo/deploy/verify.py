@@ -11,7 +11,7 @@ import numpy as np
 from srpo.deploy.graph import DeployError, Network
 
 TOLERANCE = 1e-5  # of half the range of an action
-ROUNDING = 4.0  # both sides round, and sum in different orders
+ROUNDING = 2.0  # both sides round
 Act = Callable[[np.ndarray], np.ndarray]
 
 
@@ -52,7 +52,7 @@ def rounding(network: Network, obs: np.ndarray) -> float:
 def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The largest error of each format on each set, as a share of half the action's range (key `errors`).
 
-    Tolerated: 1e-5, and four times what float32 rounding costs the network there (far from the data that is more than
+    Tolerated: 1e-5, and twice what float32 rounding costs the network there (far from the data that is more than
     1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
     """
     wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
