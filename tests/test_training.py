@@ -258,12 +258,12 @@ def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
     path = tmp_path / "run"
     shutil.copytree(swept.path, path)
     info = json.loads((path / "run.json").read_text())
-    stage = path / "stages" / "critic.safetensors"
+    stage = path / "stages" / "policy.safetensors"
     change = {
         "newer": (lambda: (path / "run.json").write_text(json.dumps(info | {"format": 99})), "has format 99, this version reads up to"),
         "json": (lambda: (path / "run.json").write_text("{"), "run.json is damaged"),
-        "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "critic.safetensors is damaged"),
-        "shape": (lambda: info["settings"].update({"critic.hidden": [9]}), "expected float32"),
+        "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "policy.safetensors is damaged"),
+        "shape": (lambda: info["settings"].update({"policy.hidden": [9]}), "expected float32"),
         "setting": (lambda: info["settings"].update({"critic.depth": 3}), "unknown setting 'critic.depth'"),
     }
     act, message = change[damage]

@@ -91,9 +91,27 @@ class Grid:
         return shared, own
 
     def policies(self, results: Mapping[str, Any]) -> Any:
-        """The policies of all runs as one pytree with leading axes (seed, point), from the results of all stages."""
-        made = []
+        """The policies of all runs as one pytree with leading axes (seed, point), from the results of the stages they hold."""
+        made, used = [], self.acting(results)
         for point in self.points:
-            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], r) for n, r in results.items()}
+            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], results[n]) for n in used}
             made.append(jax.vmap(self.at(point).make_policy)(trained))
         return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *made)
+
+    def acting(self, results: Mapping[str, Any]) -> list[str]:
+        """The stages that a policy holds: the others' results, which may be tables over all data, are not needed to act."""
+        used: list[str] = []
+
+        class Trained(dict):
+            def __getitem__(self, name):
+                used.append(name)
+                return super().__getitem__(name)
+
+        shapes = {name: one_run(result) for name, result in results.items()}
+        jax.eval_shape(lambda shapes: self.algorithm.make_policy(Trained(shapes)), shapes)
+        return list(dict.fromkeys(used))
+
+
+def one_run(tree: Any) -> Any:
+    """The shapes of one run, from arrays or shapes with leading axes (seed, point)."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), tree)

@@ -25,9 +25,9 @@ import jax
 from srpo import algorithms, config
 from srpo.checkpoint import load_tree, write_atomically, write_json
 from srpo.errors import ConfigError, UserError
-from srpo.core import Algorithm, Batch, Treatment
-from srpo.data.windows import Windows
-from srpo.grid import Grid, Point
+from srpo.core import Algorithm
+from srpo.data.sizes import ShapeOnly
+from srpo.grid import Grid, Point, one_run
 
 FORMAT = 1
 
@@ -123,25 +123,30 @@ class Run:
     @cached_property
     def results(self) -> dict[str, Any]:
         """The trained result of every finished stage, with leading axes (seed, point)."""
-        out: dict[str, Any] = {}
-        for name in self.finished:
-            out[name] = load_tree(self.stage_file(name), self._skeleton(name, out))
-        return out
+        return {name: self._load(name) for name in self.finished}
 
-    def _skeleton(self, name: str, results: dict[str, Any]) -> Any:
-        """The shapes of a stage's result, from the shapes of the data alone."""
-        stage = self.algorithm.stages[name]
-        given = {n: jax.tree.map(lambda x: x[0, 0], results[n]) for n in stage.needs}
-        data = stage.view(ShapeOnly(self.info["data"], self.algorithm.data))
-        one = jax.eval_shape(lambda data, given, key: stage.result(stage.init(data, given, key)), data, given, jax.random.key(0))
-        lead = len(self.seeds), len(self.grid.stage_points(name))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
+    def _load(self, name: str) -> Any:
+        return load_tree(self.stage_file(name), self._shapes[name])
+
+    @cached_property
+    def _shapes(self) -> dict[str, Any]:
+        """The shapes of the results of all finished stages, from the shapes of the data alone."""
+        out: dict[str, Any] = {}
+        sizes = ShapeOnly(self.info["data"], self.algorithm.data)
+        for name in self.finished:
+            stage = self.algorithm.stages[name]
+            given = {need: one_run(out[need]) for need in stage.needs}
+            init = lambda data, given, key, stage=stage: stage.result(stage.init(data, given, key))
+            one = jax.eval_shape(init, stage.view(sizes), given, jax.random.key(0))
+            lead = len(self.seeds), len(self.grid.stage_points(name))
+            out[name] = jax.tree.map(lambda x, lead=lead: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
+        return out
 
     @cached_property
     def policies(self) -> Any:
         """All policies as one pytree with leading axes (seed, point)."""
         self.require_complete()
-        return self.grid.policies(self.results)
+        return self.grid.policies({name: self._load(name) for name in self.grid.acting(self._shapes)})
 
     def policy(self, seed: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.
@@ -160,40 +165,6 @@ class Run:
             raise RunError(f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})")
         at = self.seeds.index(seed), self.points.index(chosen[0])
         return jax.tree.map(lambda x: x[at], self.policies)
-
-
-class ShapeOnly:
-    """A data set of which only the sizes are known: enough to shape networks."""
-
-    def __init__(self, info: dict[str, Any], treatment: Treatment):
-        self.info, self.treatment = info, treatment
-
-    def _batch(self, n: int) -> Batch:
-        obs, act = self.info["obs_size"], self.info["action_size"]
-        return Batch(_shape(n, obs), _shape(n, act), _shape(n), _shape(n, obs), _shape(n), _shape(n, of="int32"))
-
-    @property
-    def transitions(self) -> Batch:
-        return self._batch(self.info["transitions"])
-
-    @property
-    def steps(self) -> Batch:
-        return self._batch(self.info["rows"])
-
-    @property
-    def last(self):
-        return _shape(self.info["rows"], of="bool")
-
-    def windows(self, horizon: int, **_: Any) -> Windows:
-        steps, one = self.steps, _shape(1, of="int32")
-        return Windows(steps.obs, steps.action, steps.reward, one, one, horizon)
-
-    def require_episodes(self, who: str) -> None:
-        """They were there when the run was trained."""
-
-
-def _shape(*shape: int, of: str = "float32"):
-    return jax.ShapeDtypeStruct(shape, of)
 
 
 def load_run(path: str | Path) -> Run:
