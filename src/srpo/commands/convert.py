@@ -23,14 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="DATA", help="what they were trained on: a built-in name, a file or a D4RL id")
     add("--out", type=Path, required=True, metavar="RUN", help="new folder of the run")
     add("--preset", default="paper", help="settings that the files do not hold: paper (default), authors-code or quick")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help="change one of these settings (repeatable)")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
 
 
 def main(args: argparse.Namespace) -> int:
     """Raises CheckpointError, DataError, ConfigError and RunError."""
+    from srpo.commands.train import pair
     from srpo.convert.run import official_run, training_arguments
 
-    run = official_run(args.behavior, args.critic, args.data, args.out, preset=args.preset)
+    changes = dict(pair(text, "--set") for text in args.set)
+    run = official_run(args.behavior, args.critic, args.data, args.out, preset=args.preset, changes=changes)
     found = {path: run.info["settings"][path] for path, source in run.info["sources"].items() if source == "checkpoint"}
     command = shlex.join(["srpo", *training_arguments(run, args.data, args.preset)])
     if args.json:

@@ -23,12 +23,18 @@ File = str | Path
 
 
 def official_run(
-    behavior: File | Sequence[File], critic: File | Sequence[File], data: Dataset | File, out: File, *, preset: str = "paper"
+    behavior: File | Sequence[File],
+    critic: File | Sequence[File],
+    data: Dataset | File,
+    out: File,
+    *,
+    preset: str = "paper",
+    changes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make the folder `out`: a run of SRPO on `data` whose stages critic and behavior are the authors' files.
 
-    behavior, critic: one file each, or as many as there are seeds, which then are 0, 1, ... in this order. preset: the
-    values of all settings that no file holds. Raises CheckpointError, DataError, ConfigError, RunError; then there is no run.
+    behavior, critic: one file each, or as many as there are seeds, which then are 0, 1, ... in this order. preset,
+    changes: the settings that no file holds. Raises CheckpointError, DataError, ConfigError, RunError; then there is no run.
     """
     behaviors, critics = _several(behavior), _several(critic)
     if len(behaviors) != len(critics):
@@ -45,10 +51,13 @@ def official_run(
             )
         if kinds[-1] != kinds[0]:
             raise CheckpointError(f"{b} and {c} hold networks of other sizes than {behaviors[0]} and {critics[0]}; convert them apart")
-    algorithm = configure("srpo", data, preset, **kinds[0])
+    changes = dict(changes or {})
+    if fixed := sorted(changes.keys() & kinds[0].keys()):
+        raise ConfigError(f"{fixed[0]} is read off the files ({kinds[0][fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
+    algorithm = configure("srpo", data, preset, **changes, **kinds[0])
     grid = Grid.create(algorithm, len(models), None)
     files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
-    sources = dict.fromkeys(kinds[0], "checkpoint")
+    sources = dict.fromkeys(kinds[0], "checkpoint") | dict.fromkeys(changes, "--set")
     info = describe(grid, data.treated(algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
     results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
     return new_run(Run(Path(out), info, grid), results)
