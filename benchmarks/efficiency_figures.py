@@ -1,0 +1,117 @@
+"""Figures 1 and 5 of the paper from what efficiency.py measured: score against time per action, and costs side by side."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srpo.errors import ConfigError
+
+LABEL = {
+    "bc": "BC", "bc-gaussian": "BC (Gaussian)", "bc-diffusion": "BC (diffusion)", "iql": "IQL", "td3-bc": "TD3+BC", "bear": "BEAR",
+    "srpo": "SRPO", "idql": "IDQL", "sfbc": "SfBC", "qgpo": "QGPO", "diffuser": "Diffuser", "diffusion-ql": "Diffusion-QL",
+    "dtql": "DTQL", "dtql-kl": "DTQL (KL)",
+}  # fmt: skip
+COLOR = {"one pass": "#1b6ca8", "candidates": "#7a9a3a", "diffusion": "#c8643c", "other": "0.5"}
+MARKER = {"one pass": "o", "candidates": "s", "diffusion": "D", "other": "x"}
+MEANING = {"one pass": "one forward pass", "candidates": "many candidates, no diffusion", "diffusion": "diffusion sampling"}
+
+# Mean normalized score on the nine D4RL locomotion tasks (-v2). SRPO's Table 1, averages recomputed from its rows,
+# Diffuser and Diffusion-QL with their own papers' hopper-medium-replay (the table's two cells are misprinted); DTQL's paper; BC from CORL.
+PUBLISHED = {
+    "bc": 50.4, "bear": 48.2, "td3-bc": 75.3, "iql": 77.0, "sfbc": 75.6, "diffuser": 75.3, "diffusion-ql": 87.9, "qgpo": 86.6,
+    "idql": 82.1, "srpo": 87.1, "dtql": 88.7,
+}  # fmt: skip
+
+STYLE = {
+    "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 300, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def draw(rows: Sequence[Row], folder: Path, scores: Path | None = None) -> None:
+    """Write figure1.png and figure5.png. Raises ConfigError if `scores` cannot be read."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = PUBLISHED if scores is None else measured(scores)
+    label = "published score, D4RL locomotion" if scores is None else "measured score, mean of the suite"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"cannot write to {folder}: {e.strerror}; choose another --png") from None
+    with plt.rc_context(STYLE):
+        for name, figure in (("figure1", figure1(plt, rows, found, label)), ("figure5", figure5(plt, rows))):
+            figure.savefig(folder / f"{name}.png")
+            plt.close(figure)
+
+
+def measured(path: Path) -> dict[str, float]:
+    """Means over the suite from a scores.csv of scores.py."""
+    try:
+        with open(path, newline="") as file:
+            return {r["algorithm"]: float(r["mean"]) for r in csv.DictReader(file) if r["data"] == "mean of the suite" and r["mean"]}
+    except (OSError, KeyError) as e:
+        raise ConfigError(f"cannot read scores from {path} ({e}); give the scores.csv of benchmarks/scores.py") from None
+
+
+def figure1(plt, rows: Sequence[Row], scores: Mapping[str, float], label: str):
+    """Score against time per action."""
+    figure, ax = plt.subplots(figsize=(4.6, 3.0))
+    shown = sorted((r for r in rows if r["algorithm"] in scores), key=lambda r: r["batch_1"]["seconds"])
+    for kind, group in by_kind(shown).items():
+        x, y = [1e3 * r["batch_1"]["seconds"] for r in group], [scores[r["algorithm"]] for r in group]
+        ax.scatter(x, y, s=26, color=COLOR[kind], marker=MARKER[kind], label=MEANING.get(kind, kind), zorder=3, lw=0)
+    for row in shown:
+        place(ax, row, shown, scores)
+    ax.set(xscale="log", xlabel="time per action at batch 1 (ms)", ylabel=label)
+    ax.margins(x=0.16, y=0.12)
+    ax.grid(color="0.9", lw=0.5)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def place(ax, row: Row, shown: Sequence[Row], scores: Mapping[str, float]) -> None:
+    """A point's label: above it, or below where a near point is just above."""
+    x, y = row["batch_1"]["seconds"], scores[row["algorithm"]]
+    near = [scores[r["algorithm"]] for r in shown if r is not row and 1 / 3 < r["batch_1"]["seconds"] / x < 3]
+    below = any(y <= other < y + 6 for other in near)
+    bold = "bold" if row["algorithm"] == "srpo" else "normal"
+    ax.annotate(
+        LABEL.get(row["algorithm"], row["algorithm"]), (1e3 * x, y), (0, -6 if below else 6), textcoords="offset points",
+        ha="center", va="top" if below else "bottom", fontsize=7, weight=bold,
+    )  # fmt: skip
+
+
+def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {kind: group for kind in COLOR if (group := [r for r in rows if r["kind"] == kind])}
+
+
+def figure5(plt, rows: Sequence[Row]):
+    """Time per action, operations per action and training time, as bars on logarithmic axes."""
+    rows = sorted(rows, key=lambda r: -r["batch_1"]["seconds"])
+    panels = (
+        ("time per action, batch 1 (ms)", [1e3 * r["batch_1"]["seconds"] for r in rows]),
+        ("operations per action (MFLOP)", [r["flops"] / 1e6 for r in rows]),
+        ("training at the paper's steps (h)", [r["hours"] for r in rows]),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.6 + 0.21 * len(rows)), sharey=True)
+    names = [LABEL.get(r["algorithm"], r["algorithm"]) for r in rows]
+    for ax, (label, values) in zip(axes, panels, strict=True):
+        ax.barh(names, values, color=[COLOR[r["kind"]] for r in rows], height=0.72, lw=0)
+        ax.set(xscale="log", xlabel=label, xlim=(min(values) / 2.5, max(values) * 8))
+        for i, value in enumerate(values):
+            ax.text(value * 1.15, i, f"{value:.2g}" if value < 100 else f"{value:,.0f}", va="center", fontsize=6.5)
+        ax.tick_params(axis="y", length=0)
+    for tick, row in zip(axes[0].get_yticklabels(), rows, strict=True):
+        tick.set_weight("bold" if row["algorithm"] == "srpo" else "normal")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOR[kind]) for kind in by_kind(rows)]
+    labels = [MEANING.get(kind, kind) for kind in by_kind(rows)]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
