@@ -32,9 +32,9 @@ import jax
 import numpy as np
 
 import srpo
-from efficiency_figures import draw
+from efficiency_report import BATCH, COLUMNS, draw, tables, tidy
 from flops import flops
-from report import check_place, insert, markdown, number, write_csv
+from report import check_place, insert, write_csv
 from srpo import algorithms, config
 from srpo.checkpoint import write_json
 from srpo.cli import guarded
@@ -43,7 +43,6 @@ from srpo.grid import Grid
 from srpo.runs import versions
 
 TASK, OBS, ACT, ROWS, EPISODE = "hopper-medium-replay-v2", 11, 3, 402_000, 1000
-BATCH = 256
 ROUND_SECONDS = 0.05  # of calls of one policy in one round
 SLOW_SECONDS = 1.0  # beyond this a call is repeated in a few rounds only
 LONGEST_CALL = 8.0  # seconds; batches are made smaller to stay below
@@ -165,40 +164,6 @@ def kind(name: str) -> str:
     return next((k for k, names in KIND.items() if name in names), "other")
 
 
-def tables(rows: list[Row], device: str) -> str:
-    """The figures as Markdown."""
-    cells = []
-    for r in rows:
-        one, many = r["batch_1"], r["batch_256"]
-        smaller = "" if many["measured_at"] == BATCH else f" (batch {many['measured_at']})"
-        cells.append([
-            r["algorithm"], r["kind"], number(1e6 * one["seconds"]), number(one["ratio"]), number(1e6 * many["seconds"]) + smaller,
-            number(many["ratio"]), number(r["flops"] / 1e6), number(r["flops_ratio"]),
-        ])  # fmt: skip
-    header = ["algorithm", "kind", "µs per action, batch 1", "x SRPO", f"µs per action, batch {BATCH}", "x SRPO", "MFLOP per action", "x SRPO"]
-    steps = lambda r: ", ".join(f"{name} {number(s['ms_per_step'])}" for name, s in r["stages"].items())
-    training = [[r["algorithm"], steps(r), number(r["hours"]), number(r["hours_ratio"])] for r in rows]
-    second = ["algorithm", "seconds per 1000 steps of each stage", "hours at the paper's steps", "x SRPO"]
-    return f"Device: {device}.\n\n{markdown(header, cells, text=2)}\n\n{markdown(second, training, text=2)}"
-
-
-def tidy(rows: list[Row]) -> list[Row]:
-    """One measured number per row, for the CSV file."""
-    out = []
-    for r in rows:
-        add = lambda quantity, value, unit, ratio="", stage="", r=r: out.append(
-            {"algorithm": r["algorithm"], "kind": r["kind"], "quantity": quantity, "stage": stage, "value": value, "unit": unit, "ratio": ratio}
-        )
-        for batch in (1, BATCH):
-            found = r[f"batch_{batch}"]
-            add(f"time per action, batch {batch}, measured at {found['measured_at']}", found["seconds"], "s", found["ratio"])
-        add("operations per action", r["flops"], "FLOP", r["flops_ratio"])
-        for name, s in r["stages"].items():
-            add("time of 1000 training steps", s["ms_per_step"], "s", stage=name)
-        add("training at the paper's steps", r["hours"], "h", r["hours_ratio"])
-    return out
-
-
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -232,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, found)
     if args.csv is not None:
-        write_csv(args.csv, tidy(rows), ["algorithm", "kind", "quantity", "stage", "value", "unit", "ratio"])
+        write_csv(args.csv, tidy(rows), COLUMNS)
     if args.png is not None:
         draw(rows, args.png, args.scores)
     if args.into is not None:

@@ -1,4 +1,4 @@
-"""Figures 1 and 5 of the paper from what efficiency.py measured: score against time per action, and costs side by side."""
+"""What efficiency.py measured, as tables and as Figures 1 and 5 of the paper: score against time per action, costs side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from report import markdown, number
 from srpo.errors import ConfigError
+
+BATCH = 256  # the larger of the two batch sizes
+COLUMNS = ("algorithm", "kind", "quantity", "stage", "value", "unit", "ratio")
 
 LABEL = {
     "bc": "BC", "bc-gaussian": "BC (Gaussian)", "bc-diffusion": "BC (diffusion)", "iql": "IQL", "td3-bc": "TD3+BC", "bear": "BEAR",
@@ -115,3 +119,37 @@ def figure5(plt, rows: Sequence[Row]):
     labels = [MEANING.get(kind, kind) for kind in by_kind(rows)]
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
+
+
+def tables(rows: list[Row], device: str) -> str:
+    """The figures as Markdown."""
+    cells = []
+    for r in rows:
+        one, many = r["batch_1"], r["batch_256"]
+        smaller = "" if many["measured_at"] == BATCH else f" (batch {many['measured_at']})"
+        cells.append([
+            r["algorithm"], r["kind"], number(1e6 * one["seconds"]), number(one["ratio"]), number(1e6 * many["seconds"]) + smaller,
+            number(many["ratio"]), number(r["flops"] / 1e6), number(r["flops_ratio"]),
+        ])  # fmt: skip
+    header = ["algorithm", "kind", "µs per action, batch 1", "x SRPO", f"µs per action, batch {BATCH}", "x SRPO", "MFLOP per action", "x SRPO"]
+    steps = lambda r: ", ".join(f"{name} {number(s['ms_per_step'])}" for name, s in r["stages"].items())
+    training = [[r["algorithm"], steps(r), number(r["hours"]), number(r["hours_ratio"])] for r in rows]
+    second = ["algorithm", "seconds per 1000 steps of each stage", "hours at the paper's steps", "x SRPO"]
+    return f"Device: {device}.\n\n{markdown(header, cells, text=2)}\n\n{markdown(second, training, text=2)}"
+
+
+def tidy(rows: list[Row]) -> list[Row]:
+    """One measured number per row, for the CSV file."""
+    out = []
+    for r in rows:
+        add = lambda quantity, value, unit, ratio="", stage="", r=r: out.append(
+            {"algorithm": r["algorithm"], "kind": r["kind"], "quantity": quantity, "stage": stage, "value": value, "unit": unit, "ratio": ratio}
+        )
+        for batch in (1, BATCH):
+            found = r[f"batch_{batch}"]
+            add(f"time per action, batch {batch}, measured at {found['measured_at']}", found["seconds"], "s", found["ratio"])
+        add("operations per action", r["flops"], "FLOP", r["flops_ratio"])
+        for name, s in r["stages"].items():
+            add("time of 1000 training steps", s["ms_per_step"], "s", stage=name)
+        add("training at the paper's steps", r["hours"], "h", r["hours_ratio"])
+    return out
