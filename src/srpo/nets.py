@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.core import Frozen
@@ -75,18 +77,22 @@ def _product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Arr
     return x @ weight
 
 
-@_product.defjvp
+@partial(_product.defjvp, symbolic_zeros=True)
 def _product_jvp(primals, tangents):
     # The same derivative, written so that the weight's gradient x^T dy is computed from a transposed copy of x: XLA's
     # CPU kernels contract the last axis of the left operand, anything else falls back to slower ones (docs/performance.md).
     (x, weight), (dx, dweight) = primals, tangents
+    out = x @ weight
+    along_x = 0.0 if isinstance(dx, SymbolicZero) else dx @ weight
+    if isinstance(dweight, SymbolicZero):
+        return out, along_x + jnp.zeros_like(out)
     rows = x.reshape(-1, x.shape[-1])
     if jax.default_backend() == "cpu" and rows.shape[0] > 1:
         columns = jax.lax.optimization_barrier(rows.T)
         along_weight = jax.lax.dot_general(columns, dweight, (((0,), (0,)), ((), ())))
     else:
         along_weight = rows @ dweight
-    return x @ weight, dx @ weight + along_weight.reshape(*x.shape[:-1], weight.shape[-1])
+    return out, along_x + along_weight.reshape(out.shape)
 
 
 class Linear(eqx.Module):
