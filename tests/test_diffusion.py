@@ -129,8 +129,11 @@ def test_training_noise_levels_have_the_sheet_s_quantiles():
 
 @pytest.mark.parametrize(
     "evaluations, order, orders",
-    [(15, 3, (3, 3, 3, 3, 2, 1)), (16, 3, (3,) * 5 + (1,)), (17, 3, (3,) * 5 + (2,)), (15, 2, (2,) * 7 + (1,)), (6, 2, (2, 2, 2)), (4, 1, (1,) * 4)],
-)
+    [
+        (15, 3, (3, 3, 3, 3, 2, 1)), (16, 3, (3,) * 5 + (1,)), (17, 3, (3,) * 5 + (2,)),
+        (15, 2, (2,) * 7 + (1,)), (6, 2, (2, 2, 2)), (4, 1, (1,) * 4),
+    ],
+)  # fmt: skip
 def test_block_orders(evaluations, order, orders):
     assert dpm_solver.block_orders(evaluations, order) == orders
 
