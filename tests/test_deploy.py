@@ -16,10 +16,12 @@ from deploy_cases import ACT, DATA, FRESH, KEY, OBS, POLICIES, acted
 import srpo.deploy
 from srpo.actors import DeterministicActor
 from srpo.deploy import DeployError, Network, Policy, export_policy
+from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
 from srpo.deploy.formats import FORMATS
 from srpo.deploy.onnx_file import act as onnx_act
 from srpo.deploy.onnx_file import read as read_onnx
+from srpo.deploy.onnx_file import write as write_onnx
 from srpo.deploy.verify import observations, parity
 from srpo.policies import BestOf, DeterministicPolicy
 
@@ -43,12 +45,17 @@ def test_files_act_as_the_policy_does(name, tmp_path):
     np.testing.assert_allclose(read_onnx(tmp_path / "policy.onnx").forward(FRESH), wanted, atol=1e-5)
 
 
-def test_actions_land_in_the_bounds_of_the_environment():
+def test_actions_land_in_the_bounds_of_the_environment(tmp_path):
     low, high = np.linspace(-3, 0, ACT), np.linspace(1, 5, ACT)
     network = describe(POLICIES["bc"], low, high)
     wanted = low + (acted(POLICIES["bc"]) + 1) / 2 * (high - low)
     np.testing.assert_allclose(network.forward(FRESH), wanted, atol=1e-5)
     far = network.forward(1e6 * FRESH)
+    for bounds in ((low, high), (-2.5, 4.0)):
+        bounded = describe(POLICIES["bc"], *bounds)
+        write_onnx(Bundle.bare(bounded), tmp_path / "policy.onnx")
+        np.testing.assert_allclose(onnx_act(tmp_path / "policy.onnx")(FRESH), bounded.forward(FRESH), atol=5e-5)
+        np.testing.assert_array_equal(read_onnx(tmp_path / "policy.onnx").forward(FRESH), bounded.forward(FRESH))
     assert (far >= network.low).all() and (far <= network.high).all()
 
 
