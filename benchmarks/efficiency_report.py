@@ -75,21 +75,20 @@ def figure1(plt, rows: Sequence[Row], scores: Mapping[str, float], label: str):
     for row in shown:
         place(ax, row, shown, scores)
     ax.set(xscale="log", xlabel="time per action at batch 1 (ms)", ylabel=label)
-    ax.margins(x=0.16, y=0.12)
+    ax.margins(x=0.2, y=0.1)
     ax.grid(color="0.9", lw=0.5)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def place(ax, row: Row, shown: Sequence[Row], scores: Mapping[str, float]) -> None:
-    """A point's label: above it, or below where a near point is just above."""
+    """A point's label: right of it, or left where a near point is beside it or just above."""
     x, y = row["batch_1"]["seconds"], scores[row["algorithm"]]
-    near = [scores[r["algorithm"]] for r in shown if r is not row and 1 / 3 < r["batch_1"]["seconds"] / x < 3]
-    below = any(y <= other < y + 6 for other in near)
-    bold = "bold" if row["algorithm"] == "srpo" else "normal"
+    near = [scores[r["algorithm"]] for r in shown if r is not row and 1 / 5 < r["batch_1"]["seconds"] / x < 5]
+    left = any(y <= other < y + 3 for other in near)
     ax.annotate(
-        LABEL.get(row["algorithm"], row["algorithm"]), (1e3 * x, y), (0, -6 if below else 6), textcoords="offset points",
-        ha="center", va="top" if below else "bottom", fontsize=7, weight=bold,
+        LABEL.get(row["algorithm"], row["algorithm"]), (1e3 * x, y), (-6 if left else 6, 0), textcoords="offset points",
+        ha="right" if left else "left", va="center", fontsize=7, weight="bold" if row["algorithm"] == "srpo" else "normal",
     )  # fmt: skip
 
 
@@ -113,6 +112,7 @@ def figure5(plt, rows: Sequence[Row]):
         for i, value in enumerate(values):
             ax.text(value * 1.15, i, f"{value:.2g}" if value < 100 else f"{value:,.0f}", va="center", fontsize=6.5)
         ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_minor_formatter("")
     for tick, row in zip(axes[0].get_yticklabels(), rows, strict=True):
         tick.set_weight("bold" if row["algorithm"] == "srpo" else "normal")
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOR[kind]) for kind in by_kind(rows)]
