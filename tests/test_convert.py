@@ -95,13 +95,14 @@ OTHER_NETWORKS = {
     "no norm": ("behavior", without(f"{NETWORK}.blocks.1.layer_norm"), "main.blocks.1.layer_norm.weight is missing"),
     "no target": ("critic", without("q0_target"), "q0_target.q1.0.weight is missing"),
     "no value": ("critic", without("vf"), "vf.v.0.weight is missing"),
-    "shape": ("behavior", lambda a: a | {f"{NETWORK}.fc.bias": np.ones(7, "f4")}, "main.fc.bias is float32[7], expected floats[8]"),
+    "shape": ("behavior", lambda a: a | {f"{NETWORK}.fc.bias": np.ones(7, "f4")}, "main.fc.bias: found float32[7], expected floats[8]"),
     "rank": ("critic", lambda a: a | {"vf.v.0.weight": np.ones(3, "f4")}, "vf.v.0.weight has shape (3,), expected two axes"),
-    "integers": ("critic", lambda a: a | {"vf.v.0.bias": np.ones(8, "i8")}, "vf.v.0.bias is int64[8], expected floats[8]"),
+    "integers": ("critic", lambda a: a | {"vf.v.0.bias": np.ones(8, "i8")}, "vf.v.0.bias: found int64[8], expected floats[8]"),
     "NaN": ("critic", lambda a: a | {"q0.q1.0.bias": np.full(8, np.nan, "f4")}, "q0.q1.0.bias holds NaN"),
+    "too large": ("critic", lambda a: a | {"q0.q1.0.bias": np.full(8, 1e300)}, "q0.q1.0.bias holds NaN or infinity"),
     "a layer more": ("critic", lambda a: a | {"q0.q3.0.bias": np.ones(8, "f4")}, "q0.q3.0.bias is unknown here"),
-    "no actions": ("critic", lambda a: a | {"vf.v.0.weight": np.ones((8, 5), "f4")}, "leaves none for actions"),
-    "no observations": ("behavior", lambda a: a | {f"{NETWORK}.fc.weight": np.ones((8, 130), "f4")}, "leaves none for observations"),
+    "no actions": ("critic", lambda a: a | {"vf.v.0.weight": np.ones((8, 5), "f4")}, "leave none for actions"),
+    "no observations": ("behavior", lambda a: a | {f"{NETWORK}.fc.weight": np.ones((8, 130), "f4")}, "leave none for observations"),
     "another task": ("critic", lambda a: a | {"vf.v.0.weight": np.ones((8, 4), "f4")}, "of sizes (3, 2), "),
 }
 

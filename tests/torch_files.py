@@ -50,8 +50,9 @@ class Tensor:
     def pickled(self, legacy=False):
         kind = self.kind or KINDS[self.storage.dtype.newbyteorder("=").str[1:].replace("b1", "?")]
         storage = b"(" + plain("storage") + name("torch", kind) + plain(self.key) + plain("cuda:0") + plain(len(self.storage))
-        shape = plain(self.offset) + plain(self.size) + plain(self.stride)
-        out = name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + (b"N" if legacy else b"") + b"tQ" + shape + b"\x89" + EMPTY + b"tR"
+        shape = plain(self.offset) + plain(self.size) + plain(self.stride) + b"\x89" + EMPTY
+        rebuild = name("torch._utils", "_rebuild_tensor_v2")
+        out = rebuild + b"(" + storage + (b"N" if legacy else b"") + b"tQ" + shape + b"tR"
         return name("torch._utils", "_rebuild_parameter") + b"(" + out + b"\x88" + EMPTY + b"tR" if self.parameter else out
 
 

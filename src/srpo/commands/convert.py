@@ -18,8 +18,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--behavior", type=Path, required=True, nargs="+", metavar="FILE", help="behavior_ckpt*.pth of the authors' code, one per seed")
-    add("--critic", type=Path, required=True, nargs="+", metavar="FILE", help="critic_ckpt*.pth of the authors' code, in the same order")
+    several = {"type": Path, "required": True, "nargs": "+", "metavar": "FILE"}
+    add("--behavior", **several, help="behavior_ckpt*.pth of the authors' code, one per seed")
+    add("--critic", **several, help="critic_ckpt*.pth of the authors' code, in the same order")
     add("--data", required=True, metavar="DATA", help="what they were trained on: a built-in name, a file or a D4RL id")
     add("--out", type=Path, required=True, metavar="RUN", help="new folder of the run")
     add("--preset", default="paper", help="settings that the files do not hold: paper (default), authors-code or quick")

@@ -52,9 +52,8 @@ def official(behavior: str | Path, critic: str | Path) -> dict[str, Any]:
     """
     noise, value = _read_behavior(Path(behavior)), _read_critic(Path(critic))
     if sizes(noise) != sizes(value):
-        raise CheckpointError(
-            f"{behavior} has (observations, actions) of sizes {sizes(noise)}, {critic} of {sizes(value)}; give two files of one task"
-        )
+        found = f"{behavior} has (observations, actions) of sizes {sizes(noise)}, {critic} of {sizes(value)}"
+        raise CheckpointError(f"{found}; give two files of one task")
     return {"behavior": noise, "critic": value}
 
 
@@ -75,7 +74,7 @@ def _read_behavior(path: Path) -> NoisePrediction:
     (act, width), (_, inputs) = (_matrix(path, tensors, f"main.{layer}.weight") for layer in ("out_fc", "fc"))
     obs, blocks = inputs - act - 2 * TIME, _count(tensors, r"main\.blocks\.(\d+)\..*")
     if obs < 1:
-        raise CheckpointError(f"{path}: main.fc.weight has {inputs} inputs, which leaves none for observations; give behavior_ckpt*.pth")
+        raise CheckpointError(f"{path}: the {inputs} inputs of main.fc leave none for observations; give behavior_ckpt*.pth")
     shaped = jax.eval_shape(lambda: NoisePrediction(ScoreResNet(obs, act, jax.random.key(0), width, blocks, time_size=TIME)))
     return _filled(path, shaped, tensors, {})
 
@@ -87,7 +86,7 @@ def _read_critic(path: Path) -> Critic:
     hidden = {of: _hidden(path, tensors, of) for of in ("q0.q1", "vf.v")}
     obs, both = (_matrix(path, tensors, f"{of}.0.weight")[1] for of in ("vf.v", "q0.q1"))
     if both <= obs:
-        raise CheckpointError(f"{path}: q0.q1.0.weight has {both} inputs and vf.v.0.weight {obs}, which leaves none for actions")
+        raise CheckpointError(f"{path}: the {both} inputs of Q, {obs} of them observations, leave none for actions; give critic_ckpt*.pth")
 
     def build(key):
         q = QEnsemble(obs, both - obs, hidden["q0.q1"], key)
@@ -134,11 +133,13 @@ def _filled(path: Path, shaped: T, tensors: Tensors, roll: Mapping[str, int]) ->
         x = _find(path, tensors, name)
         x = x.T if x.ndim == 2 else x
         if x.shape != leaf.shape or not np.issubdtype(x.dtype, np.floating):
-            kind = f"{x.dtype.name}{list(x.T.shape)}"
-            raise CheckpointError(f"{path}: {name} is {kind}, expected floats{list(leaf.shape[::-1])}; give an unchanged file of the authors' code")
+            wanted = f"found {x.dtype.name}{list(x.T.shape)}, expected floats{list(leaf.shape[::-1])}"
+            raise CheckpointError(f"{path}: {name}: {wanted}; give an unchanged file of the authors' code")
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; give the file of a training that did not fail")
-        leaves.append(jnp.asarray(np.roll(x, roll.get(name, 0), axis=0), jnp.float32))
+        leaves.append(jnp.asarray(np.roll(x, roll.get(name, 0), axis=0)))
         used.add(name)
     if extra := sorted(tensors.keys() - used):
         raise CheckpointError(f"{path}: {extra[0]} is unknown here; give an unchanged file of the authors' code")

@@ -50,7 +50,7 @@ def official_run(
                 f"{data.name} of {(data.obs_size, data.action_size)}; give the data that they were trained on"
             )
         if kinds[-1] != kinds[0]:
-            raise CheckpointError(f"{b} and {c} hold networks of other sizes than {behaviors[0]} and {critics[0]}; convert them apart")
+            raise CheckpointError(f"{b} and {c} hold other sizes of networks than {behaviors[0]} and {critics[0]}; convert them apart")
     changes = dict(changes or {})
     if fixed := sorted(changes.keys() & kinds[0].keys()):
         raise ConfigError(f"{fixed[0]} is read off the files ({kinds[0][fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
@@ -68,9 +68,8 @@ def architecture(models: Mapping[str, Any]) -> dict[str, Any]:
     behavior, critic = models["behavior"].net, models["critic"]
     q, v = (tuple(layer.bias.shape[0] for layer in net.layers[:-1]) for net in (critic.q.members[0], critic.v.net))
     if q != v:
-        raise CheckpointError(
-            f"the critic has hidden layers of sizes {q} in Q and {v} in V, a run has the same in both; use srpo.convert.official from Python"
-        )
+        found = f"the critic has hidden layers of sizes {q} in Q and {v} in V, a run has the same in both"
+        raise CheckpointError(f"{found}; use it from Python, by srpo.convert.official")
     width, blocks = behavior.first.bias.shape[0], len(behavior.blocks)
     return {"critic.hidden": q, "behavior.width": width, "behavior.blocks": blocks, "behavior.parametrization": "noise"}
 
