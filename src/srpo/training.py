@@ -124,7 +124,8 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
     if other.info["data"]["sha256"] != data.sha256:
         raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
     if other.seeds != grid.seeds:
-        raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {','.join(map(str, other.seeds))}")
+        same_seeds = "".join(f"{seed}," for seed in other.seeds)
+        raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
     same: dict[str, Any] = {}
     for name, stage in grid.algorithm.stages.items():
         theirs = other.algorithm.stages.get(name)
