@@ -23,7 +23,7 @@ int policy_far(const float obs[]);
 static int policy_far(const float obs[]) { return obs[0] != obs[0]; } /* no statistics in the file: NaN only */
 #endif
 
-enum { MAX_SIGNALS = 256 };
+enum { MAX_SIGNALS = 256, EPISODE = 1000 };
 
 static long long now(void)
 {
@@ -82,6 +82,7 @@ int main(int argc, char **argv)
     double *acting = malloc((size_t)ticks * sizeof *acting), *whole = malloc((size_t)ticks * sizeof *whole);
     float obs[MAX_SIGNALS], action[MAX_SIGNALS];
     long missed = 0, far = 0;
+    double forward = 0.0, simulated = 0.0;
     const long long period = (long long)(1e9 / rate);
     if (!d || !acting || !whole) return fprintf(stderr, "out of memory\n"), 1;
     long long deadline = now() + period;
@@ -92,6 +93,11 @@ int main(int argc, char **argv)
         const long long acted = now();
         for (int j = 0; j < n; j++) d->ctrl[j] = action[j];
         for (int j = 0; j < skip; j++) mj_step(m, d);
+        if ((i + 1) % EPISODE == 0 || i + 1 == ticks) {
+            forward += d->qpos[0];
+            simulated += d->time;
+            mj_resetData(m, d);
+        }
         const long long stop = now();
         acting[i] = (double)(acted - start) * 1e-3;
         whole[i] = (double)(stop - start) * 1e-3;
@@ -106,7 +112,7 @@ int main(int argc, char **argv)
     printf("%ld ticks at %g Hz: %ld deadlines missed\n", ticks, rate, missed);
     report("acting", acting, ticks);
     report("tick", whole, ticks);
-    printf("  %.1f m forward in %.1f simulated seconds; fall-back in %ld ticks\n", d->qpos[0], d->time, far);
+    printf("  %.2f m/s forward in %.0f simulated seconds; fall-back in %ld ticks\n", forward / simulated, simulated, far);
     free(acting);
     free(whole);
     mj_deleteData(d);
