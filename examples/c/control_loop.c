@@ -112,7 +112,7 @@ int main(int argc, char **argv)
     printf("%ld ticks at %g Hz: %ld deadlines missed\n", ticks, rate, missed);
     report("acting", acting, ticks);
     report("tick", whole, ticks);
-    printf("  %.2f m/s forward in %.0f simulated seconds; fall-back in %ld ticks\n", forward / simulated, simulated, far);
+    printf("  %.2f m/s forward in %.1f simulated seconds; fall-back in %ld ticks\n", forward / simulated, simulated, far);
     free(acting);
     free(whole);
     mj_deleteData(d);
