@@ -10,11 +10,9 @@ from srpo.diffusion.density import log_density
 from srpo.diffusion.schedules import VP
 from srpo.paper import bandits, variance
 from srpo.paper.bandits import BANDITS, NO_OBS, GaussianMixture, Quadratic, ring_of_gaussians
-from srpo.paper.policy_shift import shift
-from srpo.paper.study import grid_points
+from srpo.paper.study import climb, grid_points
 
 RING = ring_of_gaussians()
-_shift = jax.jit(shift, static_argnames=("steps", "gradient", "draws"))
 
 
 # data
@@ -99,7 +97,7 @@ TARGETS = jnp.array([[3.5, 2.0], [1.5, -0.1], [-4.0, -0.3], [0.2, 3.9]])
 
 def test_fixed_point_of_eq10_is_the_optimum():
     inverse_beta = jnp.linspace(0, 2, 41)
-    policies = np.asarray(_shift(RING, TARGETS, inverse_beta, jax.random.key(0), steps=400, time=1e-4))
+    policies = np.asarray(climb(RING, Quadratic(TARGETS), TARGETS, inverse_beta, jax.random.key(0), steps=400, time=1e-4))
     np.testing.assert_allclose(policies[0], TARGETS, atol=1e-3)
     for i in (2, 10, 20, 40):  # beta = 10, 2, 1, 1/2
         best = np.stack([brute_force(np.asarray(t), float(inverse_beta[i])) for t in TARGETS])
@@ -109,7 +107,7 @@ def test_fixed_point_of_eq10_is_the_optimum():
 def test_policy_moves_from_a_mode_to_the_target_as_beta_grows():
     target, mode = jnp.array([[3.6, 0.9]]), RING.means[0]
     inverse_beta = jnp.concatenate([jnp.linspace(0, 2, 21), jnp.array([5.0, 20.0, 100.0])])
-    path = np.asarray(_shift(RING, target, inverse_beta, jax.random.key(0), steps=300, time=1e-4))[:, 0]
+    path = np.asarray(climb(RING, Quadratic(target), target, inverse_beta, jax.random.key(0), steps=300, time=1e-4))[:, 0]
     np.testing.assert_allclose(path[0], target[0], atol=1e-3)
     np.testing.assert_allclose(path[-1], mode, atol=5e-3)
     assert (np.diff(np.linalg.norm(path - np.asarray(mode), axis=1)) < 0).all()
@@ -126,9 +124,9 @@ def test_surrogate_finds_its_own_optimum():
     alpha, sigma = VP()(t)
     k = 30 * float(jnp.mean(sigma**3 * alpha / ((alpha * std) ** 2 + sigma**2)))
     target = jnp.array([[3.0, 2.0]])
-    found = _shift(
-        GaussianMixture(mean[None], std), target, jnp.full(3, 30.0), jax.random.key(0), steps=1000, gradient="eq15", draws=64
-    )  # fmt: skip
+    found = climb(
+        GaussianMixture(mean[None], std), Quadratic(target), target, jnp.full(3, 30.0), jax.random.key(0), steps=1000, gradient="eq15"
+    )
     np.testing.assert_allclose(found[-1], (2 * target + k * mean) / (2 + k), atol=0.01)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from srpo.config import ConfigError, closest
-from srpo.core import Batch, Frozen, Log, TrainState, advance, metric_names
+from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, metric_names
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
 from srpo.nets import MLP
@@ -155,10 +155,11 @@ class PlaneNet(eqx.Module):
     schedule: VP = eqx.field(static=True, default=VP())
 
     @classmethod
-    def create(cls, key, width: int, layers: int = 3, waves: int = 32) -> PlaneNet:
+    def create(cls, key, width: int, std: float, layers: int = 3, waves: int = 32) -> PlaneNet:
+        """`std`: of the data; the projections' lengths are about 4 / std."""
         k_frequency, k_mlp = jax.random.split(key)
         sizes = (2 + 2 * waves + 5, *(width,) * layers, 2)
-        return cls(Frozen(2 * jax.random.normal(k_frequency, (2, waves))), MLP(sizes, k_mlp, jax.nn.silu, "orthogonal sqrt2"))
+        return cls(Frozen(4 / std * jax.random.normal(k_frequency, (2, waves))), MLP(sizes, k_mlp, jax.nn.silu, "orthogonal sqrt2"))
 
     def __call__(self, x: Float[Array, "... 2"], t: Float[Array, "..."], obs=None, key=None) -> Float[Array, "... 2"]:
         angle, log_snr = x @ self.frequency.value, jnp.broadcast_to(self.schedule.log_snr(t), x.shape[:-1])[..., None]
@@ -169,26 +170,29 @@ class PlaneNet(eqx.Module):
 _advance = jax.jit(advance, donate_argnums=1)
 
 
-def fit(stage: DiffusionBehavior, action: Points, key, bars: Bars, name: str, parts: int = 50) -> Any:
-    """The trained model of these actions: `stage` with a PlaneNet of its width in place of its own network.
+def train(stage: Stage, state, action: Points, key, bars: Bars, name: str) -> Any:
+    """The result of a stage on these actions; its learning rate falls to 0 along a cosine, in 50 equal steps.
 
-    The learning rate falls to 0 along a cosine, in `parts` equal steps. Raises FloatingPointError if the loss stops
-    being finite.
+    Raises FloatingPointError if a metric stops being finite.
     """
     data = as_batch(action)
-    k_init, k_train = jax.random.split(key)
-    net = PlaneNet.create(k_init, stage.width)
-    std = round(float(action.std()), 3)  # preconditioning is for data of a known scale
-    model = Preconditioned(net, data_std=std) if stage.parametrization == "preconditioned" else NoisePrediction(net)
-    state = TrainState.create(model, adamw(stage.lr, stage.weight_decay))
-    log = Log.create(metric_names(stage, state, data, {}, k_train))
+    log = Log.create(metric_names(stage, state, data, {}, key))
     bars.open(name, stage.steps)
-    edges = [stage.steps * i // parts for i in range(parts + 1)]
-    for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        slower = replace(stage, lr=stage.lr * (1 + np.cos(np.pi * (i + 0.5) / parts)) / 2)
-        state, log = _advance(slower, state, log, data, {}, k_train, start, stop)
-        bad = int(log.bad_step["loss"])
-        if bad >= 0:
-            raise FloatingPointError(f"{name}: the loss is not finite at step {bad}")
+    edges = np.linspace(0, stage.steps, 51).astype(int)
+    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        slower = replace(stage, lr=stage.lr * (1 + np.cos(np.pi * (start + stop) / (2 * stage.steps))) / 2)
+        state, log = _advance(slower, state, log, data, {}, key, start, stop)
+        for metric, step in log.bad_step.items():
+            if int(step) >= 0:
+                raise FloatingPointError(f"{name}: {metric} is not finite at step {int(step)}")
         bars.update(stop)
     return stage.result(state)
+
+
+def fit(stage: DiffusionBehavior, action: Points, key, bars: Bars, name: str) -> Any:
+    """The trained model of these actions: `stage` with a PlaneNet of its width in place of its own network."""
+    k_init, k_train = jax.random.split(key)
+    std = round(float(action.std()), 3)
+    net = PlaneNet.create(k_init, stage.width, std)
+    model = Preconditioned(net, data_std=std) if stage.parametrization == "preconditioned" else NoisePrediction(net)
+    return train(stage, TrainState.create(model, adamw(stage.lr, stage.weight_decay)), action, k_train, bars, name)

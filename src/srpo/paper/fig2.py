@@ -15,15 +15,14 @@ from srpo.diffusion.dpm_solver import multistep, uniform_times
 from srpo.paper import panels
 from srpo.paper.bandits import NO_OBS, BANDITS, Quadratic, find, fit
 from srpo.paper.job import Job
-from srpo.paper.policy_shift import shift
-from srpo.paper.study import OUTSIDE, grid_points
+from srpo.paper.study import OUTSIDE, climb, grid_points
 
 DATA = ("8gaussians",)
 ALLOWED = tuple(name for name, bandit in BANDITS.items() if bandit.mixture)
 BETA = 0.5
 TARGET = (0.04, 0.02)  # of the greedy policy, as a share of the half-width: in the middle, a little to the right
 SHOWN = 2000  # actions per policy
-METHODS = ("behavior", "forward KL, Gaussian", "forward KL, diffusion", "reverse KL, SRPO")
+METHODS = ("behavior", "forward KL (Gaussian)", "forward KL (diffusion)", "reverse KL (SRPO)")
 
 
 def make(job: Job) -> list[dict]:
@@ -69,9 +68,8 @@ def _srpo(job, behavior, target):
     """The actions of `SHOWN` deterministic policies, each from its own random start."""
     job.bars.open("SRPO", 1)
     start = jax.random.normal(job.key(3), (SHOWN, 2))
-    targets, inverse_beta = jnp.broadcast_to(target, (SHOWN, 2)), jnp.full(5, 1 / BETA)
-    policies = jax.jit(shift, static_argnames="steps")(behavior, targets, inverse_beta, job.key(4), start, steps=job.budget.climbs)
-    action = np.asarray(policies[-1])
+    critic, inverse_beta = Quadratic(jnp.asarray(target)), jnp.full(5, 1 / BETA)
+    action = np.asarray(climb(behavior, critic, start, inverse_beta, job.key(4), steps=job.budget.climbs)[-1])
     job.bars.update(1)
     return action
 

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.algorithms.srpo import policy_direction
 from srpo.optim import adam, cosine
-from srpo.paper.bandits import Quadratic
 
 Gradient = Literal["eq10", "eq15"]
 LEAST = 1e-6  # 1/beta = 0 is taken as this
@@ -29,10 +28,10 @@ MOST = {"eq10": 1.0, "eq15": 40.0}  # the largest 1/beta drawn: w(t) = sigma^2 m
 
 def shift(
     behavior,
-    targets: Float[Array, "n 2"],
+    critic,
+    start: Float[Array, "n 2"],
     inverse_beta: Float[Array, " k"],
     key: PRNGKeyArray,
-    start: Float[Array, "n 2"] | None = None,
     *,
     steps: int,
     lr: float = 0.05,
@@ -40,13 +39,13 @@ def shift(
     time: float = 0.02,
     draws: int = 16,
 ) -> Float[Array, "k n 2"]:
-    """The policies at every temperature for Q = -|a - target|^2, each started at the one before, the first at `start`, else its target.
+    """The policies at every temperature, each of the n started at the one before, the first at `start`.
 
-    `steps` of Adam per temperature, its rate `lr` (in units of the action) falling to 0. `time` is the t of eq. 10;
-    `draws` are the samples of t and noise per step of eq. 15, t stratified.
+    `critic.q_target(obs, action)` may have another Q for each of the n. `steps` of Adam per temperature, its rate `lr` (in
+    units of the action) falling to 0. `time` is the t of eq. 10; `draws` are the samples per step of eq. 15, t stratified.
     """
     optimizer = adam(cosine(lr, steps))
-    descent = {"eq10": _eq10(behavior, targets, time), "eq15": _eq15(behavior, targets, draws)}[gradient]
+    descent = _eq10(behavior, critic, time) if gradient == "eq10" else _eq15(behavior, critic, draws)
 
     def at_temperature(action, inputs):
         key, beta = inputs
@@ -60,31 +59,26 @@ def shift(
         return action, action
 
     keys = jax.random.split(key, len(inverse_beta))
-    return jax.lax.scan(at_temperature, targets if start is None else start, (keys, 1 / jnp.maximum(inverse_beta, LEAST)))[1]
+    return jax.lax.scan(at_temperature, start, (keys, 1 / jnp.maximum(inverse_beta, LEAST)))[1]
 
 
-def _eq10(behavior, targets, time):
-    obs, t, zero = jnp.zeros((len(targets), 0)), jnp.full(len(targets), time), jnp.zeros_like(targets)
-
+def _eq10(behavior, critic, time):
     def descent(action, beta, _):
+        obs, t, zero = jnp.zeros((len(action), 0)), jnp.full(len(action), time), jnp.zeros_like(action)
         return policy_direction(
-            Quadratic(targets), behavior, behavior.schedule, obs, action, t, zero, beta=beta, weight="alpha/sigma", baseline=False
+            critic, behavior, behavior.schedule, obs, action, t, zero, beta=beta, weight="alpha/sigma", baseline=False
         )
 
     return descent
 
 
-def _eq15(behavior, targets, draws):
-    n = len(targets)
-    obs, critic = jnp.zeros((draws * n, 0)), Quadratic(jnp.tile(targets, (draws, 1)))
-
+def _eq15(behavior, critic, draws):
     def descent(action, beta, key):
         k_time, k_noise = jax.random.split(key)
-        strata = (jnp.arange(draws)[:, None] + jax.random.uniform(k_time, (draws, n))) / draws
-        noise = jax.random.normal(k_noise, (draws * n, 2))
-        t = 0.02 + 0.96 * strata.ravel()
-        each = policy_direction(critic, behavior, behavior.schedule, obs, jnp.tile(action, (draws, 1)), t, noise, beta=beta)
-        return jnp.mean(each.reshape(draws, n, 2), 0)
+        n = len(action)
+        t = 0.02 + 0.96 * (jnp.arange(draws)[:, None] + jax.random.uniform(k_time, (draws, n))) / draws
+        one = lambda t, noise: policy_direction(critic, behavior, behavior.schedule, jnp.zeros((n, 0)), action, t, noise, beta=beta)
+        return jnp.mean(jax.vmap(one)(t, jax.random.normal(k_noise, (draws, n, 2))), 0)
 
     return descent
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo.diffusion.density import log_density
-from srpo.paper.bandits import NO_OBS, Bandit, Points, find, fit
+from srpo.paper.bandits import NO_OBS, Bandit, Points, Quadratic, find, fit
 from srpo.paper.job import Job
 from srpo.paper.policy_shift import MOST, shift, target_grid
 from srpo.progress import Bars
@@ -49,7 +49,7 @@ def grid_points(extent: float, n: int) -> Points:
 
 
 _log_density = jax.jit(lambda model, x, mean, std: log_density(model, model.schedule, x, NO_OBS, mean=mean, std=std, tolerance=1e-3))
-_shift = jax.jit(shift, static_argnames=("steps", "gradient"))
+climb = jax.jit(shift, static_argnames=("steps", "gradient"))
 
 
 def densities(model, points: Points, actions: Points, bars: Bars, name: str) -> np.ndarray:
@@ -68,11 +68,11 @@ def study(job: Job, name: str, label: str = "") -> Study:
     bandit, budget, label = find(name), job.budget, label or name
     actions = bandit.actions(budget.rows, job.seed)
     model = fit(budget.behavior(), actions, job.key(0), job.bars, f"{label}: behavior")
-    targets = target_grid(bandit.extent, budget.targets)
+    targets = jnp.asarray(target_grid(bandit.extent, budget.targets))
     inverse_beta = np.linspace(0, MOST[job.gradient], budget.temperatures, dtype=np.float32)
     job.bars.open(f"{label}: policies", 1)
-    policies = _shift(model, jnp.asarray(targets), jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient)
-    policies = np.asarray(policies)
+    policies = climb(model, Quadratic(targets), targets, jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient)
+    targets, policies = np.asarray(targets), np.asarray(policies)
     job.bars.update(1)
     held_out = bandit.actions(1000, job.seed + 1)
     asked = [grid_points(bandit.extent, budget.grid), held_out, policies[0], policies[-1]]

@@ -1,0 +1,135 @@
+"""`srpo paper` with tiny budgets: files, reproducibility, what is refused."""
+
+import csv
+import json
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from srpo import cli
+from srpo.paper import FIGURES, job
+
+TINY = job.Budget(rows=4000, steps=400, batch_size=128, width=32, grid=40, targets=3, temperatures=3, climbs=5, draws=16)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(job, "QUICK", TINY)
+
+
+def run(capsys, *args):
+    """The report of a quick figure that succeeds, and what went to standard error."""
+    assert cli.main(["paper", *map(str, args), "--quick", "--json"]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
+
+
+def table(path):
+    with open(path) as f:
+        return list(csv.DictReader(f))
+
+
+def refusal(capsys, *args):
+    """The one line with which a command ends with exit code 2."""
+    assert cli.main(["paper", *map(str, args)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_fig3_writes_a_picture_and_its_numbers_the_same_for_the_same_seed(tmp_path, capsys):
+    report, progress = run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "a")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["fig3.png", "fig3_density.csv", "fig3_policies.csv"]
+    assert report["rows"][0]["density integral"] == pytest.approx(1, abs=0.02)
+    assert "behavior: 400/400" in progress
+    picture = matplotlib.image.imread(tmp_path / "a" / "fig3.png")
+    assert picture.shape[1] == 2025 and picture[..., :3].std() > 0.1
+    policies, density = (table(tmp_path / "a" / f"fig3_{name}.csv") for name in ("policies", "density"))
+    assert len(policies) == 3 * 9 and len(density) == 40 * 40
+    greedy = [r for r in policies if float(r["inverse_beta"]) == 0]
+    assert all(abs(float(r["action_x"]) - float(r["target_x"])) < 0.2 for r in greedy)
+    run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "b")
+    run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "c", "--seed", 1)
+    for name in ("fig3_density.csv", "fig3_policies.csv"):
+        first, again, other = ((tmp_path / folder / name).read_text() for folder in "abc")
+        assert first == again and first != other
+
+
+def test_fig3_by_the_surrogate_gradient(tmp_path, capsys):
+    run(capsys, "fig3", "--data", "moons", "--gradient", "eq15", "--out", tmp_path)
+    assert max(float(r["inverse_beta"]) for r in table(tmp_path / "fig3_policies.csv")) == 40
+
+
+def test_fig7_has_a_row_per_data_set(tmp_path, capsys):
+    report, _ = run(capsys, "fig7", "--data", "moons,8gaussians", "--out", tmp_path)
+    assert [r["data"] for r in report["rows"]] == ["moons", "8gaussians"]
+    assert {r["data"] for r in table(tmp_path / "fig7_density.csv")} == {"moons", "8gaussians"}
+    assert (tmp_path / "fig7.png").stat().st_size > 10_000
+
+
+def test_fig2_counts_what_leaves_the_support(tmp_path, capsys):
+    report, _ = run(capsys, "fig2", "--out", tmp_path)
+    rows = {r["policy"]: r["out of support, %"] for r in report["rows"]}
+    assert rows["behavior"] < 3 and rows["forward KL (Gaussian)"] > 40
+    actions = table(tmp_path / "fig2.csv")
+    for name, share in rows.items():
+        inside = [r["in_support"] == "1" for r in actions if r["policy"] == name]
+        assert 100 * (1 - np.mean(inside)) == pytest.approx(share, abs=0.06)
+    assert (tmp_path / "fig2.png").exists()
+
+
+def test_variance_reports_single_times_and_the_ensemble(tmp_path, capsys):
+    report, _ = run(capsys, "variance", "--out", tmp_path)
+    rows = {r["t"]: r for r in report["rows"]}
+    assert list(rows) == ["0.02", "0.50", "0.98", "U(0.02, 0.98)"]
+    late = rows["0.98"]
+    assert float(late["with"]) < float(late["variance without baseline"])
+    assert float(late["score error, preconditioned"]) < float(late["score error, noise"])
+    assert table(tmp_path / "variance.csv")[-1]["t"] == "U(0.02 to 0.98)"
+    assert (tmp_path / "variance.png").exists()
+
+
+def test_list_names_every_figure(capsys):
+    assert cli.main(["paper", "list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(FIGURES)
+    assert cli.main(["paper", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"].keys() == FIGURES.keys()
+
+
+def test_report_for_people(tmp_path, capsys):
+    assert cli.main(["paper", "fig3", "--data", "moons", "--quick", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "moons" in out and "integral" in out and "fig3.png" in out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("fig33",), "unknown figure 'fig33'; did you mean 'fig3'?"),
+        (("fig3", "--data", "swisroll"), "did you mean 'swissroll'?"),
+        (("fig3", "--data", "moons,rings"), "draws one data set"),
+        (("fig7", "--data", "moons,"), "unknown data set ''"),
+        (("fig2", "--data", "moons"), "'moons'"),
+        (("fig3", "--gradient", "eq14"), "unknown gradient 'eq14'"),
+        (("fig2", "--gradient", "eq15"), "--gradient is for fig3 and fig7"),
+        (("fig3", "--seed", -1), "--seed"),
+    ],
+)
+def test_refusals(args, message, capsys, tmp_path):
+    assert message in refusal(capsys, *args, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert f"cannot write to {tmp_path / 'file' / 'sub'}" in refusal(capsys, "fig3", "--out", tmp_path / "file" / "sub")
+
+
+@pytest.mark.parametrize("missing", ["diffrax", "sklearn"])
+def test_missing_extra_is_named(missing, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("srpo.paper.fig3", "srpo.paper.study", "srpo.diffusion.density"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert "pip install 'srpo[paper]'" in refusal(capsys, "fig3", "--out", tmp_path)
