@@ -145,6 +145,8 @@ def _print_table(found: dict[str, Any]) -> None:
     console = Console()
     console.print(facts)
     console.print(spread)
+    if "png" in found:
+        console.print(f"picture: {found['png']}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -166,7 +168,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if found["score"] is None:
         facts.append(("score", "no reference returns known"))
-    return facts + ([("picture", found["png"])] if "png" in found else [])
+    return facts
 
 
 def listing() -> list[dict[str, Any]]:
