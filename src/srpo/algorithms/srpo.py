@@ -129,8 +129,9 @@ ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden":
 # For a data set that no table names: rewards scaled by the spread of the returns, so that beta does not depend on
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
 UNKNOWN = {"data.reward": "return-range", "policy.beta": 0.2, "behavior.parametrization": "preconditioned"}
-QUICK = {
-    "critic.steps": 100_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "policy.steps": 30_000,
+QUICK = {  # chosen by experiment: docs/quick.md
+    "critic.steps": 100_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
+    "policy.steps": 15_000, "policy.lr": 1e-3, "policy.beta": 0.1,
 }  # fmt: skip
 
 
