@@ -70,7 +70,7 @@ def test_temperatures_are_those_of_the_task_of_the_same_kind():
     assert list(beta.values()) == [0.2, 0.2, 0.01]
     dtql = budgets.settings("dtql", "halfcheetah-medium-expert-zoo-v0", small)
     assert (dtql["policy.alpha"], dtql["data.reward"]) == (50.0, "none")
-    assert budgets.settings("srpo", "another", small)["policy.beta"] == 0.2  # a data set of no kind: the default
+    assert budgets.settings("srpo", "another", small)["policy.beta"] == 0.1  # a data set of no kind: the preset's
     paper = budgets.settings("srpo", "halfcheetah-medium-expert-zoo-v0", budgets.BUDGETS["paper"])
     assert paper["policy.beta"] == 0.01 and "policy.steps" not in paper
 
