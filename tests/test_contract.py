@@ -1,0 +1,237 @@
+"""What every algorithm in the registry owes its user, tried on each at a tiny size.
+
+One training over two seeds and two swept values serves all tests of an algorithm; resuming repeats its programs,
+so that they are compiled once. The programs run for milliseconds and compile for seconds: they are compiled with
+as little optimization as XLA allows.
+"""
+
+import csv
+import functools
+import itertools
+import os
+import signal
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import srpo
+from srpo import algorithms, training
+from srpo.config import assign_all
+from srpo.data import from_arrays
+from srpo.grid import Grid
+from srpo.loop import StageLoop
+
+SEEDS = (3, 1)
+STEPS = 60
+
+
+class Case(NamedTuple):
+    settings: dict  # what makes the algorithm tiny
+    sweep: tuple[str, float, float]  # of the last stage, or of how it acts
+    falls: tuple[str, ...]  # "stage.metric": what training lowers
+
+
+def stage(name, **settings):
+    return {f"{name}.{key}": value for key, value in {"steps": STEPS, "batch_size": 32, **settings}.items()}
+
+
+HIDDEN, LR = {"hidden": (12,)}, {"lr": 1e-2}
+IQL = stage("critic", **HIDDEN, **LR)
+SCORE = stage("behavior", widths=(12, 8), **LR) | {"support.steps": 6, "support.count": 3, "support.solver.evaluations": 5}
+DTQL = stage("warm_up") | {
+    "warm_up.critic.hidden": (12,), "warm_up.critic.lr": 1e-2, "warm_up.behavior.hidden": (12,), "warm_up.behavior.lr": 1e-2,
+    "policy.steps": 20, "policy.batch_size": 32, "candidates": 8,
+}  # fmt: skip
+CASES = {
+    "bc": Case(stage("policy", **HIDDEN), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
+    "bc-gaussian": Case(stage("policy", **HIDDEN), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
+    "bc-diffusion": Case(stage("policy", **HIDDEN, diffusion_steps=2), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
+    "iql": Case(IQL | stage("policy", **HIDDEN, **LR), ("policy.beta", 0.5, 3.0), ("critic.q_loss", "policy.loss")),
+    "td3-bc": Case(stage("policy", **HIDDEN, **LR), ("policy.alpha", 0.05, 0.5), ("policy.q_loss", "policy.cloning_error")),
+    "bear": Case(
+        stage("policy", **HIDDEN, vae_hidden=(12,), next_actions=3, match_actions=3, warmup=20, lr_vae=1e-2, lr_q=1e-2) | {"candidates": 3},
+        ("policy.threshold", 0.05, 0.5),
+        ("policy.vae_error", "policy.q_loss"),
+    ),
+    "srpo": Case(
+        IQL | stage("behavior", width=12, blocks=1, **LR) | stage("policy", **HIDDEN, **LR),
+        ("policy.beta", 0.1, 0.5),
+        ("critic.q_loss", "behavior.loss"),
+    ),
+    "idql": Case(
+        IQL | stage("behavior", width=12, blocks=1, time_size=8, diffusion_steps=2) | {"candidates": 4},
+        ("behavior.lr", 3e-3, 1e-2),
+        ("critic.q_loss", "behavior.loss"),
+    ),
+    "sfbc": Case(
+        SCORE | stage("critic", **HIDDEN, replan_every=25) | {"acting.candidates": 6, "acting.average": 2},
+        ("critic.lr", 3e-3, 1e-2),
+        ("behavior.loss", "critic.q_loss"),
+    ),
+    "qgpo": Case(
+        SCORE | stage("critic", **HIDDEN, **LR) | stage("energy", **HIDDEN, **LR),
+        ("energy.beta", 1.0, 3.0),
+        ("behavior.loss", "critic.q_loss", "energy.loss"),
+    ),
+    "diffusion-ql": Case(
+        stage("policy", **HIDDEN, diffusion_steps=2, critic_lr=1e-2, lr=1e-2) | {"candidates": 4},
+        ("policy.eta", 0.1, 1.0),
+        ("policy.q_loss", "policy.bc_loss"),
+    ),
+    "dtql": Case(DTQL | {"policy.hidden": (12,)}, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss")),
+    "dtql-kl": Case(DTQL, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss")),
+    "diffuser": Case(
+        stage("trajectories", width=8, multipliers=(4,), diffusion_steps=3, lr=1e-3)
+        | stage("value", width=8, multipliers=(4,), lr=1e-3)
+        | {"data.horizon": 4, "data.penalty": 1.0, "planning.plans": 4},
+        ("planning.scale", 0.0, 1.0),
+        ("trajectories.loss", "value.loss"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_cheaply():
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False, "xla_llvm_disable_expensive_passes": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Eight episodes of 30 steps, half of which end by themselves; actions follow the state, rewards the action."""
+    rng = np.random.default_rng(0)
+    n = 240
+    obs = rng.normal(size=(n, 3)).astype(np.float32)
+    action = np.clip(0.8 * np.tanh(obs @ rng.normal(size=(3, 2))) + 0.1 * rng.normal(size=(n, 2)), -1, 1)
+    end = np.arange(n) % 30 == 29
+    terminal = end & (np.arange(n) // 30 % 2 == 0)
+    return from_arrays(obs, action, 1 + action.sum(1), terminal, end & ~terminal, name="tiny")
+
+
+class Trained(NamedTuple):
+    name: str
+    case: Case
+    algorithm: srpo.core.Algorithm
+    run: srpo.Run
+
+    @property
+    def sweep(self):
+        path, *values = self.case.sweep
+        return {path: values}
+
+    @property
+    def last(self):
+        return list(self.algorithm.stages)[-1]
+
+
+@pytest.fixture(scope="module", params=algorithms.ALGORITHMS)
+def trained(request, data, tmp_path_factory):
+    case = CASES[request.param]
+    algorithm = assign_all(algorithms.find(request.param)(), case.settings)
+    path, *values = case.sweep
+    out = tmp_path_factory.mktemp(request.param) / "run"
+    return Trained(request.param, case, algorithm, train(algorithm, data, out, sweep={path: values}))
+
+
+def train(algorithm, data, out, **options):
+    return srpo.train(algorithm, data, out=out, **{"seeds": SEEDS, "eval_every": 0, "quiet": True} | options)
+
+
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_registry_is_covered():
+    assert CASES.keys() == algorithms.ALGORITHMS.keys()
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_presets_fit_every_data_set(name):
+    """Each sets what exists, to values of the right type; `quick` is never longer than `paper`."""
+    presets, steps = algorithms.find(name).presets, {}
+    for preset in presets:
+        for robot, kind in itertools.product(("halfcheetah", "hopper", "walker2d"), ("medium", "medium-replay", "medium-expert", "mixed-zoo")):
+            made = srpo.configure(name, SimpleNamespace(name=f"{robot}-{kind}-v2"), preset)
+            steps[preset, robot, kind] = sum(stage.steps for stage in made.stages.values())
+        for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
+            srpo.configure(name, SimpleNamespace(name=f"antmaze-{maze}-v2"), preset)
+    assert {"paper", "quick"} <= presets.keys()
+    assert all(total <= steps["paper", *task] for (preset, *task), total in steps.items() if preset == "quick")
+
+
+def test_losses_fall(trained):
+    found = defaultdict(list)
+    with open(trained.run.path / "metrics.csv", newline="") as f:
+        for row in csv.DictReader(f):
+            found[f"{row['stage']}.{row['metric']}", row["seed"], row.get(trained.case.sweep[0])].append(float(row["value"]))
+    for metric in trained.case.falls:
+        curves = [values for (name, *_), values in found.items() if name == metric]
+        assert len(curves) >= len(SEEDS) and all(np.isfinite(curve).all() for curve in curves)
+        first, last = (np.mean([np.mean(curve[part]) for curve in curves]) for part in (slice(5), slice(-15, None)))
+        assert last < first, metric
+
+
+def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
+    name, done = trained.last, trained.run.results
+    view = trained.algorithm.stages[name].view(data.treated(trained.algorithm.data))
+    loop = StageLoop(name, trained.run.grid, view, done, tmp_path / "none")
+    loop.start()
+    assert loop.log_every == 1  # that is how the run was trained
+    bounds = np.int32(0), np.int32(loop.stage.steps)
+    loop.carry = loop._advance(loop.stage, loop.carry, loop.own, loop.keys, loop.shared, loop.data, *bounds)
+    assert_equal(loop.result(), done[name])
+
+
+def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
+    """The last stage for one seed and one value, on what that seed's earlier stages left."""
+    path, _, value = trained.case.sweep
+    grid, point = trained.run.grid, ((path, value),)
+    mine = lambda name: jax.tree.map(lambda x: x[1:2, grid.where(name, point)][:, None], trained.run.results[name])
+    results = {name: mine(name) for name in trained.algorithm.stages}
+    alone = Grid.create(trained.algorithm.set(path, value), SEEDS[1:], None)
+    view = trained.algorithm.stages[trained.last].view(data.treated(trained.algorithm.data))
+    loop = StageLoop(trained.last, alone, view, results, tmp_path / "none")
+    loop.start()
+    for _ in loop.calls():
+        pass
+    policy = jax.tree.map(lambda x: x[0, 0], alone.policies(results | {trained.last: loop.result()}))
+    there = trained.run.policy(SEEDS[1], **{path: value})
+    for x, y in zip(jax.tree.leaves(policy), jax.tree.leaves(there), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
+    """Stopped in the middle of the last stage; it is also the same training twice with the same seeds."""
+    half, step_of = trained.algorithm.stages[trained.last].steps // 2, training.Reporter.step
+
+    def step(self, loop, means):
+        step_of(self, loop, means)
+        if (loop.name, loop.step) == (trained.last, half):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training.Reporter, "step", step)
+    with pytest.raises(training.Interrupted, match=f"stopped at step {half} of stage {trained.last}"):
+        train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
+    monkeypatch.undo()
+    resumed = srpo.resume(tmp_path / "run", data, quiet=True)
+    assert_equal(resumed.results, trained.run.results)
+    assert_equal(resumed.policies, trained.run.policies)
+
+
+def test_its_policies_act_within_bounds_and_come_back_from_disk(trained, data):
+    obs = np.concatenate([data.obs[:6], 10 * data.obs[:2]])
+    loaded = srpo.load_run(trained.run.path).policies
+    assert_equal(loaded, trained.run.policies)
+    keys = jax.random.split(jax.random.key(0), len(obs))
+    act = lambda policy: jax.vmap(policy.act)(obs, keys)
+    actions = np.asarray(jax.jit(lambda all: jax.vmap(jax.vmap(act))(all))(loaded))
+    assert actions.shape == (2, 2, 8, 2) and np.isfinite(actions).all() and np.abs(actions).max() <= 1
+    assert not np.array_equal(actions[0], actions[1])  # seeds
+    assert any(not np.array_equal(leaf[:, 0], leaf[:, 1]) for leaf in jax.tree.leaves(loaded))  # swept values
