@@ -130,7 +130,7 @@ ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden":
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
 UNKNOWN = {"data.reward": "return-range", "policy.beta": 0.2, "behavior.parametrization": "preconditioned"}
 QUICK = {  # chosen by experiment: docs/quick.md
-    "critic.steps": 100_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
+    "critic.steps": 60_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
     "policy.steps": 15_000, "policy.lr": 1e-3, "policy.beta": 0.1,
 }  # fmt: skip
 
