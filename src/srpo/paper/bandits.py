@@ -177,6 +177,7 @@ def train(stage: Stage, state, action: Points, key, bars: Bars, name: str) -> An
     """
     data = as_batch(action)
     log = Log.create(metric_names(stage, state, data, {}, key))
+    state, log = _advance(stage, state, log, data, {}, key, 0, 0)  # compiles, so that the time left is that of the steps
     bars.open(name, stage.steps)
     edges = np.linspace(0, stage.steps, 51).astype(int)
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):

@@ -1,0 +1,200 @@
+"""DTQL's toys (arXiv 2405.19690): its trust-region loss over the plane, and its one-step policies beside SRPO's.
+
+Four rewards: far (the action's norm), near (its opposite), hard (far, doubled in one corner), same (none). The reward is
+the critic. Both methods start at the same random actions: DTQL's policy is a Gaussian, a free mean and deviation that
+descend alpha E[L_TR] - E[Q]; SRPO's a free vector that follows eq. 10. DTQL's loss and its draws of noise are the
+algorithm's own, in the units of its toy, its denoised action not clipped.
+
+Differences from the authors' toy code: the reward in place of a learned critic, and batches in place of all 10,000 rows.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from srpo.config import setting, static
+from srpo.core import Stage, TrainState, descend
+from srpo.diffusion.denoising import Denoiser, denoising_loss
+from srpo.optim import adam, cosine
+from srpo.paper import panels
+from srpo.paper.bandits import find, fit, train
+from srpo.paper.job import Job
+from srpo.paper.study import OUTSIDE, climb, densities, grid_points
+from srpo.score_nets import ScoreMLP
+from srpo.stages.trust_region import levels_and_noise
+
+DATA = ("25gaussians",)
+ALLOWED = ("25gaussians", "swissroll")
+REWARDS = ("far", "near", "hard", "same")
+ALPHA, BETA = 1.0, 1.0
+DRAWS = 8  # actions, noise levels and noises per policy and step
+HIDDEN = (128, 128, 128, 128)
+
+
+class Reward(eqx.Module):
+    """The reward of this index in REWARDS, as a critic with one head; the corner of "hard" is the square's upper left."""
+
+    index: Int[Array, ""] = eqx.field(converter=jnp.asarray)
+    extent: float
+
+    def __call__(self, action: Float[Array, "... 2"]) -> Float[Array, "..."]:
+        norm = jnp.sqrt(jnp.sum(action**2, -1) + 1e-12)
+        corner = (action[..., 0] < -0.625 * self.extent) & (action[..., 1] > 0.625 * self.extent)
+        return jnp.stack([norm, -norm, norm * jnp.where(corner, 2.0, 1.0), 0 * norm], -1)[..., self.index]
+
+    def q_target(self, obs, action: Float[Array, "... 2"]) -> Float[Array, "1 ..."]:
+        return self(action)[None]
+
+
+class Denoising(Stage):
+    """DTQL's behavior model, alone and without bounds on the action."""
+
+    steps: int = static(5000, "gradient steps")
+    batch_size: int = static(512, "actions per step")
+    lr: float = setting(3e-3, "learning rate (Adam)")
+
+    def init(self, data, given, key):
+        return TrainState.create(Denoiser(ScoreMLP(0, 2, HIDDEN, key, linear_input=True)), adam(self.lr))
+
+    def update(self, state, batch, given, key, step):
+        sigma, noise = levels_and_noise(key, batch.action)
+
+        def loss(denoiser):
+            value = jnp.mean(denoising_loss(denoiser, batch.obs, batch.action, sigma, noise, jnp.inf))
+            return value, {"loss": value}
+
+        return descend(state, adam(self.lr), loss)
+
+    def result(self, state):
+        return state.model
+
+
+@jax.jit
+def landscape(denoiser, points, key):
+    """L_TR at each point: the mean over 256 noise levels and noises, the same for all points."""
+    obs = jnp.zeros((len(points), 0))
+
+    def one(key):
+        sigma, noise = levels_and_noise(key, jnp.zeros((1, 2)))
+        return denoising_loss(denoiser, obs, points, jnp.broadcast_to(sigma, len(points)), noise, jnp.inf)
+
+    return jnp.mean(jax.lax.map(one, jax.random.split(key, 256)), 0)
+
+
+@partial(jax.jit, static_argnames="steps")
+def one_step_policies(denoiser, reward, start, key, *, steps: int, lr: float):
+    """An action of each Gaussian policy N(mean, std^2) after descending alpha E[L_TR] - E[Q]; mean from `start`, std from 1."""
+    optimizer = adam(cosine(lr, steps))
+    shape = (DRAWS, *start.shape)
+
+    def loss(policy, key):
+        mean, log_std = policy
+        k_action, k_trust = jax.random.split(key)
+        action = (mean + jnp.exp(log_std) * jax.random.normal(k_action, shape)).reshape(-1, 2)
+        sigma, noise = levels_and_noise(k_trust, action)
+        trust = denoising_loss(denoiser, jnp.zeros((len(action), 0)), action, sigma, noise, jnp.inf)
+        return jnp.sum(ALPHA * trust - reward(action)) / DRAWS
+
+    def step(i, carry):
+        policy, opt_state = carry
+        update, opt_state = optimizer.update(jax.grad(loss)(policy, jax.random.fold_in(key, i)), opt_state)
+        return optax.apply_updates(policy, update), opt_state
+
+    policy = (start, jnp.zeros_like(start))
+    mean, log_std = jax.lax.fori_loop(0, steps, step, (policy, optimizer.init(policy)))[0]
+    return mean + jnp.exp(log_std) * jax.random.normal(jax.random.fold_in(key, steps), start.shape)
+
+
+def make(job: Job) -> list[dict]:
+    """Trains, draws dtql-toys.png, writes dtql-toys_policies.csv and dtql-toys_landscape.csv; returns a row per reward and method."""
+    name = (job.data or DATA)[0]
+    bandit, budget = find(name), job.budget
+    actions, points = bandit.actions(budget.rows, job.seed), grid_points(bandit.extent, budget.grid)
+    stage = Denoising(steps=budget.steps, batch_size=budget.batch_size)
+    denoiser = train(stage, stage.init(None, {}, job.key(0)), actions, job.key(1), job.bars, "DTQL behavior")
+    behavior = fit(budget.behavior(), actions, job.key(2), job.bars, "SRPO behavior")
+    trust = np.asarray(landscape(denoiser, jnp.asarray(points), job.key(3)))
+    ends = _policies(job, bandit.extent, denoiser, behavior)
+    names, placed = list(ends), np.concatenate(list(ends.values()))
+    held_out = bandit.actions(1000, job.seed + 1)
+    found = densities(behavior, np.concatenate([points, placed, held_out]), actions, job.bars, "density")
+    density, own, held = np.split(found, [len(points), len(points) + len(placed)])
+    inside = own >= np.quantile(held, OUTSIDE)
+    n = len(placed) // len(names)
+    job.csv("dtql-toys_policies", {
+        "reward": np.repeat([r for r, _ in names], n).astype(object), "method": np.repeat([m for _, m in names], n).astype(object),
+        "x": placed[:, 0], "y": placed[:, 1], "log_density": own, "in_support": inside,
+    })  # fmt: skip
+    job.csv("dtql-toys_landscape", {"x": points[:, 0], "y": points[:, 1], "trust_region_loss": trust, "log_density": density})
+    square = lambda values: values.reshape(budget.grid, budget.grid)
+    with panels.style():
+        job.picture("dtql-toys", draw(bandit.extent, actions, square(trust), square(density), ends))
+    value = np.concatenate([Reward(REWARDS.index(reward), bandit.extent)(a) for (reward, _), a in ends.items()])
+    share, value = (np.mean(v.reshape(len(names), n), 1) for v in (inside, value))
+    return [
+        {"reward": r, "method": m, "in support, %": round(100 * float(s), 1), "mean reward": round(float(v), 2)}
+        for (r, m), s, v in zip(names, share, value, strict=True)
+    ]
+
+
+def _policies(job, extent, denoiser, behavior):
+    """Actions by reward and method, all from the same random starts."""
+    start = jax.random.uniform(job.key(4), (job.budget.targets**2, 2), minval=-0.9 * extent, maxval=0.9 * extent)
+    options = {"steps": 8 * job.budget.climbs, "lr": 0.02 * extent}
+    ends = {}
+    job.bars.open("policies", len(REWARDS))
+    for i, name in enumerate(REWARDS):
+        reward = Reward(i, extent)
+        ends[name, "DTQL"] = np.asarray(one_step_policies(denoiser, reward, start, job.key(5), **options))
+        ends[name, "SRPO"] = np.asarray(climb(behavior, reward, start, jnp.full(1, 1 / BETA), job.key(6), **options)[-1])
+        job.bars.update(i + 1)
+    return ends
+
+
+def draw(extent, actions, trust, density, ends):
+    """Above: data, both landscapes and a cut through them; below: where the policies end, by reward."""
+    figure = panels.page(panels.TEXT_WIDTH, 3.7)
+    above, below = figure.subplots(2, 4)
+    panels.samples(above[0], actions)
+    shown = [
+        panels.image(above[1], trust, extent, "viridis_r", vmax=float(np.quantile(trust, 0.98))),
+        panels.image(above[2], -density, extent, "viridis_r", vmax=float(np.quantile(-density, 0.98))),
+    ]
+    for axis, image in zip(above[1:3], shown, strict=True):
+        figure.colorbar(image, ax=axis, fraction=0.05, aspect=22, pad=0.02)
+    _cut(above[3], extent, trust, density)
+    for axis, reward in zip(below, REWARDS, strict=True):
+        panels.samples(axis, actions, color="#bbbbbb")
+        for method, color, size in (("DTQL", panels.ORANGE, 2.5), ("SRPO", panels.DARK, 2.5)):
+            axis.scatter(*ends[reward, method].T, s=size, color=color, linewidths=0, label=method)
+        axis.set_xlabel("$a_1$")
+    titles = ["(a) Data samples", r"(b) DTQL: $L_{\mathrm{TR}}(a)$", r"(c) SRPO: $-\log\hat\mu(a)$"]
+    titles += [f"({letter}) Policies, reward {name}" for letter, name in zip("efgh", REWARDS, strict=True)]
+    for axis, title in zip([*above[:3], *below], titles, strict=True):
+        panels.square(axis, extent)
+        axis.set_title(title)
+    above[0].set_ylabel("$a_2$")
+    below[0].set_ylabel("$a_2$")
+    figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, markerscale=2)
+    return figure
+
+
+def _cut(axis, extent, trust, density):
+    """Both landscapes along a_2 = 0, each with its own scale."""
+    n = len(trust)
+    line, row = ((np.arange(n) + 0.5) / n * 2 - 1) * extent, n // 2
+    axis.plot(line, trust[row], color=panels.ORANGE)
+    axis.set_ylabel(r"$L_{\mathrm{TR}}$", color=panels.ORANGE)
+    other = axis.twinx()
+    other.plot(line, -density[row], color=panels.DARK)
+    other.set_ylabel(r"$-\log\hat\mu$", color=panels.DARK)
+    axis.set(title="(d) Cut at $a_2=0$", xlabel="$a_1$", xlim=(-extent, extent), box_aspect=1)
+    axis.tick_params(axis="y", colors=panels.ORANGE)
+    other.tick_params(axis="y", colors=panels.DARK)
