@@ -7,11 +7,14 @@
 
 Networks, samplers, numbers of candidates and batch sizes are those of each algorithm's preset `paper` for
 hopper-medium-replay-v2 (11 observations, 3 actions); the data are random numbers of that shape and the networks
-have seen a few steps of them, as no time here depends on what was learned.
+are new, as no time here depends on what was learned.
 
-- Time per action: the whole of `act`, compiled (weights inside the program), from an observation on the device to an
+- Time per action: the whole of `act`, compiled, from an observation on the device to an
   action there. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
-  rounds, a ratio the median over rounds of the ratio within the round, so that other load falls on all alike.
+  rounds, a ratio the median over rounds of the ratio within the round.
+- Core time per action: what all cores of this process worked for it. Where other programs run it says more than the time that
+  passed, which favors short calls there: they fit between two interruptions. On an idle machine of two cores a policy takes
+  between half of it and all of it.
 - A policy too slow for a batch of 256 is timed at a smaller one, named in the table; at that size time grows with the batch.
 - Operations per action: XLA's cost analysis of the compiled program, with bodies of loops counted at every trip (flops.py).
 - Training: milliseconds of a step, one seed, in the compiled loop of `srpo train`; hours for the preset's steps. SfBC's
@@ -65,18 +68,17 @@ def random_data(rows: int = ROWS) -> srpo.Dataset:
     )  # fmt: skip
 
 
-def build(algorithm, data: srpo.Dataset) -> tuple[Any, dict[str, Any]]:
-    """A policy of the algorithm after a few steps of training, and what these cost by stage."""
-    grid, results = Grid.create(algorithm, 1, None), {}
-    stages = expected(grid, data.treated(algorithm.data), results)
-    policy = jax.tree.map(lambda x: x[0, 0], grid.policies(results))
-    jax.clear_caches()
-    return policy, stages
+def untrained(algorithm, data: srpo.Dataset) -> Any:
+    """A policy of the algorithm before its first step."""
+    data, results = data.treated(algorithm.data), {}
+    for name, stage in algorithm.stages.items():
+        given = {need: results[need] for need in stage.needs}
+        results[name] = stage.result(stage.init(stage.view(data), given, jax.random.key(0)))
+    return algorithm.make_policy(results)
 
 
-def action_of(policy):
-    """`act` as a plain function, the weights its constants."""
-    return lambda obs, key: policy.act(obs, key)
+def act(policy, obs, key):
+    return policy.act(obs, key)
 
 
 class Call:
@@ -85,30 +87,31 @@ class Call:
     def __init__(self, policy, batch: int):
         k_obs, k_act = jax.random.split(jax.random.key(0))
         obs, keys = jax.random.normal(k_obs, (batch, OBS)), jax.random.split(k_act, batch)
-        self.batch, self.args = batch, (obs[0], keys[0]) if batch == 1 else (obs, keys)
-        self.act = jax.jit(action_of(policy) if batch == 1 else jax.vmap(action_of(policy)))
-        self.times(2)  # compiles
-        self.seconds = float(self.times(1)[0])
+        self.batch, self.args = batch, (policy, obs[0], keys[0]) if batch == 1 else (policy, obs, keys)
+        self.act = jax.jit(act if batch == 1 else jax.vmap(act, (None, 0, 0)))
+        self.times(1)  # compiles
+        self.seconds = float(self.times(1)[0, 0])
 
     def times(self, n: int) -> np.ndarray:
-        out = np.empty(n)
+        """Seconds passed and seconds worked by all cores, of shape (n, 2)."""
+        out = np.empty((n, 2))
         for i in range(n):
-            begin = time.perf_counter()
+            begin, worked = time.perf_counter(), time.process_time()
             jax.block_until_ready(self.act(*self.args))
-            out[i] = time.perf_counter() - begin
+            out[i] = time.perf_counter() - begin, time.process_time() - worked
         return out
 
-    def round(self, number: int) -> float:
-        """Median seconds per action, NaN in the rounds that a slow policy sits out."""
+    def round(self, number: int) -> np.ndarray:
+        """Median times per action, NaN in the rounds that a slow policy sits out."""
         if self.seconds > SLOW_SECONDS and number >= 3:
-            return np.nan
+            return np.full(2, np.nan)
         calls = int(np.clip(ROUND_SECONDS / self.seconds, 1, 500))
-        return float(np.median(self.times(calls))) / self.batch
+        return np.median(self.times(calls), 0) / self.batch
 
 
 def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds per action by algorithm and round: A B C, A B C, ..."""
-    found = {name: np.full(rounds, np.nan) for name in calls}
+    """Times per action (round, 2) by algorithm: A B C, A B C, ..."""
+    found = {name: np.full((rounds, 2), np.nan) for name in calls}
     for i in range(rounds):
         for name, call in calls.items():
             found[name][i] = call.round(i)
@@ -116,21 +119,21 @@ def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
 
 
 def acting(policies: dict[str, Any], rounds: int) -> dict[str, Row]:
-    """Seconds per action and ratios, at both batch sizes."""
+    """Times per action and ratios, at both batch sizes."""
     out: dict[str, Row] = {name: {} for name in policies}
-    tell("acting: compiling, batch 1")
-    calls = {name: Call(policy, 1) for name, policy in policies.items()}
+    calls: dict[str, Call] = {}
     for batch in (1, BATCH):
-        if batch > 1:
-            tell(f"acting: compiling, batch {batch}")
-            calls = {name: Call(p, fitting(calls[name].seconds, batch)) for name, p in policies.items()}
-        tell(f"acting: {rounds} rounds of {len(calls)} policies")
+        for name, policy in policies.items():
+            tell(f"acting, batch {batch}: compiling {name}")
+            calls[name] = Call(policy, batch if batch == 1 else fitting(calls[name].seconds, batch))
+        tell(f"acting, batch {batch}: {rounds} rounds")
         times = interleaved(calls, rounds)
         for name, t in times.items():
-            ratio = np.nanmedian(t / times[REFERENCE])
-            low, median, high = np.nanquantile(t, [0.25, 0.5, 0.75])
+            seconds, cpu_seconds = np.nanmedian(t, 0)
+            ratio, cpu_ratio = np.nanmedian(t / times[REFERENCE], 0)
             out[name][f"batch_{batch}"] = {
-                "seconds": median, "quartiles": [low, high], "ratio": ratio, "measured_at": calls[name].batch,
+                "seconds": seconds, "ratio": ratio, "cpu_seconds": cpu_seconds, "cpu_ratio": cpu_ratio,
+                "quartiles": np.nanquantile(t[:, 0], [0.25, 0.75]).tolist(), "measured_at": calls[name].batch,
             }  # fmt: skip
     return out
 
@@ -142,21 +145,25 @@ def fitting(seconds: float, batch: int) -> int:
     return batch
 
 
-def measure(chosen: dict[str, Any], data: srpo.Dataset, rounds: int) -> list[Row]:
+def measure(chosen: dict[str, Any], data: srpo.Dataset, rounds: int, training: bool = True) -> list[Row]:
     """A row for each algorithm (name -> configured algorithm); SRPO must be among them."""
     policies, rows = {}, {}
     for name, algorithm in chosen.items():
-        tell(f"{name}: building the policy and timing its training")
-        policies[name], stages = build(algorithm, data)
-        hours = sum(s["hours"] for s in stages.values())
         tell(f"{name}: counting operations per action")
-        count = flops(action_of(policies[name]), np.zeros(OBS, np.float32), jax.random.key(0))
-        rows[name] = {"algorithm": name, "kind": kind(name), "stages": stages, "hours": hours, "flops": count}
+        policies[name] = untrained(algorithm, data)
+        count = flops(act, policies[name], np.zeros(OBS, np.float32), jax.random.key(0))
+        rows[name] = {"algorithm": name, "kind": kind(name), "flops": count, "stages": {}}
     for name, row in acting(policies, rounds).items():
         rows[name] |= row
+    for name, algorithm in chosen.items() if training else ():
+        jax.clear_caches()
+        tell(f"{name}: timing its training")
+        stages = expected(Grid.create(algorithm, 1, None), data.treated(algorithm.data))
+        rows[name] |= {"stages": stages, "hours": sum(s["hours"] for s in stages.values())}
     for row in rows.values():
         row["flops_ratio"] = row["flops"] / rows[REFERENCE]["flops"]
-        row["hours_ratio"] = row["hours"] / rows[REFERENCE]["hours"]
+        if training:
+            row["hours_ratio"] = row["hours"] / rows[REFERENCE]["hours"]
     return sorted(rows.values(), key=lambda row: row["batch_1"]["seconds"])
 
 
@@ -183,7 +190,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     names = list(algorithms.ALGORITHMS) if args.algos == "all" else args.algos.split(",")
     classes = {name: algorithms.find(name) for name in dict.fromkeys([REFERENCE, *names])}
     chosen = {name: config.assign_all(cls(), config.preset(cls.presets, "paper", TASK)) for name, cls in classes.items()}
-    rows = measure(chosen, random_data(), args.rounds)
+    rows = measure(chosen, random_data(), args.rounds, not args.no_training)
     return {"device": device(), "task": TASK, "versions": versions(), "rows": rows}
 
 
@@ -211,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--algos", default="all", help="all (default), or names separated by commas; SRPO is always measured")
     add("--rounds", type=int, default=25, metavar="N", help="interleaved rounds; default 25")
+    add("--no-training", action="store_true", help="leave the times of training out")
     add("--json", type=Path, metavar="OUT", help="write everything measured")
     add("--csv", type=Path, metavar="OUT", help="write one number per row")
     add("--png", type=Path, metavar="DIR", help="draw figure1.png and figure5.png there")

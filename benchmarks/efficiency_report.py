@@ -99,12 +99,13 @@ def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def figure5(plt, rows: Sequence[Row]):
     """Time per action, operations per action and training time, as bars on logarithmic axes."""
     rows = sorted(rows, key=lambda r: -r["batch_1"]["seconds"])
-    panels = (
+    panels = [
         ("time per action, batch 1 (ms)", [1e3 * r["batch_1"]["seconds"] for r in rows]),
         ("operations per action (MFLOP)", [r["flops"] / 1e6 for r in rows]),
-        ("training at the paper's steps (h)", [r["hours"] for r in rows]),
-    )
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.6 + 0.21 * len(rows)), sharey=True)
+    ]
+    if all(r["stages"] for r in rows):
+        panels.append(("training at the paper's steps (h)", [r["hours"] for r in rows]))
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 0.6 + 0.21 * len(rows)), sharey=True)
     names = [LABEL.get(r["algorithm"], r["algorithm"]) for r in rows]
     for ax, (label, values) in zip(axes, panels, strict=True):
         ax.barh(names, values, color=[COLOR[r["kind"]] for r in rows], height=0.72, lw=0)
@@ -123,19 +124,30 @@ def figure5(plt, rows: Sequence[Row]):
 
 def tables(rows: list[Row], device: str) -> str:
     """The figures as Markdown."""
+    shown = [acting(rows, batch) for batch in (1, BATCH)]
+    operations = [[r["algorithm"], number(r["flops"] / 1e6), number(r["flops_ratio"])] for r in rows]
+    shown.append(markdown(["algorithm", "MFLOP per action", "x SRPO"], operations))
+    timed = [r for r in rows if r["stages"]]
+    if timed:
+        steps = lambda r, key: ", ".join(f"{name} {number(s[key])}" for name, s in r["stages"].items())
+        cells = [
+            [r["algorithm"], steps(r, "ms_per_step"), steps(r, "cpu_ms_per_step"), number(r["hours"]), number(r["hours_ratio"])] for r in timed
+        ]  # fmt: skip
+        header = ["algorithm", "s per 1000 steps of each stage", "core s per 1000 steps", "hours at the paper's steps", "x SRPO"]
+        shown.append(markdown(header, cells, text=3))
+    return "\n\n".join([f"Device: {device}.", *shown])
+
+
+def acting(rows: list[Row], batch: int) -> str:
+    """Times per action at one batch size."""
     cells = []
     for r in rows:
-        one, many = r["batch_1"], r["batch_256"]
-        smaller = "" if many["measured_at"] == BATCH else f" (batch {many['measured_at']})"
-        cells.append([
-            r["algorithm"], r["kind"], number(1e6 * one["seconds"]), number(one["ratio"]), number(1e6 * many["seconds"]) + smaller,
-            number(many["ratio"]), number(r["flops"] / 1e6), number(r["flops_ratio"]),
-        ])  # fmt: skip
-    header = ["algorithm", "kind", "µs per action, batch 1", "x SRPO", f"µs per action, batch {BATCH}", "x SRPO", "MFLOP per action", "x SRPO"]
-    steps = lambda r: ", ".join(f"{name} {number(s['ms_per_step'])}" for name, s in r["stages"].items())
-    training = [[r["algorithm"], steps(r), number(r["hours"]), number(r["hours_ratio"])] for r in rows]
-    second = ["algorithm", "seconds per 1000 steps of each stage", "hours at the paper's steps", "x SRPO"]
-    return f"Device: {device}.\n\n{markdown(header, cells, text=2)}\n\n{markdown(second, training, text=2)}"
+        f = r[f"batch_{batch}"]
+        name = r["algorithm"] + ("" if f["measured_at"] == batch else f" (batch {f['measured_at']})")
+        times = [number(1e6 * f["seconds"]), number(f["ratio"]), number(1e6 * f["cpu_seconds"]), number(f["cpu_ratio"])]
+        cells.append([name, r["kind"], *times])
+    header = [f"batch {batch}", "kind", "µs per action", "x SRPO", "core µs per action", "x SRPO"]
+    return markdown(header, cells, text=2)
 
 
 def tidy(rows: list[Row]) -> list[Row]:
@@ -147,9 +159,13 @@ def tidy(rows: list[Row]) -> list[Row]:
         )
         for batch in (1, BATCH):
             found = r[f"batch_{batch}"]
-            add(f"time per action, batch {batch}, measured at {found['measured_at']}", found["seconds"], "s", found["ratio"])
+            at = f"per action, batch {batch}, measured at {found['measured_at']}"
+            add(f"time {at}", found["seconds"], "s", found["ratio"])
+            add(f"core time {at}", found["cpu_seconds"], "s", found["cpu_ratio"])
         add("operations per action", r["flops"], "FLOP", r["flops_ratio"])
         for name, s in r["stages"].items():
             add("time of 1000 training steps", s["ms_per_step"], "s", stage=name)
-        add("training at the paper's steps", r["hours"], "h", r["hours_ratio"])
+            add("core time of 1000 training steps", s["cpu_ms_per_step"], "s", stage=name)
+        if r["stages"]:
+            add("training at the paper's steps", r["hours"], "h", r["hours_ratio"])
     return out

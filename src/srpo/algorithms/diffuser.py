@@ -12,7 +12,7 @@ Differences from their code: two accumulated batches of 32 are one of 64; window
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -200,4 +200,4 @@ class Diffuser(Algorithm):
         p = self.planning
         return Planner(trained["trajectories"], trained["value"], p.plans, p.scale, p.pushes, p.free_steps)
 
-    presets: ClassVar[dict[str, Any]] = {"paper": TASKS, "quick": {"*": QUICK} | TASKS}
+    presets: ClassVar = {"paper": TASKS, "quick": {"*": QUICK} | TASKS}

@@ -9,7 +9,7 @@ Differences from the authors' code:
   1M steps. The number of updates of each is theirs, and trying another beta needs no new critic;
 - rows are drawn independently here, once per epoch there; the alternatives "mse" and "emse" to the contrastive loss
   are left out;
-- their 15 network evaluations per action are ours, their guidance scales per task were never published as code.
+- the guidance scale per task is not in their code, which sweeps it; ours are starting points (docs/algorithms/qgpo.md).
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ class Guidance(eqx.Module):
     scale: float = setting(1.0, "guidance scale; 1 is exact for a perfect energy, larger: closer to argmax Q, 0: the behavior")
 
 
-# The paper's guidance scales per task are not in the authors' code, which only sweeps them; these are the choices of
-# an independent implementation (CleanDiffuser), at its own beta (docs/algorithms/qgpo.md).
+# The choices of an independent implementation (CleanDiffuser), at its own beta.
 SCALE = {
     "halfcheetah-medium-v2": 5.0, "halfcheetah-medium-replay-v2": 5.0, "halfcheetah-medium-expert-v2": 3.0,
     "hopper-medium-v2": 5.0, "hopper-medium-replay-v2": 4.0, "hopper-medium-expert-v2": 0.7,
