@@ -1,7 +1,7 @@
 """Trains and evaluates every algorithm on recorded data, at a budget of gradient steps that is the same for all.
 
   python benchmarks/scores.py --suite zoo --data-dir DIR --algos all --seeds 3 --budget small
-  python benchmarks/scores.py --suite zoo --data-dir DIR --algos srpo,iql,bc --budget tiny --out /tmp/scores     to try it
+  python benchmarks/scores.py --suite zoo --data-dir DIR --algos srpo,iql,bc --budget tiny --out scores     to try it
   python benchmarks/scores.py --suite zoo --data-dir DIR --report          tables of what is there; trains nothing
 
 It may be stopped at any time: the same command goes on where it stopped, skips what is finished and tries again what
