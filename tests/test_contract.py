@@ -226,7 +226,7 @@ def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
 
 
 def test_its_policies_act_within_bounds_and_come_back_from_disk(trained, data):
-    obs = np.concatenate([data.obs[:6], 10 * data.obs[:2]])
+    obs = jax.numpy.asarray(np.concatenate([data.obs[:6], 10 * data.obs[:2]]))
     loaded = srpo.load_run(trained.run.path).policies
     assert_equal(loaded, trained.run.policies)
     keys = jax.random.split(jax.random.key(0), len(obs))
