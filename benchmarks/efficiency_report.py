@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.transforms import Bbox
+
 from report import markdown, number
 from srpo.errors import ConfigError
 
@@ -33,6 +35,12 @@ STYLE = {
     "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 300, "figure.constrained_layout.use": True,
 }  # fmt: skip
+
+# Where a label may stand: offset from its point, and how it is aligned there
+SIDES = (
+    ((6, 0), "left", "center"), ((-6, 0), "right", "center"), ((0, 4), "center", "bottom"), ((0, -5), "center", "top"),
+    ((3, 3), "right", "bottom"), ((-3, 3), "left", "bottom"),
+)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -72,24 +80,31 @@ def figure1(plt, rows: Sequence[Row], scores: Mapping[str, float], label: str):
     for kind, group in by_kind(shown).items():
         x, y = [1e3 * r["batch_1"]["seconds"] for r in group], [scores[r["algorithm"]] for r in group]
         ax.scatter(x, y, s=26, color=COLOR[kind], marker=MARKER[kind], label=MEANING.get(kind, kind), zorder=3, lw=0)
-    for row in shown:
-        place(ax, row, shown, scores)
     ax.set(xscale="log", xlabel="time per action at batch 1 (ms)", ylabel=label)
     ax.margins(x=0.2, y=0.1)
     ax.grid(color="0.9", lw=0.5)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.draw_without_rendering()  # the layout is final, so that labels can be placed
+    points = ax.transData.transform([(1e3 * r["batch_1"]["seconds"], scores[r["algorithm"]]) for r in shown])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    for row in shown:
+        place(ax, row, scores[row["algorithm"]], taken)
     return figure
 
 
-def place(ax, row: Row, shown: Sequence[Row], scores: Mapping[str, float]) -> None:
-    """A point's label: right of it, or left where a near point is beside it or just above."""
-    x, y = row["batch_1"]["seconds"], scores[row["algorithm"]]
-    near = [scores[r["algorithm"]] for r in shown if r is not row and 1 / 5 < r["batch_1"]["seconds"] / x < 5]
-    left = any(y <= other < y + 3 for other in near)
-    ax.annotate(
-        LABEL.get(row["algorithm"], row["algorithm"]), (1e3 * x, y), (-6 if left else 6, 0), textcoords="offset points",
-        ha="right" if left else "left", va="center", fontsize=7, weight="bold" if row["algorithm"] == "srpo" else "normal",
+def place(ax, row: Row, y: float, taken: list) -> None:
+    """A point's label beside it, on the first of `SIDES` where it covers no point and no label (`taken`, in pixels)."""
+    name = row["algorithm"]
+    text = ax.annotate(
+        LABEL.get(name, name), (1e3 * row["batch_1"]["seconds"], y), (0, 0), textcoords="offset points",
+        fontsize=7, weight="bold" if name == "srpo" else "normal",
     )  # fmt: skip
+    for position, ha, va in SIDES:
+        text.set(position=position, ha=ha, va=va)
+        box = text.get_window_extent()
+        if not box.count_overlaps(taken):
+            break
+    taken.append(box)
 
 
 def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
