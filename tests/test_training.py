@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import training
+from srpo import training, video
 from srpo.checkpoint import CheckpointError
 from srpo.cli import main
 from srpo.config import ConfigError
@@ -117,6 +117,31 @@ def test_evaluate_summarizes_all_runs(swept):
     again = srpo.evaluate(str(swept.path), episodes=3)
     assert again.summaries == evaluation.summaries  # same start states, deterministic policy
     assert len(str(evaluation).splitlines()) == 3
+
+
+def test_tensorboard_is_told_what_metrics_csv_holds(data, algorithm, tmp_path):
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    run = srpo.train(algorithm, data, seeds=(3,), out=tmp_path / "run", eval_every=0, quiet=True, sinks=["tensorboard"])
+    (file,) = (run.path / "tensorboard" / "seed=3").iterdir()
+    content, told = file.read_bytes(), {}
+    while content:  # a record: length (8 bytes), its checksum (4), event, checksum (4)
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + length])
+        told |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        content = content[16 + length :]
+    wanted = {(f"{r['stage']}/{r['metric']}", int(r["step"])): float(r["value"]) for r in rows(run.path / "metrics.csv")}
+    assert told.keys() == wanted.keys() and all(told[k] == pytest.approx(v, rel=1e-6) for k, v in wanted.items())
+
+
+def test_a_film_of_an_episode(swept, tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    film = tmp_path / "film.mp4"
+    try:
+        video.record(swept, film, seed=3, frames=3)
+    except video.VideoError as e:  # a machine without EGL and OSMesa
+        assert list(tmp_path.iterdir()) == [] and "MUJOCO_GL" in str(e)
+        return
+    assert list(tmp_path.iterdir()) == [film] and b"ftyp" in film.read_bytes()[:16]
 
 
 def test_the_loaded_policy_acts(swept, data):

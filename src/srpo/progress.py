@@ -152,10 +152,13 @@ class WandB:
         with _extra("wandb"):
             import wandb
         self.log = wandb.init(project="srpo", name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
+        for stage in run.algorithm.stages:
+            self.log.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
     def write(self, rows) -> None:
-        for row in rows:
-            self.log.log({f"{row['stage']}/{row['metric']}/{_label(row)}": row["value"], f"{row['stage']}/step": row["step"]})
+        """`rows` are of one stage and step."""
+        values = {f"{row['stage']}/{row['metric']}/{_label(row)}": row["value"] for row in rows}
+        self.log.log(values | {f"{row['stage']}/step": row["step"] for row in rows[:1]})
 
     def close(self) -> None:
         self.log.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import jax
@@ -31,14 +32,15 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     except ImportError as e:
         raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
     policy = run.policy(run.seeds[0] if seed is None else seed, **dict(run.points[0]))
-    act = jax.jit(policy.act)
+    act = jax.jit(lambda obs, key: policy.act(obs, key))
     part = path.with_name(path.stem + ".part.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         env = make_env(env_id or run.info["data"]["env_id"], render_mode="rgb_array")
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
-        with imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+        with warnings.catch_warnings(), imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+            warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)  # ffmpeg's process is started by fork and replaced at once
             for step in range(frames):
                 film.append_data(env.render())
                 action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
@@ -46,8 +48,9 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
                 if terminated or truncated:
                     break
         env.close()
+        os.replace(part, path)
     except (ImportError, RuntimeError, AttributeError) as e:
-        part.unlink(missing_ok=True)
         raise VideoError(f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL") from e
-    os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
