@@ -50,6 +50,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(300, 32, "to try the command: the scores mean nothing"),
+    "short": Budget(30_000, 256, "much reduced: 20 to 150 times fewer steps than the papers take; for two cores"),
     "small": Budget(100_000, 256, "reduced: 6 to 45 times fewer steps than the papers take"),
     "paper": Budget(None, None, "each algorithm's preset `paper` with its own steps and batches, which are not equal"),
 }

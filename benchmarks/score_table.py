@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from report import markdown, write_csv
 from srpo import Dataset
 from srpo.checkpoint import write_atomically
+from srpo.errors import ConfigError
 from srpo.evaluation import bootstrap, evals_table
 from srpo.runs import Run
 
@@ -18,25 +21,78 @@ SUITE = "mean of the suite"
 RECORDED = "(the data)"
 CLONING = "bc"
 COLUMNS = (
-    "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds", "time_incomplete", "error",
+    "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds", "time_incomplete",
+    "error", "settings",
 )  # fmt: skip
 EPISODE_COLUMNS = ("data", "algorithm", "seed", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco")
 
 Row = dict[str, Any]
 
 
-def final_rows(run: Run) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Result:
+    """What is known of one algorithm on one data set; `settings` is a digest of all that it was trained with."""
+
+    data: str
+    algorithm: str
+    settings: str
+    episodes: Sequence[Row]  # of the last policies; none as long as it is not finished
+    train_seconds: float
+    eval_seconds: float
+    time_incomplete: bool
+    error: str
+
+    @property
+    def scores(self) -> dict[int, np.ndarray]:
+        """Normalized scores of the episodes by seed."""
+        seeds = dict.fromkeys(int(e["seed"]) for e in self.episodes)
+        return {s: np.array([float(e["score"]) for e in self.episodes if int(e["seed"]) == s]) for s in seeds}
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.episodes)
+
+    @property
+    def row(self) -> Row:
+        """Its line of scores.csv."""
+        status = "finished" if self.finished else "failed" if self.error else "unfinished"
+        known = {name: getattr(self, name) for name in COLUMNS if name in self.__dataclass_fields__ and name != "episodes"}
+        return known | {"status": status} | (figures(np.stack(list(self.scores.values()))) if self.finished else {})
+
+
+def final_rows(run: Run) -> list[Row]:
     """The episodes of the last policies."""
     if not (run.path / "evals.csv").exists():
         return []
     return [row for row in evals_table(run).read() if row["kind"] == "final"]
 
 
-def scores(run: Run) -> dict[int, np.ndarray]:
-    """Normalized scores of the last policies' episodes by seed; empty as long as there are none."""
-    rows = final_rows(run)
-    seeds = {int(r["seed"]): None for r in rows}
-    return {s: np.array([float(r["score"]) for r in rows if int(r["seed"]) == s]) for s in seeds}
+def from_run(data: str, algorithm: str, settings: str, run: Run | None, log: Row) -> Result:
+    """What the run, if there is one, and its log say."""
+    episodes: list[Row] = []
+    if run is not None and run.complete and not log["error"]:
+        about = {"data": data, "algorithm": algorithm}
+        episodes = [{column: (about | row)[column] for column in EPISODE_COLUMNS} for row in final_rows(run)]
+    error = log["error"] or "; ".join(str(f) for f in (run.failures if run else []))
+    times = (log["train_seconds"], log["eval_seconds"], log["incomplete"] or log["busy"] is not None)
+    return Result(data, algorithm, settings, episodes, *times, error)
+
+
+def read(folder: Path) -> dict[tuple[str, str], Result]:
+    """The finished results that `save` left in a folder, by data set and algorithm. Raises ConfigError."""
+    if not (folder / "scores.csv").exists():
+        return {}
+    try:
+        rows, episodes = (list(csv.DictReader((folder / name).read_text().splitlines())) for name in ("scores.csv", "episodes.csv"))
+        out = {}
+        for r in rows:
+            if r["status"] == "finished" and r["data"] != SUITE:
+                mine = [e for e in episodes if (e["data"], e["algorithm"]) == (r["data"], r["algorithm"])]
+                times = (float(r["train_seconds"]), float(r["eval_seconds"]), r["time_incomplete"] == "True")
+                out[r["data"], r["algorithm"]] = Result(r["data"], r["algorithm"], r["settings"], mine, *times, r["error"])
+        return out
+    except (OSError, KeyError, ValueError) as e:
+        raise ConfigError(f"{folder}: scores.csv and episodes.csv cannot be read ({e!r}); mend them, or choose another --keep") from None
 
 
 def figures(values: np.ndarray) -> Row:
@@ -47,53 +103,37 @@ def figures(values: np.ndarray) -> Row:
     }  # fmt: skip
 
 
-def cell_rows(data: str, algorithm: str, run: Run | None, log: Row) -> list[Row]:
-    """One row about a run, finished or not."""
-    found = scores(run) if run is not None and run.complete else {}
-    status = "failed" if log["error"] else "finished" if found else "unfinished"
-    errors = [log["error"]] if log["error"] else [str(f) for f in (run.failures if run else [])]
-    row = {"data": data, "algorithm": algorithm, "status": status, "error": "; ".join(errors)}
-    row |= {"train_seconds": log["train_seconds"], "eval_seconds": log["eval_seconds"]}
-    row["time_incomplete"] = log["incomplete"] or log["busy"] is not None
-    return [row | (figures(np.stack(list(found.values()))) if found else {})]
-
-
 def data_rows(sources: Mapping[str, Dataset]) -> list[Row]:
     """The mean score of the recorded episodes."""
     return [{"data": name, "algorithm": RECORDED, "status": "recorded", "mean": d.score(d.returns).mean()} for name, d in sources.items()]
 
 
-def suite_rows(rows: Sequence[Row], runs: Mapping[tuple[str, str], Run], suite: Sequence[str]) -> list[Row]:
-    """Means over the suite of what is finished on all its data sets; `runs` by data set and algorithm.
+def suite_rows(sources: Mapping[str, Dataset], results: Mapping[tuple[str, str], Result]) -> list[Row]:
+    """Means over the suite of what is finished on all its data sets.
 
     Seed i of one data set goes with seed i of the others; a seed that failed on one is left out of all.
     """
-    recorded = [r["mean"] for r in rows if r["algorithm"] == RECORDED]
+    recorded = [r["mean"] for r in data_rows(sources)]
     out = [{"data": SUITE, "algorithm": RECORDED, "status": "recorded", "mean": float(np.mean(recorded))}]
-    for name in dict.fromkeys(r["algorithm"] for r in rows if r["algorithm"] != RECORDED):
-        mine = [r for r in rows if r["algorithm"] == name]
-        if {r["data"] for r in mine if r["status"] == "finished"} != set(suite):
+    for name in dict.fromkeys(algorithm for _, algorithm in results):
+        mine = [results[data, name] for data in sources if (data, name) in results]
+        if len(mine) < len(sources) or not all(r.finished for r in mine):
             continue
-        found = [scores(runs[data, name]) for data in suite]
+        found = [r.scores for r in mine]
         common = [s for s in found[0] if all(s in other for other in found)]
         if not common:
             continue
         values = np.mean([[by_seed[s] for s in common] for by_seed in found], 0)  # (seed, episode)
-        times = {key: sum(r[key] for r in mine) for key in ("train_seconds", "eval_seconds")}
-        incomplete = any(r["time_incomplete"] for r in mine)
+        times = {key: sum(getattr(r, key) for r in mine) for key in ("train_seconds", "eval_seconds")}
+        incomplete = any(r.time_incomplete for r in mine)
         out.append({"data": SUITE, "algorithm": name, "status": "finished", **figures(values), **times, "time_incomplete": incomplete})
     return out
 
 
-def save(out: Path, rows: Sequence[Row], runs: Mapping[tuple[str, str], Run], text: str) -> None:
-    write_csv(out / "scores.csv", rows, COLUMNS)
-    episodes = []
-    for (data, algorithm), run in runs.items():
-        for row in final_rows(run):
-            about = {"data": data, "algorithm": algorithm} | row
-            episodes.append({column: about[column] for column in EPISODE_COLUMNS})
-    write_csv(out / "episodes.csv", episodes, EPISODE_COLUMNS)
-    write_atomically(out / "scores.md", (text + "\n").encode())
+def save(folder: Path, rows: Sequence[Row], results: Mapping[tuple[str, str], Result], text: str) -> None:
+    write_csv(folder / "episodes.csv", [e for r in results.values() for e in r.episodes], EPISODE_COLUMNS)
+    write_csv(folder / "scores.csv", rows, COLUMNS)
+    write_atomically(folder / "scores.md", (text + "\n").encode())
 
 
 def page(rows: Sequence[Row], suite: Sequence[str]) -> str:

@@ -5,19 +5,21 @@
   python benchmarks/scores.py --suite zoo --data-dir DIR --report          tables of what is there; trains nothing
 
 It may be stopped at any time: the same command goes on where it stopped, skips what is finished and tries again what
-failed. DIR holds the files NAME.hdf5 of the suite. In --out are
+failed. DIR holds the files NAME.hdf5 of the suite. In --out are the runs, in --keep (the same folder unless told) the
+results, which are enough to go on on another machine:
 
   NAME/ALGO/         the run of one data set and one algorithm with all seeds (`srpo eval` and `srpo export` work on it);
                      its evals.csv holds the return of every episode
   NAME/ALGO.json     how it went: seconds, or the error
-  episodes.csv       every episode of every run
-  scores.csv         mean, deviation over seeds, bootstrap interval and time of every run, and the means of the suite
-  scores.md          the same for people, with the budget in words
+  KEEP/episodes.csv  every episode of every run
+  KEEP/scores.csv    mean, deviation over seeds, bootstrap interval and time of every run, and the means of the suite
+  KEEP/scores.md     the same for people, with the budget in words
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -32,7 +34,7 @@ import jax
 import srpo
 from budgets import BUDGETS, Budget, configured, explain
 from report import check_place, insert
-from score_table import cell_rows, data_rows, final_rows, page, save, suite_rows
+from score_table import Result, data_rows, final_rows, from_run, page, read, save, suite_rows
 from srpo import algorithms, config
 from srpo.checkpoint import write_json
 from srpo.cli import guarded
@@ -53,10 +55,11 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One data set, one algorithm, all seeds."""
+    """One data set, one algorithm, all seeds. `settings`: a digest of what it is to be trained with."""
 
     data: str
     algorithm: str
+    settings: str
     out: Path
 
     @property
@@ -77,7 +80,18 @@ class Cell:
     def run(self) -> Run | None:
         return load_run(self.folder) if (self.folder / "run.json").exists() else None
 
+    @property
+    def result(self) -> Result | None:
+        """What its run has come to; None if there is none in `out`."""
+        return from_run(self.data, self.algorithm, self.settings, self.run, self.log) if self.file.exists() else None
+
+    def kept(self, keep: Path) -> Result | None:
+        """What was finished elsewhere, with the same settings."""
+        found = read(keep).get((self.data, self.algorithm))
+        return found if found is not None and found.settings == self.settings and not self.file.exists() else None
+
     def done(self, episodes: int) -> bool:
+        """Whether its run in `out` is finished."""
         run = self.run
         if run is None or not run.complete:
             return False
@@ -96,6 +110,12 @@ class Cell:
         finally:
             key = f"{what}_seconds"
             write_json(self.file, log | {"busy": None, key: log[key] + time.monotonic() - begin})
+
+
+def digest(algorithm: str, data: str, budget: Budget, seeds: tuple[int, ...], episodes: int) -> str:
+    """Of everything that decides a result but the machine and the library's version."""
+    values = {path: repr(s.value) for path, s in config.settings(configured(algorithm, data, budget)).items()}
+    return hashlib.sha256(json.dumps([algorithm, data, values, seeds, episodes]).encode()).hexdigest()[:12]
 
 
 def check_cell(cell: Cell, seeds: tuple[int, ...], budget: Budget) -> None:
@@ -129,7 +149,7 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
     failed = 0
     for i, cell in enumerate(cells):
         where = f"[{i + 1}/{len(cells)}] {cell.data} {cell.algorithm}"
-        if cell.done(args.episodes):
+        if cell.done(args.episodes) or cell.kept(args.keep):
             tell(f"{where}: finished before")
             continue
         tell(f"{where}: {'goes on' if cell.run else 'begins'}")
@@ -147,16 +167,16 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
 
 def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace) -> str:
     """Write the tables of what is there, and return the page."""
-    suite = list(sources)
-    runs = {(cell.data, cell.algorithm): run for cell in cells if (run := cell.run) is not None}
-    rows = data_rows(sources)
-    for cell in cells:
-        if cell.file.exists():
-            rows += cell_rows(cell.data, cell.algorithm, runs.get((cell.data, cell.algorithm)), cell.log)
-    rows += suite_rows(rows, runs, suite)
-    names = list(dict.fromkeys(cell.algorithm for cell in cells))
+    suite, results = list(sources), read(args.keep)
+    for cell in cells:  # what is kept of others stays, for the next command
+        results.pop((cell.data, cell.algorithm), None)
+        found = cell.result or cell.kept(args.keep)
+        if found is not None:
+            results[cell.data, cell.algorithm] = found
+    rows = data_rows(sources) + [r.row for r in results.values()] + suite_rows(sources, results)
+    names = [name for name in algorithms.ALGORITHMS if any(name == algorithm for _, algorithm in results)]
     text = page(rows, suite) + "\n\n" + explain(names, suite, args.budget)
-    save(args.out, rows, runs, text)
+    save(args.keep, rows, results, text)
     return text
 
 
@@ -175,11 +195,15 @@ def run(args: argparse.Namespace) -> int:
     seeds = parse_seeds(args.seeds)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     args.out = args.out or Path("runs", "scores", args.budget)
-    suite = SUITES.get(args.suite) or args.suite.split(",")
+    args.keep = args.keep or args.out
+    budget, suite = BUDGETS[args.budget], SUITES.get(args.suite) or args.suite.split(",")
     sources = {name: srpo.load_dataset(args.data_dir / f"{name}.hdf5") for name in suite}
-    cells = [Cell(data, name, args.out) for data in sources for name in dict.fromkeys(names)]
+    cells = [
+        Cell(data, name, digest(name, data, budget, seeds, args.episodes), args.out) for data in sources for name in dict.fromkeys(names)
+    ]
+    read(args.keep)
     for cell in cells:
-        check_cell(cell, seeds, BUDGETS[args.budget])
+        check_cell(cell, seeds, budget)
     failed = 0 if args.report else work_through(cells, sources, args, seeds)
     text = write_report(cells, sources, args)
     if args.into is not None:
@@ -198,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--budget", choices=list(BUDGETS), default="small", help="gradient steps; default small")
     add("--episodes", type=int, default=20, metavar="N", help="episodes per seed; default 20")
     add("--out", type=Path, metavar="DIR", help="default runs/scores/BUDGET")
+    add("--keep", type=Path, metavar="DIR", help="where results are kept and looked for; default --out")
     add("--report", action="store_true", help="only write the tables of what is there")
     add("--into", type=Path, metavar="PAGE", help="also replace the table in this page, such as docs/results.md")
     add("--quiet", action="store_true", help="one line for each run, no more")

@@ -258,6 +258,6 @@ def test_presets_of_a_domain():
     maze = config.assign_all(IQL(), chosen("iql", "paper", "antmaze-large-play-v2"))
     assert (maze.critic.expectile, maze.policy.beta, maze.data.reward) == (0.9, 10.0, "minus-one")
     pen = config.assign_all(IQL(), chosen("iql", "quick", "pen-human-v1"))
-    assert (pen.critic.steps, pen.policy.beta, pen.policy.dropout, pen.data.reward) == (100_000, 0.5, 0.1, "none")
+    assert (pen.critic.steps, pen.policy.beta, pen.policy.dropout, pen.data.reward) == (50_000, 0.5, 0.1, "none")
     hopper = config.assign_all(BEAR(), chosen("bear", "d4rl", "hopper-medium-v2"))
     assert (hopper.policy.kernel, hopper.policy.sigma, hopper.candidates) == ("laplacian", 20.0, 100)

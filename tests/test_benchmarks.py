@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_temperatures_are_those_of_the_task_of_the_same_kind():
     assert list(beta.values()) == [0.2, 0.2, 0.01]
     dtql = budgets.settings("dtql", "halfcheetah-medium-expert-zoo-v0", small)
     assert (dtql["policy.alpha"], dtql["data.reward"]) == (50.0, "none")
-    assert budgets.settings("srpo", "another", small)["policy.beta"] == 0.1  # a data set of no kind: the preset's
+    assert budgets.settings("srpo", "another", small)["policy.beta"] == 0.05  # a data set of no kind: the preset's
     paper = budgets.settings("srpo", "halfcheetah-medium-expert-zoo-v0", budgets.BUDGETS["paper"])
     assert paper["policy.beta"] == 0.01 and "policy.steps" not in paper
 
@@ -133,6 +134,23 @@ def test_what_was_interrupted_goes_on_where_it_stopped(command, monkeypatch):
     assert len(episodes) == 4 and cell["status"] == "finished" and cell["time_incomplete"] == "False"
     assert float(cell["mean"]) == pytest.approx(np.mean([float(e["score"]) for e in episodes]))
     assert float(cell["std"]) == pytest.approx(np.std([np.mean([float(e["score"]) for e in episodes if e["seed"] == s]) for s in "01"]))
+
+
+def test_kept_results_stand_for_runs_that_are_gone(command, tmp_path, monkeypatch, capsys):
+    keep = ["--keep", str(tmp_path / "keep")]
+    assert command("--algos", "bc", *keep) == 0
+    before = rows(tmp_path / "keep" / "scores.csv")
+    shutil.rmtree(command.out)
+    with monkeypatch.context() as patched:
+        patched.setattr(srpo, "train", lambda *args, **options: pytest.fail("trained again"), raising=False)
+        assert command("--algos", "bc", *keep) == 0
+    assert command("--algos", "bc-gaussian", *keep) == 0
+    assert [r for r in rows(tmp_path / "keep" / "scores.csv") if r["algorithm"] == "bc"] == [r for r in before if r["algorithm"] == "bc"]
+    assert command("--algos", "bc", *keep, seeds="1") == 0  # another question
+    assert {e["seed"] for e in rows(tmp_path / "keep" / "episodes.csv") if e["algorithm"] == "bc"} == {"0"}
+    (tmp_path / "keep" / "episodes.csv").unlink()
+    assert command("--algos", "bc", *keep, seeds="1") == 2
+    assert "choose another --keep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from srpo.nets import LayerNorm, QEnsemble, ValueNet, mish
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy
 from srpo.score_nets import ResNetStyle, ScoreResNet
-from srpo.stages.iql_critic import CriticState, iql_step
+from srpo.stages.iql_critic import QUICK_CRITIC, CriticState, iql_step
 
 Rows = Float[Array, "..."]
 
@@ -137,7 +137,7 @@ NEWEST = {
     "critic.steps": 3_000_000, "critic.batch_size": 512, "critic.value_norm": True, "behavior.batch_size": 512,
     "behavior.activation": "swish", "behavior.time_size": 128, "behavior.weight_decay": 1e-4,
 }  # fmt: skip
-QUICK = {"critic.steps": 100_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
+QUICK = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
 
 
 class IDQL(Algorithm):

@@ -21,7 +21,7 @@ from srpo.config import setting
 from srpo.core import Algorithm, Treatment
 from srpo.losses import advantage_weight
 from srpo.policies import GaussianPolicy
-from srpo.stages.iql_critic import IQLCritic
+from srpo.stages.iql_critic import QUICK_CRITIC, IQLCritic
 from srpo.stages.weighted_cloning import WeightedCloning
 
 
@@ -54,5 +54,5 @@ class IQL(Algorithm):
 
     presets: ClassVar = {
         "paper": TASKS,
-        "quick": {"*": {"critic.steps": 100_000, "policy.steps": 30_000}} | TASKS,
+        "quick": {"*": QUICK_CRITIC | {"policy.steps": 20_000}} | TASKS,
     }

@@ -30,7 +30,7 @@ from srpo.diffusion.schedules import Schedule, perturb
 from srpo.optim import adam, cosine
 from srpo.policies import DeterministicPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior
-from srpo.stages.iql_critic import IQLCritic
+from srpo.stages.iql_critic import QUICK_CRITIC, IQLCritic
 
 Weight = Literal["sigma^2", "1", "alpha/sigma"]
 Normalize = Literal["2-norm", "rms"] | None
@@ -129,9 +129,9 @@ ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden":
 # For a data set that no table names: rewards scaled by the spread of the returns, so that beta does not depend on
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
 UNKNOWN = {"data.reward": "return-range", "policy.beta": 0.2, "behavior.parametrization": "preconditioned"}
-QUICK = {  # chosen by experiment: docs/quick.md
-    "critic.steps": 60_000, "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
-    "policy.steps": 15_000, "policy.lr": 1e-3, "policy.beta": 0.1,
+QUICK = QUICK_CRITIC | {  # chosen by experiment: docs/quick.md
+    "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
+    "policy.steps": 15_000, "policy.lr": 1e-3, "policy.beta": 0.05,
 }  # fmt: skip
 
 

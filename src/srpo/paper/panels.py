@@ -50,7 +50,7 @@ def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
     nearest = np.full(points.shape[:2], np.inf)
     for target in targets:
         nearest = np.minimum(nearest, ((points - target) ** 2).sum(-1))
-    shown = image(axis, -nearest, extent, VALUE)
+    shown = image(axis, -nearest, extent, VALUE, vmax=0)
     axis.scatter(*targets.T, s=1.2, color="white", linewidths=0)
     return shown
 
