@@ -37,7 +37,7 @@ class Budget:
 
 
 FULL = Budget()
-QUICK = Budget(rows=50_000, steps=2_500, batch_size=256, width=64, grid=60, targets=11, temperatures=21, climbs=60, draws=512)
+QUICK = Budget(rows=50_000, steps=6_000, batch_size=256, width=64, grid=80, targets=11, temperatures=21, climbs=60, draws=512)
 
 
 @dataclass
