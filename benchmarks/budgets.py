@@ -12,8 +12,8 @@ from typing import Any
 from srpo import algorithms, config
 from srpo.core import Algorithm
 
-# 10 : 2 : 3 is how the preset `quick` of SRPO (docs/quick.md) divides its samples over critic, behavior and extraction
-SHARES = {"critic": 10, "behavior": 2, "policy": 3, "energy": 3}
+# 10 : 4 : 3 is how the preset `quick` of SRPO (docs/quick.md) divides its samples over critic, behavior and extraction
+SHARES = {"critic": 10, "behavior": 4, "policy": 3, "energy": 3}
 OTHER_SHARES = {
     "diffuser": {"trajectories": 5, "value": 1},  # as its paper
     "sfbc": {"behavior": 1, "critic": 1},  # its critic regresses on returns, its actions are the behavior model's
@@ -50,7 +50,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(300, 32, "to try the command: the scores mean nothing"),
-    "short": Budget(30_000, 256, "much reduced: 20 to 150 times fewer steps than the papers take; for two cores"),
+    "short": Budget(20_000, 256, "much reduced: 30 to 225 times fewer steps than the papers take; for two cores"),
     "small": Budget(100_000, 256, "reduced: 6 to 45 times fewer steps than the papers take"),
     "paper": Budget(None, None, "each algorithm's preset `paper` with its own steps and batches, which are not equal"),
 }
