@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -101,6 +101,7 @@ def average(target: M, model: M, rate: float) -> M:
     return jax.tree.map(lambda t, m: t + rate * (m - t), target, model)
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What training produces: a pytree that acts."""
 

@@ -6,7 +6,7 @@ A schedule is a constant of a model, not a part of its parameters: a hashable pl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 Times = Float[Array, "..."]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     def __call__(self, t: Times) -> tuple[Times, Times]:
         """(alpha, sigma) at time t."""
