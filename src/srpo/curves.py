@@ -33,12 +33,21 @@ def _plot(ax, series, colors) -> None:
         ax.fill_between(steps, mean - std, mean + std, color=line.get_color(), alpha=0.2, lw=0)
 
 
+def _draw_data(ax, data: dict[str, Any], unit: str) -> None:
+    """The mean of the recorded episodes, where policies are judged."""
+    mean = data.get("mean_return")
+    if mean is not None:
+        low, high = data["reference"] if unit == "score" else (0, 100)
+        ax.axhline(100 * (mean - low) / (high - low), color="0.5", lw=1, ls="--", label="mean of the data")
+
+
 def draw_curves(run: Run) -> None:
     """Write curves.png beside the tables it is drawn from: lines are means over seeds, bands standard deviations."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     rows = Table(run.path / "metrics.csv", []).read()
     panels = sorted({(r["stage"], r["metric"]) for r in rows}, key=lambda p: (list(run.algorithm.stages).index(p[0]), p[1]))
@@ -54,7 +63,8 @@ def draw_curves(run: Run) -> None:
         unit = "score" if evals[0]["score"] != "" else "return"
         _plot(axes[0], _series(evals, run, unit), colors)
         axes[0].set_title("normalized score" if unit == "score" else "return", fontweight="bold")
-        if colors:
+        _draw_data(axes[0], run.info["data"], unit)
+        if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(fontsize=7, frameon=False)
     for ax, (stage, metric) in zip(axes[bool(evals) :], panels, strict=False):
         _plot(ax, _series([r for r in rows if (r["stage"], r["metric"]) == (stage, metric)], run, "value"), colors)
@@ -63,7 +73,7 @@ def draw_curves(run: Run) -> None:
         ax.set_visible(bool(ax.lines))
         ax.set_xlabel("gradient step", fontsize=8)
         ax.tick_params(labelsize=7)
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right"]].set_visible(False)
     fig.suptitle(f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}", fontsize=10)
     part = run.path / "curves.png.part"

@@ -66,6 +66,7 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
             "action_size": dataset.action_size,
             "env_id": dataset.env_id,
             "reference": dataset.reference,
+            "mean_return": float(dataset.returns.mean()) if len(dataset.returns) else None,
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),
