@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 from collections import defaultdict
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -153,15 +153,15 @@ def test_the_registry_is_covered():
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
-def test_presets_fit_every_data_set(name):
+def test_presets_fit_every_data_set(name, data):
     """Each sets what exists, to values of the right type; `quick` is never longer than `paper`."""
     presets, steps = algorithms.find(name).presets, {}
     for preset in presets:
         for robot, kind in itertools.product(("halfcheetah", "hopper", "walker2d"), ("medium", "medium-replay", "medium-expert", "mixed-zoo")):
-            made = srpo.configure(name, SimpleNamespace(name=f"{robot}-{kind}-v2"), preset)
+            made = srpo.configure(name, replace(data, name=f"{robot}-{kind}-v2"), preset)
             steps[preset, robot, kind] = sum(stage.steps for stage in made.stages.values())
         for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
-            srpo.configure(name, SimpleNamespace(name=f"antmaze-{maze}-v2"), preset)
+            srpo.configure(name, replace(data, name=f"antmaze-{maze}-v2"), preset)
     assert {"paper", "quick"} <= presets.keys()
     assert all(total <= steps["paper", *task] for (preset, *task), total in steps.items() if preset == "quick")
 

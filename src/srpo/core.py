@@ -10,14 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from srpo import config
 from srpo.config import static
@@ -85,7 +85,7 @@ def descend(
     state: TrainState[M],
     tx: optax.GradientTransformation,
     loss: Callable[[M], tuple[Array, Metrics]],
-    ema: float | None = None,
+    ema: ScalarLike | None = None,
 ) -> tuple[TrainState[M], Metrics]:
     """One step of `tx` down the gradient of `loss(model)`; with `ema`, the target then follows at that rate."""
     params, frozen = _trainable(state.model)
@@ -96,12 +96,11 @@ def descend(
     return TrainState(model, target, opt_state), metrics
 
 
-def average(target: M, model: M, rate: float) -> M:
+def average(target: M, model: M, rate: ScalarLike) -> M:
     """Exponential moving average: `target` moved towards `model` by the fraction `rate`."""
     return jax.tree.map(lambda t, m: t + rate * (m - t), target, model)
 
 
-@runtime_checkable
 class Policy(Protocol):
     """What training produces: a pytree that acts."""
 
@@ -159,8 +158,8 @@ class Algorithm(eqx.Module):
 class Log(eqx.Module):
     """What the loop remembers of the metrics: their sums, and the first step at which one was not finite."""
 
-    total: dict[str, Float[Array, ""]]
-    bad_step: dict[str, Int[Array, ""]]  # -1: none
+    total: dict[str, Float[Array, "..."]]  # of one run, or of the runs that are trained together
+    bad_step: dict[str, Int[Array, "..."]]  # -1: none
 
     @classmethod
     def create(cls, names) -> Log:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from srpo.diffusion.schedules import Times
 from srpo.nets import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, mish
 
 
-def sinusoidal(t: Float[Array, "..."], size: int) -> Float[Array, "... d"]:
+def sinusoidal(t: Times, size: int) -> Float[Array, "... d"]:
     """sin and cos of t at `size` / 2 frequencies, from 1 geometrically down to 1e-4 (arXiv 1706.03762)."""
     frequency = jnp.geomspace(1.0, 1e-4, size // 2)
     angle = t[..., None] * frequency
@@ -28,7 +29,7 @@ class LearnedFourier(eqx.Module):
     def __init__(self, size: int, key: PRNGKeyArray, scale: float = 0.2):
         self.frequency = scale * jax.random.normal(key, (size // 2,))
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "... d"]:
+    def __call__(self, t: Times) -> Float[Array, "... d"]:
         angle = 2 * jnp.pi * t[..., None] * self.frequency
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
@@ -96,7 +97,7 @@ class ScoreResNet(eqx.Module):
         self.dropout, self.activation = dropout, style.activation
 
     def __call__(
-        self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
+        self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
         """`key`: for dropout; without one there is none. `t` and `obs` broadcast against `x`."""
         lead = x.shape[:-1]
@@ -132,7 +133,7 @@ class ScoreMLP(eqx.Module):
         return self.body.layers[-1]
 
     def __call__(
-        self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
+        self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
         """`t` and `obs` broadcast against `x`; there is no dropout, so `key` is not used."""
         lead = x.shape[:-1]

@@ -53,7 +53,7 @@ def train(
     *,
     seeds: int | Sequence[int] = 1,
     out: str | Path | None = None,
-    sweep: Mapping[str, Sequence[float]] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
     start_from: str | Path | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 10,

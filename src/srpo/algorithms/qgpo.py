@@ -14,6 +14,7 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -33,7 +34,7 @@ from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import SupportActions
 
 
-def least_q(q: QEnsemble, obs: Float[Array, "B obs"], actions: Float[Array, "B M act"]) -> Float[Array, "B M"]:
+def least_q(q: Callable, obs: Float[Array, "B obs"], actions: Float[Array, "B M act"]) -> Float[Array, "B M"]:
     """The smaller of the two values of each proposed action."""
     return jnp.min(q(jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1])), actions), 0)
 

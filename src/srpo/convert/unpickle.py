@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from srpo.checkpoint import CheckpointError
 
@@ -90,7 +91,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: BinaryIO) -> Any:
+    def run(self, file: BufferedIOBase) -> Any:
         """The object of the next pickle in `file`. Raises CheckpointError."""
         try:
             for opcode, arg, _ in pickletools.genops(file):

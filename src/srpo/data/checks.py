@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str
     return fields
 
 
-def _field(array: np.ndarray, key: str, what: str) -> np.ndarray:
+def _field(array: Any, key: str, what: str) -> np.ndarray:
     """One field, with its type, rank and values checked."""
     try:
         array = np.asarray(array)
@@ -109,7 +110,7 @@ def _bounded(action: np.ndarray, what: str) -> np.ndarray:
 def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, float]:
     """The index of the first bad entry as text, and the entry."""
     at = np.unravel_index(int(np.argmax(bad)), array.shape)
-    return ", ".join(str(i) for i in at), array[at]
+    return ", ".join(str(i) for i in at), float(array[at])
 
 
 def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:

@@ -62,7 +62,7 @@ class Windows(eqx.Module):
         """`size` windows, drawn independently and uniformly."""
         return self.take(jax.random.randint(key, (size,), 0, self.start.shape[0]))
 
-    def take(self, which: Int[Array, " B"]) -> Window:
+    def take(self, which: Int[Array | np.ndarray, " B"]) -> Window:
         """The windows with the given numbers."""
         start = self.start[which]
         rows = start[:, None] + jnp.arange(self.horizon)  # (B, horizon)

@@ -44,7 +44,7 @@ class Support:
         arrays = (mean, whiten, low - margin, high + margin, np.quantile(distance, quantile))
         return cls(*(np.asarray(a, np.float32) for a in arrays))
 
-    def distance(self, obs: np.ndarray) -> np.ndarray:
+    def distance(self, obs: np.ndarray) -> np.ndarray | np.floating:
         """Mahalanobis distance (...) of observations (..., obs)."""
         return np.sqrt((((obs - self.mean) @ self.whiten.T) ** 2).sum(-1))
 

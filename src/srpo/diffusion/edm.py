@@ -12,7 +12,7 @@ X = Float[Array, "..."]
 Level = Float[Array, "..."]
 
 
-def precondition(alpha: Level, sigma: Level, data_std: float = 0.5) -> tuple[Level, Level, Level]:
+def precondition(alpha: Level | float, sigma: Level, data_std: float = 0.5) -> tuple[Level, Level, Level]:
     """c_in, c_skip, c_out of D(x_t) = c_skip x_t + c_out F(c_in x_t) for x_t = alpha x_0 + sigma noise.
 
     With alpha = 1 Table 1 of the paper; otherwise the same in y = x_t / alpha, s = sigma / alpha, written so

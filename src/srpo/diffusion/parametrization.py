@@ -14,11 +14,10 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.edm import precondition
-from srpo.diffusion.schedules import VP, Schedule, perturb
+from srpo.diffusion.schedules import VP, Schedule, Times, perturb
 
 Action = Float[Array, "... act"]
-Obs = Float[Array, "... obs"]
-Times = Float[Array, "..."]
+Obs = Float[Array, "... obs"] | None  # as the network takes it
 
 
 class NoisePrediction(eqx.Module):

@@ -20,7 +20,7 @@ from srpo.config import static
 from srpo.diffusion.schedules import Discrete
 
 X = Float[Array, "..."]
-Step = Int[Array, ""]
+Step = Int[Array, ""] | int
 
 
 def clean(schedule: Discrete, k: Step, x: X, noise: X) -> X:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from srpo.algorithms.srpo import policy_direction
 from srpo.optim import adam, cosine
@@ -36,7 +36,7 @@ def shift(
     steps: int,
     lr: float = 0.05,
     gradient: Gradient = "eq10",
-    time: float = 0.02,
+    time: ScalarLike = 0.02,
     draws: int = 16,
 ) -> Float[Array, "k n 2"]:
     """The policies at every temperature, each of the n started at the one before, the first at `start`.

@@ -27,7 +27,7 @@ class Critic(eqx.Module):
 
     q: QEnsemble
     q_target: QEnsemble
-    v: ValueNet
+    v: Callable  # a ValueNet, or one that scales its input
 
 
 class CriticState(eqx.Module):
@@ -35,7 +35,7 @@ class CriticState(eqx.Module):
     v: TrainState[ValueNet]
 
     @classmethod
-    def create(cls, q: QEnsemble, v: ValueNet, lr) -> CriticState:
+    def create(cls, q: QEnsemble, v: Callable, lr) -> CriticState:
         return cls(TrainState.create(q, adam(lr), target=True), TrainState.create(v, adam(lr)))
 
     @property
