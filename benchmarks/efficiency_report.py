@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.transforms import Bbox
 
-from report import markdown, number
+from report import PUBLISHED, markdown, number
 from srpo.errors import ConfigError
 
 BATCH = 256  # the larger of the two batch sizes
@@ -23,13 +23,6 @@ LABEL = {
 COLOR = {"one pass": "#1b6ca8", "candidates": "#7a9a3a", "diffusion": "#c8643c", "other": "0.5"}
 MARKER = {"one pass": "o", "candidates": "s", "diffusion": "D", "other": "x"}
 MEANING = {"one pass": "one forward pass", "candidates": "many candidates, no diffusion", "diffusion": "diffusion sampling"}
-
-# Mean normalized score on the nine D4RL locomotion tasks (-v2). SRPO's Table 1, averages recomputed from its rows,
-# Diffuser and Diffusion-QL with their own papers' hopper-medium-replay (the table's two cells are misprinted); DTQL's paper; BC from CORL.
-PUBLISHED = {
-    "bc": 50.4, "bear": 48.2, "td3-bc": 75.3, "iql": 77.0, "sfbc": 75.6, "diffuser": 75.3, "diffusion-ql": 87.9, "qgpo": 86.6,
-    "idql": 82.1, "srpo": 87.1, "dtql": 88.7,
-}  # fmt: skip
 
 STYLE = {
     "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7, "axes.linewidth": 0.6,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from report import markdown, write_csv
+from report import PUBLISHED, markdown, write_csv
 from srpo import Dataset
 from srpo.checkpoint import write_atomically
 from srpo.errors import ConfigError
@@ -142,11 +142,13 @@ def page(rows: Sequence[Row], suite: Sequence[str]) -> str:
     mean = {r["algorithm"]: r["mean"] for r in rows if r["data"] == SUITE}
     names = sorted(dict.fromkeys(r["algorithm"] for r in rows), key=lambda n: (n == RECORDED, -mean.get(n, -np.inf)))
     columns = [*suite, SUITE]
-    table = [[n, *(cell(at.get((n, c))) for c in columns), hours([at[n, d] for d in suite if (n, d) in at])] for n in names]
-    header = ["algorithm", *(c.removesuffix("-zoo-v0") for c in columns), "training + evaluation, h"]
+    table = [
+        [n, *(cell(at.get((n, c))) for c in columns), PUBLISHED.get(n, "-"), hours([at[n, d] for d in suite if (n, d) in at])] for n in names
+    ]
+    header = ["algorithm", *(c.removesuffix("-zoo-v0") for c in columns), "published, D4RL locomotion", "training + evaluation, h"]
     lines = [
         "Normalized score of the last policies: mean over seeds and episodes ± standard deviation over seeds [95 % bootstrap interval of the"
-        " mean, seeds and then episodes drawn with replacement]. The data are no D4RL data: these scores compare with nothing published.",
+        " mean, seeds and then episodes drawn with replacement]. The data are no D4RL data: only the order compares with the published means.",
         "",
         markdown(header, table),
     ]
