@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -89,6 +90,24 @@ def test_variance_reports_single_times_and_the_ensemble(tmp_path, capsys):
     assert float(late["score error, preconditioned"]) < float(late["score error, noise"])
     assert table(tmp_path / "variance.csv")[-1]["t"] == "U(0.02 to 0.98)"
     assert (tmp_path / "variance.png").exists()
+
+
+def test_dtql_toys_put_both_methods_on_the_same_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
+    report, _ = run(capsys, "dtql-toys", "--data", "swissroll", "--out", tmp_path)
+    reward = {(r["reward"], r["method"]): r["mean reward"] for r in report["rows"]}
+    assert len(reward) == 8 and reward["same", "DTQL"] == reward["same", "SRPO"] == 0
+    points = table(tmp_path / "dtql-toys_landscape.csv")
+    trust, density = (np.array([float(p[name]) for p in points]) for name in ("trust_region_loss", "log_density"))
+    likely = density > np.quantile(density, 0.9)
+    assert trust[likely].mean() < 0.7 * trust[~likely].mean()  # the valleys of both landscapes are where the data are
+    policies = table(tmp_path / "dtql-toys_policies.csv")
+    assert len(policies) == 8 * 9
+    norm = lambda name, method: np.mean([np.hypot(float(p["x"]), float(p["y"])) for p in policies if (p["reward"], p["method"]) == (name, method)])
+    for method in ("DTQL", "SRPO"):
+        assert norm("far", method) > norm("near", method)
+        assert norm("far", method) == pytest.approx(reward["far", method], abs=0.01)
+    assert (tmp_path / "dtql-toys.png").stat().st_size > 10_000
 
 
 def test_list_names_every_figure(capsys):
