@@ -179,6 +179,19 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
     assert not list((run.path / "state").iterdir())
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys, sent, code):
+    sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Reporter, "step", lambda self, loop, means: os.kill(os.getpid(), sent))
+        assert main(["train", str(file), *sets, "--no-eval", "--quiet", "--out", str(out)]) == code
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.endswith(f"continue with: srpo train --resume {out}\n")
+    assert main(["train", "--resume", str(out), "--quiet"]) == 0
+    assert srpo.load_run(out).complete
+
+
 def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
     command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
