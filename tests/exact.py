@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from srpo.diffusion.schedules import VP, Schedule
 
-
 ONE_ACTION = SimpleNamespace(last=SimpleNamespace(bias=jnp.zeros(1)))  # all that a sampler asks of a network
 
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from test_data import arrays
 
 from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.builtin import BUILTIN, builtin_path
 from srpo.data.checks import FIELDS
-from test_data import arrays
 
 
 def write(path, raw, **attributes):

@@ -24,9 +24,9 @@ import jax
 
 from srpo import algorithms, config
 from srpo.checkpoint import load_tree, write_atomically, write_json
-from srpo.errors import ConfigError, UserError
 from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
+from srpo.errors import ConfigError, UserError
 from srpo.grid import Grid, Point, one_run
 
 FORMAT = 1

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from srpo.errors import UserError
 from srpo.environments import make_env, scale_action
+from srpo.errors import UserError
 from srpo.evaluation import FIRST_SEED
 from srpo.runs import Run
 

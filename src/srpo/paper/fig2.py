@@ -13,7 +13,7 @@ import numpy as np
 
 from srpo.diffusion.dpm_solver import multistep, uniform_times
 from srpo.paper import panels
-from srpo.paper.bandits import NO_OBS, BANDITS, Quadratic, find, fit
+from srpo.paper.bandits import BANDITS, NO_OBS, Quadratic, find, fit
 from srpo.paper.job import Job
 from srpo.paper.study import OUTSIDE, climb, grid_points
 
