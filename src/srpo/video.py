@@ -21,6 +21,15 @@ class VideoError(UserError):
     """A film that cannot be made here."""
 
 
+def _follow(env) -> None:
+    """Film with the model's own camera that follows the robot; Gymnasium's default one may stand still."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        import mujoco
+
+        renderer.camera_id = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # -1, the default: none
+
+
 def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
     """Write an mp4 of one episode of a policy (of the first seed and point unless told). Needs the extra `video`.
 
@@ -37,6 +46,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         env = make_env(env_id or run.info["data"]["env_id"], render_mode="rgb_array")
+        _follow(env)
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
         with warnings.catch_warnings(), imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
