@@ -102,7 +102,8 @@ def explain(names: list[str], data: list[str], budget_name: str) -> str:
         lines[0] += (
             f" Every algorithm takes {budget.steps:,} gradient steps in all, with batches of at most {budget.largest_batch}; a step of a stage"
             " that trains several networks counts once, drawing tables of proposed actions not at all. Networks and candidates are those"
-            " of the preset `quick`. Nothing was tuned on these data sets: temperatures are the published ones of the D4RL task of the same kind."
+            " of the preset `quick`. Nothing was tuned on these data sets but what docs/quick.md says: temperatures are the published ones of the"
+            " D4RL task of the same kind."
         )
     lines.append("")
     for name in names:
