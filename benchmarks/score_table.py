@@ -56,7 +56,7 @@ class Result:
     def row(self) -> Row:
         """Its line of scores.csv."""
         status = "finished" if self.finished else "failed" if self.error else "unfinished"
-        known = {name: getattr(self, name) for name in COLUMNS if name in self.__dataclass_fields__ and name != "episodes"}
+        known = {name: value for name, value in vars(self).items() if name != "episodes"}
         return known | {"status": status} | (figures(np.stack(list(self.scores.values()))) if self.finished else {})
 
 

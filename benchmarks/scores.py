@@ -23,7 +23,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +85,9 @@ class Cell:
         """What its run has come to; None if there is none in `out`."""
         return from_run(self.data, self.algorithm, self.settings, self.run, self.log) if self.file.exists() else None
 
-    def kept(self, keep: Path) -> Result | None:
-        """What was finished elsewhere, with the same settings."""
-        found = read(keep).get((self.data, self.algorithm))
+    def kept(self, results: Mapping[tuple[str, str], Result]) -> Result | None:
+        """What was finished elsewhere with the same settings, unless there is a run in `out`."""
+        found = results.get((self.data, self.algorithm))
         return found if found is not None and found.settings == self.settings and not self.file.exists() else None
 
     def done(self, episodes: int) -> bool:
@@ -146,10 +146,10 @@ def work(cell: Cell, data: srpo.Dataset, seeds: tuple[int, ...], budget: Budget,
 
 def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace, seeds: tuple[int, ...]) -> int:
     """The number of cells that failed; the others go on."""
-    failed = 0
+    failed, kept = 0, read(args.keep)
     for i, cell in enumerate(cells):
         where = f"[{i + 1}/{len(cells)}] {cell.data} {cell.algorithm}"
-        if cell.done(args.episodes) or cell.kept(args.keep):
+        if cell.done(args.episodes) or cell.kept(kept):
             tell(f"{where}: finished before")
             continue
         tell(f"{where}: {'goes on' if cell.run else 'begins'}")
@@ -167,12 +167,10 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
 
 def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace) -> str:
     """Write the tables of what is there, and return the page."""
-    suite, results = list(sources), read(args.keep)
-    for cell in cells:  # what is kept of others stays, for the next command
-        results.pop((cell.data, cell.algorithm), None)
-        found = cell.result or cell.kept(args.keep)
-        if found is not None:
-            results[cell.data, cell.algorithm] = found
+    suite, kept = list(sources), read(args.keep)
+    mine = {(cell.data, cell.algorithm): cell.result or cell.kept(kept) for cell in cells}
+    others = {where: result for where, result in kept.items() if where not in mine}  # stay, for the next command
+    results = others | {where: result for where, result in mine.items() if result is not None}
     rows = data_rows(sources) + [r.row for r in results.values()] + suite_rows(sources, results)
     names = [name for name in algorithms.ALGORITHMS if any(name == algorithm for _, algorithm in results)]
     text = page(rows, suite) + "\n\n" + explain(names, suite, args.budget)
@@ -201,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
     cells = [
         Cell(data, name, digest(name, data, budget, seeds, args.episodes), args.out) for data in sources for name in dict.fromkeys(names)
     ]
-    read(args.keep)
+    read(args.keep)  # refuses what it cannot read before anything is trained
     for cell in cells:
         check_cell(cell, seeds, budget)
     failed = 0 if args.report else work_through(cells, sources, args, seeds)

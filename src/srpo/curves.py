@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from srpo.data.reference import normalized
 from srpo.runs import Run, Table
 
 
@@ -37,8 +38,7 @@ def _draw_data(ax, data: dict[str, Any], unit: str) -> None:
     """The mean of the recorded episodes, where policies are judged."""
     mean = data.get("mean_return")
     if mean is not None:
-        low, high = data["reference"] if unit == "score" else (0, 100)
-        ax.axhline(100 * (mean - low) / (high - low), color="0.5", lw=1, ls="--", label="mean of the data")
+        ax.axhline(normalized(mean, data["reference"]) if unit == "score" else mean, color="0.5", lw=1, ls="--", label="mean of the data")
 
 
 def draw_curves(run: Run) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srpo.data.reference import normalized
 from srpo.environments import MissingEnvironment, make_env, scale_action
 from srpo.loop import over_runs
 from srpo.runs import Run, Table, load_run, versions
@@ -102,14 +103,14 @@ class Evaluator:
 
 def episode_rows(run: Run, episodes: Episodes, env_id: str, kind: str, step: int) -> list[dict[str, Any]]:
     """Rows for evals.csv; runs that failed have none."""
-    low, high = run.info["data"]["reference"] or (None, None)
+    reference = run.info["data"]["reference"]
     found = versions()
     made_with = {name: found[name] for name in ("gymnasium", "mujoco")}
     rows = []
     for (s, p, e), value in np.ndenumerate(episodes.returns):
         if run.failed(run.seeds[s], run.points[p]):
             continue
-        score = "" if low is None else 100 * (value - low) / (high - low)
+        score = normalized(value, reference) if reference else ""
         row = {"kind": kind, "step": step, "seed": run.seeds[s], **dict(run.points[p]), "episode": e, "env_seed": FIRST_SEED + e}
         row |= {"return": value, "length": episodes.lengths[s, p, e], "score": score, "env_id": env_id}
         rows.append(row | made_with)

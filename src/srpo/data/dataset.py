@@ -10,6 +10,7 @@ import numpy as np
 
 from srpo.data import treat
 from srpo.data.checks import FIELDS, DataError
+from srpo.data.reference import normalized
 
 if TYPE_CHECKING:
     from srpo.core import Batch, Treatment
@@ -94,8 +95,7 @@ class Dataset:
         """Normalized score(s): 0 for a random policy, 100 for an expert. Raises DataError without reference returns."""
         if self.reference is None:
             raise DataError(f"{self.source}: no reference returns are known for {self.env_id or self.name!r}; report raw returns")
-        low, high = self.reference
-        return 100 * (np.asarray(returns) - low) / (high - low)
+        return normalized(np.asarray(returns), self.reference)
 
     def summary(self) -> dict[str, Any]:
         """Figures and warnings, as JSON can hold them; `srpo data info` prints them."""

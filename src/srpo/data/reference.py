@@ -6,6 +6,7 @@ environment) and its environment registrations (time limits).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -35,6 +36,12 @@ ENVIRONMENTS = {
     "relocate": Environment(None, 39, 30, 200, -6.425911, 4233.877797728884),
     "kitchen": Environment(None, 60, 9, 280, 0.0, 4.0),
 }
+
+
+def normalized(returns, reference: Sequence[float]):
+    """100 for an expert's mean return and 0 for a random policy's; `reference` is (random, expert)."""
+    low, high = reference
+    return 100 * (returns - low) / (high - low)
 
 
 def environment(name: str, env_id: str | None = None) -> Environment | None:

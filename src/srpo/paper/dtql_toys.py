@@ -129,7 +129,7 @@ def make(job: Job) -> list[dict]:
     inside = own >= np.quantile(held, OUTSIDE)
     n = len(placed) // len(names)
     job.csv("dtql-toys_policies", {
-        "reward": np.repeat([r for r, _ in names], n).astype(object), "method": np.repeat([m for _, m in names], n).astype(object),
+        "reward": np.repeat([r for r, _ in names], n), "method": np.repeat([m for _, m in names], n),
         "x": placed[:, 0], "y": placed[:, 1], "log_density": own, "in_support": inside,
     })  # fmt: skip
     job.csv("dtql-toys_landscape", {"x": points[:, 0], "y": points[:, 1], "trust_region_loss": trust, "log_density": density})
@@ -172,8 +172,8 @@ def draw(extent, actions, trust, density, ends):
     _cut(above[3], extent, trust, density)
     for axis, reward in zip(below, REWARDS, strict=True):
         panels.samples(axis, actions, color="#bbbbbb")
-        for method, color, size in (("DTQL", panels.ORANGE, 2.5), ("SRPO", panels.DARK, 2.5)):
-            axis.scatter(*ends[reward, method].T, s=size, color=color, linewidths=0, label=method)
+        for method, color in (("DTQL", panels.ORANGE), ("SRPO", panels.DARK)):
+            axis.scatter(*ends[reward, method].T, s=2.5, color=color, linewidths=0, label=method)
         axis.set_xlabel("$a_1$")
     titles = ["(a) Data samples", r"(b) DTQL: $L_{\mathrm{TR}}(a)$", r"(c) SRPO: $-\log\hat\mu(a)$"]
     titles += [f"({letter}) Policies, reward {name}" for letter, name in zip("efgh", REWARDS, strict=True)]
