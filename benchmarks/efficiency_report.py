@@ -9,7 +9,8 @@ from typing import Any
 
 from matplotlib.transforms import Bbox
 
-from report import PUBLISHED, markdown, number
+import published
+from report import markdown, number
 from srpo.errors import ConfigError
 
 BATCH = 256  # the larger of the two batch sizes
@@ -45,7 +46,7 @@ def draw(rows: Sequence[Row], folder: Path, scores: Path | None = None) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = PUBLISHED if scores is None else measured(scores)
+    found = published.MEAN if scores is None else measured(scores)
     label = "published score, D4RL locomotion" if scores is None else "measured score, mean of the suite"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tables of the benchmarks: CSV for programs, Markdown for people, and their place in a page of the documentation; published scores."""
+"""Tables of the benchmarks: CSV for programs, Markdown for people, and their place in a page of the documentation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from typing import Any
 
 from srpo.checkpoint import write_atomically
 from srpo.errors import ConfigError
-
-# Mean normalized score on the nine D4RL locomotion tasks (-v2). SRPO's Table 1, averages recomputed from its rows,
-# Diffuser and Diffusion-QL with their own papers' hopper-medium-replay (the table's two cells are misprinted); DTQL's paper; BC from CORL.
-PUBLISHED = {
-    "bc": 50.4, "bear": 48.2, "td3-bc": 75.3, "iql": 77.0, "sfbc": 75.6, "diffuser": 75.3, "diffusion-ql": 87.9, "qgpo": 86.6,
-    "idql": 82.1, "srpo": 87.1, "dtql": 88.7,
-}  # fmt: skip
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
@@ -36,6 +29,15 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], text: int = 1
 def check_place(page: Path, name: str) -> None:
     """Raises ConfigError if `page` has no place called `name`."""
     _split(page, name)
+
+
+def has_place(page: Path, name: str) -> bool:
+    """Whether `page` can be read and has a place called `name`."""
+    try:
+        _split(page, name)
+        return True
+    except ConfigError:
+        return False
 
 
 def insert(page: Path, name: str, text: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from report import PUBLISHED, markdown, write_csv
+import published
+from report import markdown, write_csv
 from srpo import Dataset
 from srpo.checkpoint import write_atomically
 from srpo.errors import ConfigError
@@ -143,7 +144,7 @@ def page(rows: Sequence[Row], suite: Sequence[str]) -> str:
     names = sorted(dict.fromkeys(r["algorithm"] for r in rows), key=lambda n: (n == RECORDED, -mean.get(n, -np.inf)))
     columns = [*suite, SUITE]
     table = [
-        [n, *(cell(at.get((n, c))) for c in columns), PUBLISHED.get(n, "-"), hours([at[n, d] for d in suite if (n, d) in at])] for n in names
+        [n, *(cell(at.get((n, c))) for c in columns), published.MEAN.get(n, "-"), hours([at[n, d] for d in suite if (n, d) in at])] for n in names
     ]
     header = ["algorithm", *(c.removesuffix("-zoo-v0") for c in columns), "published, D4RL locomotion", "training + evaluation, h"]
     lines = [
@@ -159,6 +160,16 @@ def page(rows: Sequence[Row], suite: Sequence[str]) -> str:
         lines += ["", f"Not above `{CLONING}` on the mean of the suite: {', '.join(f'`{n}`' for n in below) or 'none'}."]
     troubles = [f"- `{r['algorithm']}` on {r['data']}: {r['error']}" for r in rows if r.get("error")]
     return "\n".join(lines + (["", "Failures:", "", *troubles] if troubles else []))
+
+
+def one(name: str, rows: Sequence[Row], kin: Mapping[str, str]) -> str:
+    """One algorithm's scores by data set beside cloning's, the data's own and the published ones, as Markdown. kin: data set -> D4RL task."""
+    at, columns = {(r["algorithm"], r["data"]): r for r in rows}, [*kin, SUITE]
+    measured = [[f"`{n}`, measured", *(cell(at.get((n, c))) for c in columns)] for n in dict.fromkeys((name, CLONING))]
+    recorded = ["the recorded episodes", *(cell(at.get((RECORDED, c))) for c in columns)]
+    scores = [published.SCORES.get(name, {}).get(task) for task in kin.values()]
+    there = [] if None in scores else [[f"`{name}`, published for D4RL's task", *scores, f"{np.mean(scores):.1f}"]]
+    return markdown(["", *(c.removesuffix("-zoo-v0") for c in columns)], [*measured, recorded, *there])
 
 
 def cell(row: Row | None) -> str:

@@ -23,7 +23,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,9 @@ from typing import Any
 import jax
 
 import srpo
-from budgets import BUDGETS, Budget, configured, explain
-from report import check_place, insert
-from score_table import Result, data_rows, final_rows, from_run, page, read, save, suite_rows
+from budgets import BUDGETS, KIN, Budget, configured, explain
+from report import check_place, has_place, insert
+from score_table import Result, Row, data_rows, final_rows, from_run, one, page, read, save, suite_rows
 from srpo import algorithms, config
 from srpo.checkpoint import write_json
 from srpo.cli import guarded
@@ -165,8 +165,8 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
     return failed
 
 
-def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace) -> str:
-    """Write the tables of what is there, and return the page."""
+def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace) -> tuple[list[Row], str]:
+    """Write the tables of what is there, and return rows and page."""
     suite, kept = list(sources), read(args.keep)
     mine = {(cell.data, cell.algorithm): cell.result or cell.kept(kept) for cell in cells}
     others = {where: result for where, result in kept.items() if where not in mine}  # stay, for the next command
@@ -175,7 +175,17 @@ def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
     names = [name for name in algorithms.ALGORITHMS if any(name == algorithm for _, algorithm in results)]
     text = page(rows, suite) + "\n\n" + explain(names, suite, args.budget)
     save(args.keep, rows, results, text)
-    return text
+    return rows, text
+
+
+def pages(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The page of each algorithm in a folder: the one with a place `scores NAME`. Raises ConfigError if there is none."""
+    found = {name: page for page in sorted(folder.glob("*.md")) for name in names if has_place(page, f"scores {name}")}
+    missing = [name for name in names if name not in found]
+    if missing:
+        mark = f"<!-- scores {missing[0]} -->"
+        raise ConfigError(f"no page in {folder} has a place for {missing[0]}: expected a line {mark} and its end; add them")
+    return found
 
 
 def tell(text: str) -> None:
@@ -190,6 +200,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     if args.into is not None:
         check_place(args.into, "scores")
+    own_pages = pages(args.pages, names) if args.pages is not None else {}
     seeds = parse_seeds(args.seeds)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     args.out = args.out or Path("runs", "scores", args.budget)
@@ -203,7 +214,9 @@ def run(args: argparse.Namespace) -> int:
     for cell in cells:
         check_cell(cell, seeds, budget)
     failed = 0 if args.report else work_through(cells, sources, args, seeds)
-    text = write_report(cells, sources, args)
+    rows, text = write_report(cells, sources, args)
+    for name, its_page in own_pages.items():
+        insert(its_page, f"scores {name}", one(name, rows, {data: KIN.get(data, data) for data in sources}))
     if args.into is not None:
         insert(args.into, "scores", text)
     print(text)
@@ -223,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--keep", type=Path, metavar="DIR", help="where results are kept and looked for; default --out")
     add("--report", action="store_true", help="only write the tables of what is there")
     add("--into", type=Path, metavar="PAGE", help="also replace the table in this page, such as docs/results.md")
+    add("--pages", type=Path, metavar="DIR", help="also put each algorithm's scores into its page there, such as docs/algorithms")
     add("--quiet", action="store_true", help="one line for each run, no more")
     args = parser.parse_args(argv)
     return guarded(lambda: run(args))

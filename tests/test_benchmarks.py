@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import budgets  # noqa: E402
 import efficiency  # noqa: E402
 import flops  # noqa: E402
+import published  # noqa: E402
 import report  # noqa: E402
 import score_table  # noqa: E402
 import scores  # noqa: E402
@@ -91,7 +92,9 @@ def command(tmp_path, monkeypatch):
     page.write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
     fixed = ["--suite", NAME, "--data-dir", str(tmp_path), "--budget", "tiny", "--episodes", "2", "--quiet"]
     run = lambda *more, seeds="2": scores.main([*fixed, "--out", str(tmp_path / "out"), "--seeds", seeds, *more])
-    run.out, run.page = tmp_path / "out", page
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "cloning.md").write_text("bc:\n<!-- scores bc -->\n<!-- /scores bc -->\nend\n")
+    run.out, run.page, run.pages = tmp_path / "out", page, tmp_path / "pages"
     return run
 
 
@@ -116,6 +119,17 @@ def test_a_cell_that_fails_is_recorded_and_tried_again_and_others_go_on(command,
     text = command.page.read_text()
     assert text.startswith("before\n<!-- scores -->") and text.endswith("<!-- /scores -->\nafter\n") and "old" not in text
     assert "| bc-gaussian |" in text and "6 gradient steps" in text and "Failures" not in text
+
+
+def test_each_algorithm_has_its_scores_on_its_page(command, capsys):
+    assert command("--algos", "bc", "--pages", str(command.pages)) == 0
+    text = (command.pages / "cloning.md").read_text()
+    [mean] = [float(r["mean"]) for r in rows(command.out / "scores.csv") if (r["algorithm"], r["data"]) == ("bc", NAME)]
+    theirs = published.SCORES["bc"]["hopper-medium-replay-v2"]
+    assert f"| `bc`, measured | {mean:.1f} ±" in text and f"| `bc`, published for D4RL's task | {theirs} |" in text
+    assert text.startswith("bc:\n<!-- scores bc -->") and text.endswith("<!-- /scores bc -->\nend\n")
+    assert command("--algos", "bc,iql", "--pages", str(command.pages)) == 2
+    assert "no page in" in capsys.readouterr().err
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(command, monkeypatch):

@@ -214,7 +214,7 @@ def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     run = srpo.train(algorithm.set("policy.beta", 0.1), data, out=tmp_path / "new", **options)
     assert {r["stage"] for r in rows(run.path / "metrics.csv")} == {"policy"}
     assert leaves_equal(run.policy(3), swept.policy(3, **{"policy.beta": 0.1}))
-    with pytest.raises(RunError, match="no finished stage with the same settings"):
+    with pytest.raises(RunError, match="its critic.lr is 0.0003, not 0.001"):
         srpo.train(algorithm.set("critic.lr", 1e-3).set("behavior.lr", 1e-3), data, out=tmp_path / "other", **options)
     with pytest.raises(RunError, match="has seeds 3, 1"):
         srpo.train(algorithm, data, out=tmp_path / "other", **options | {"seeds": 2})

@@ -134,8 +134,17 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
         if alike and name in other.finished and all(need in same for need in stage.needs):
             same[name] = other.results[name]
     if not same:
-        raise RunError(f"{path} has no finished stage with the same settings; train without --from")
+        raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; use the same settings, or train without --from")
     return same
+
+
+def _misfit(other: Run, grid: Grid) -> str:
+    """The first setting that keeps the stages of another run from being used."""
+    theirs = config.settings(other.algorithm)
+    for path, here in config.settings(grid.algorithm).items():
+        if path in theirs and theirs[path].value != here.value:
+            return f"its {path} is {theirs[path].value}, not {here.value}"
+    return "none is finished and the same for all runs of its sweep"
 
 
 def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:
