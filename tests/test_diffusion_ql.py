@@ -27,12 +27,20 @@ def update(stage, state, step):
     return stage.update(state, bandit(16), {}, random.key(1), step)[0]
 
 
-def test_improvement_is_one_head_over_the_size_of_the_other():
-    q = jnp.asarray([[1.0, 3.0], [-2.0, 4.0]])
-    assert improvement(q, jnp.asarray(0)) == pytest.approx(2 / 3)
-    assert improvement(q, jnp.asarray(1)) == pytest.approx(1 / 2)
-    gradient = jax.grad(improvement)(q, jnp.asarray(0))  # the normalizer passes none
-    np.testing.assert_allclose(gradient, [[1 / 6, 1 / 6], [0, 0]], rtol=1e-6)
+def test_improvement_counts_in_units_that_pass_no_gradient():
+    q = jnp.asarray([1.0, 3.0])
+    assert improvement(q, jnp.asarray([-2.0, 4.0])) == pytest.approx(2 / 3)
+    np.testing.assert_allclose(jax.grad(lambda q: improvement(q, q))(q), [1 / 4, 1 / 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("q_scale", "expected"), [("data", 2.0), ("policy", 1.0)])
+def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_by_the_other(q_scale, expected):
+    """A Q of 4 on the recorded actions and of 8 on all others, by both heads but for the sign."""
+    stage, batch = replace(TINY, q_scale=q_scale), bandit(16)
+    state = stage.init(batch, {}, random.key(0))
+    value = lambda action: jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
+    _, metrics = stage._actor_step(state.actor, lambda obs, action: jnp.stack([value(action), value(action)]), batch, random.key(1))
+    assert metrics["improvement"] == pytest.approx(expected)
 
 
 def test_max_q_backup_takes_the_best_per_head_then_the_lower_head():

@@ -8,6 +8,7 @@ import pytest
 from bandits import BEST, acts, bandit, fit
 from jax import random
 
+from srpo import config
 from srpo.algorithms.dtql import DTQL
 from srpo.algorithms.dtql_kl import DTQLKL
 from srpo.diffusion.denoising import Denoiser, denoising_loss, matching_direction
@@ -89,22 +90,30 @@ def test_descending_the_matching_direction_makes_the_policy_the_behavior():
     np.testing.assert_allclose(path[-500:].mean(0), [0.3, 0.2], atol=0.03)
 
 
-def test_critic_regresses_v_on_the_online_q_and_both_before_their_step():
+@pytest.mark.parametrize("v_from", ["target", "online"])
+def test_critic_regresses_v_on_the_chosen_q_and_both_before_their_step(v_from):
     """One step of plain arithmetic: the losses reported are those of the initial networks."""
     data = bandit(64)._replace(mask=jnp.ones(64))
-    critic = JointCritic(hidden=(8,), expectile=0.9, discount=0.5)
+    critic = JointCritic(hidden=(8,), expectile=0.9, discount=0.5, v_from=v_from)
     state = critic.init(data, random.key(0))
-    state = eqx.tree_at(lambda s: s.target, state, jax.tree.map(jnp.zeros_like, state.model))  # must not matter
+    state = eqx.tree_at(lambda s: s.target, state, jax.tree.map(lambda x: 0.1 * x, state.model))
     new, metrics = critic.update(state, data, 1e-3)
     q, v = state.model.q(data.obs, data.action), state.model.v(data.obs)
-    u = jnp.min(q, 0) - v
+    u = jnp.min(q if v_from == "online" else state.target.q(data.obs, data.action), 0) - v
     np.testing.assert_allclose(metrics["v_loss"], jnp.mean(jnp.where(u > 0, 0.9, 0.1) * u**2), rtol=1e-5)
     y = data.reward + 0.5 * v
     np.testing.assert_allclose(metrics["q_loss"], jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2), rtol=1e-5)
     moved = lambda net: float(jnp.max(jnp.abs(net.layers[0].weight)))
     assert new.model.v.net.layers[0].weight.shape == (1, 8) and moved(new.model.v.net) != moved(state.model.v.net)
-    np.testing.assert_allclose(new.target.q.members[0].layers[0].weight, 0.005 * new.model.q.members[0].layers[0].weight, rtol=1e-5)
+    follows = 0.995 * state.target.q.members[0].layers[0].weight + 0.005 * new.model.q.members[0].layers[0].weight
+    np.testing.assert_allclose(new.target.q.members[0].layers[0].weight, follows, rtol=1e-5)
     assert isinstance(new.model, Values) and isinstance(new.model.q, QEnsemble) and isinstance(new.model.v, ValueNet)
+
+
+def test_presets_differ_where_paper_and_code_do():
+    for algorithm in (DTQL, DTQLKL):
+        of = {name: config.assign_all(algorithm(), config.preset(algorithm.presets, name, "hopper-medium-v2")) for name in algorithm.presets}
+        assert {name: a.warm_up.critic.v_from for name, a in of.items()} == {"paper": "target", "authors-code": "online", "quick": "target"}
 
 
 SMALL = {

@@ -4,8 +4,11 @@ One stage. The policy is a five-step DDPM; its loss is the denoising loss minus 
 drawn with gradients through all five steps. The critic's targets act with the policy's moving average.
 To act, candidates are drawn from the policy itself and one is taken with probability softmax(min target Q).
 
-Differences of the authors' code, followed here, from the paper:
-- Q is normalized by the mean |Q| of the other head on the policy's actions, not on the data's;
+Differences between the paper and the authors' code:
+- the paper normalizes Q by the mean |Q| of the data's actions, the code by that of the other head on the policy's actions
+  (`policy.q_scale`: presets `paper` and `authors-code`).
+Of what the paper leaves open, this follows the code:
+- the policy acts, not its moving average, which serves the critic's targets;
 - the moving average stays at the initial weights until step 1000 and then follows every fifth step;
 - their cosine decay of the learning rate advances once per 50 epochs and so changes it by 0.1 %: constant here;
 - their headline scores are the best evaluation of a training; here, as everywhere, the last policy counts.
@@ -13,13 +16,13 @@ Differences of the authors' code, followed here, from the paper:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, average, descend
@@ -38,9 +41,9 @@ def sample_actions(actor, obs: Float[Array, "... obs"], key) -> Float[Array, "..
     return DiffusionPolicy(actor, Ancestral("x0")).sample_each(obs, key)
 
 
-def improvement(q: Float[Array, "2 B"], head: Int[Array, ""]) -> Float[Array, ""]:
-    """Mean Q of one head in units of the mean |Q| of the other, which passes no gradient (as coded)."""
-    return jnp.mean(q[head]) / lax.stop_gradient(jnp.mean(jnp.abs(q[1 - head])))
+def improvement(q: Float[Array, " B"], scale: Float[Array, " B"]) -> Float[Array, ""]:
+    """Mean Q in units of the mean |scale|, which passes no gradient."""
+    return jnp.mean(q) / lax.stop_gradient(jnp.mean(jnp.abs(scale)))
 
 
 def next_value(q: Float[Array, "2 B n"]) -> Float[Array, " B"]:
@@ -64,6 +67,7 @@ class DiffusionPolicyQ(Stage):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of policy and Q")
     diffusion_steps: int = static(5, "diffusion steps K")
     backup_actions: int = static(1, "actions per next state; each target head takes its best (max-Q backup), then the lower head counts")
+    q_scale: Literal["data", "policy"] = static("data", "whose actions set the scale of Q: the data's, or the policy's by the other head")
     ema_start: int = static(1000, "step at which the policy's moving average starts to follow")
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
@@ -108,17 +112,18 @@ class DiffusionPolicyQ(Stage):
     def _actor_step(self, actor, q, batch, key):
         k_bc, k_act, k_head = jax.random.split(key, 3)
         head = jax.random.randint(k_head, (), 0, 2)
+        recorded = q(batch.obs, batch.action) if self.q_scale == "data" else None
 
         def loss(actor):
             bc = jnp.mean(discrete_error(actor, batch.action, batch.obs, k_bc) ** 2)
-            gain = improvement(q(batch.obs, sample_actions(actor, batch.obs, k_act)), head)
+            value = q(batch.obs, sample_actions(actor, batch.obs, k_act))  # (2, B)
+            gain = improvement(value[head], value[1 - head] if recorded is None else recorded[head])
             return bc - self.eta * gain, {"bc_loss": bc, "improvement": gain}
 
         return descend(actor, self._optimizer(self.lr), loss)
 
     def result(self, state) -> Trained:
         return Trained(state.actor.model, state.q.target)
-
 
 
 # eta, 2-norm of the clipped gradients, further settings (authors' main.py)
@@ -154,5 +159,6 @@ class DiffusionQL(Algorithm):
 
     presets: ClassVar = {
         "paper": PAPER,
+        "authors-code": PAPER | {"*": {"policy.q_scale": "policy"}},
         "quick": {pattern: values | {"policy.steps": 30_000} for pattern, values in PAPER.items()},
     }

@@ -4,9 +4,9 @@ A warm-up trains a critic and a diffusion model of the behavior; then they go on
 whose loss is alpha times the trust-region loss, the denoising loss of its own actions under the frozen behavior
 model, minus min Q. To act, many actions are drawn and one is taken with probability softmax(min target Q).
 
-What the authors' code does beside the paper is listed in `srpo.stages.trust_region`. In addition the paper calls
-the likelihood term entropy; it is the log-likelihood of the data's actions, without the Jacobian of tanh, and used
-on antmaze alone. Their moving averages of the policy are never used, and left out here.
+Where paper and authors' code differ is listed in `srpo.stages.trust_region`. What the paper calls entropy is the
+log-likelihood of the data's actions, used on antmaze alone; as in the code it lacks the Jacobian of tanh, which does
+not depend on the policy. Their moving averages of the policy are never used, and left out here.
 """
 
 from __future__ import annotations
@@ -76,7 +76,6 @@ class TrustRegionPolicy(Stage):
 
     def result(self, state) -> Trained:
         return Trained(state.actor.model, state.warm.critic.target.q)
-
 
 
 class DTQL(Algorithm):

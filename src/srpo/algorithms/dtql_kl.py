@@ -93,7 +93,6 @@ class KLPolicy(Stage):
         return Trained(state.generator.model, state.warm.critic.target.q)
 
 
-
 class DTQLKL(Algorithm):
     data: Treatment = Treatment()
     warm_up: WarmUp = WarmUp()

@@ -131,7 +131,6 @@ class ImplicitWeight(eqx.Module):
         return (jnp.log(jnp.abs(slope)) - jnp.log(jnp.abs(u)))[None]
 
 
-
 ANTMAZE = {"data.reward": "minus-one", "critic.level": 0.9}
 NEWEST = {
     "critic.steps": 3_000_000, "critic.batch_size": 512, "critic.value_norm": True, "behavior.batch_size": 512,

@@ -3,15 +3,16 @@
 A critic by implicit Q-learning and a one-network diffusion model of the behavior, trained together on the same
 batches: first alone (`WarmUp`), then beside the policy (`continued`), as the stage of the policy calls them.
 
-Differences of the authors' code, followed here, from the paper: V regresses on the online critic, not the target;
-one Adam trains Q and V together, from the same state; the target critic serves to act only; the behavior model's
-denoised action is clipped in the loss, and its first layer has no activation.
+Difference between the paper and the authors' code: V regresses on the target Q in the paper, as in IQL, on the Q in
+training in the code, where the target then serves to act only (`warm_up.critic.v_from`: presets `paper` and
+`authors-code`). Of what the paper leaves open, this follows the code: one Adam trains Q and V together, from the same
+state; the behavior model's denoised action is clipped in the loss, and its first layer has no activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -36,6 +37,7 @@ class Values(eqx.Module):
 
 class JointCritic(eqx.Module):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of Q and V; Q has LayerNorm")
+    v_from: Literal["target", "online"] = static("target", "which Q the expectile V is of: the moving average or the one in training")
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
     discount: float = setting(0.99, "discount per step")
     ema: float = setting(0.005, "rate at which the target Q follows Q")
@@ -50,7 +52,8 @@ class JointCritic(eqx.Module):
     def update(self, state: TrainState[Values], batch: Batch, lr) -> tuple[TrainState[Values], Metrics]:
         def loss(values):
             q, v = values.q(batch.obs, batch.action), values.v(batch.obs)
-            v_loss = jnp.mean(expectile(lax.stop_gradient(jnp.min(q, 0)) - v, self.expectile))
+            least = jnp.min(state.target.q(batch.obs, batch.action) if self.v_from == "target" else lax.stop_gradient(q), 0)
+            v_loss = jnp.mean(expectile(least - v, self.expectile))
             y = backup(batch.reward, batch.mask, lax.stop_gradient(values.v(batch.next_obs)), self.discount)
             q_loss = jnp.sum(jnp.mean((q - y) ** 2, -1))
             return v_loss + q_loss, {"v_loss": v_loss, "q_loss": q_loss, "v": jnp.mean(v)}
@@ -163,4 +166,8 @@ QUICK = {"warm_up.steps": 10_000, "warm_up.batch_size": 256, "policy.steps": 30_
 def presets(antmaze: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """The presets of DTQL or its variant; `antmaze` holds further settings for those tasks."""
     paper = {"*": UNKNOWN} | TASKS | {"antmaze-*": {"data.reward": "minus-one", **antmaze}}
-    return {"paper": paper, "quick": {pattern: values | QUICK for pattern, values in paper.items()}}
+    return {
+        "paper": paper,
+        "authors-code": paper | {"*": UNKNOWN | {"warm_up.critic.v_from": "online"}},
+        "quick": {pattern: values | QUICK for pattern, values in paper.items()},
+    }
