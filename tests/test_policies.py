@@ -56,13 +56,14 @@ def test_mean_of_heads_and_number_of_candidates():
     assert BestOf(Candidates(action), Linear(jnp.ones(())), n=2).act(OBS, jax.random.key(0)) == pytest.approx(0.9)
 
 
-def test_softmax_draws_in_proportion_to_exp_of_value_over_temperature():
-    # values / temperature are log 1, log 2, log 3: probabilities 1/6, 2/6, 3/6
-    action, temperature = jnp.log(jnp.array([[1.0], [2.0], [3.0]])) / 2, 0.25
-    policy = BestOf(Candidates(action), Linear(jnp.asarray(2 * temperature)), n=3, choice="softmax", temperature=temperature)
+@pytest.mark.parametrize(("sharpness", "expected"), [(4.0, [1 / 6, 2 / 6, 3 / 6]), (0.0, [1 / 3, 1 / 3, 1 / 3])])
+def test_softmax_draws_in_proportion_to_exp_of_sharpness_times_value(sharpness, expected):
+    """Four times the values are log 1, log 2, log 3."""
+    action = jnp.log(jnp.array([[1.0], [2.0], [3.0]])) / 2
+    policy = BestOf(Candidates(action), Linear(jnp.asarray(0.5)), n=3, choice="softmax", sharpness=sharpness)
     drawn = jax.jit(jax.vmap(lambda key: policy.act(OBS, key)))(jax.random.split(jax.random.key(1), 20_000))[:, 0]
     share = [float(jnp.mean(jnp.isclose(drawn, a))) for a in action[:, 0]]
-    np.testing.assert_allclose(share, [1 / 6, 2 / 6, 3 / 6], atol=0.012)  # 3.4 standard errors
+    np.testing.assert_allclose(share, expected, atol=0.012)  # 3.4 standard errors
 
 
 def test_the_action_is_the_clipped_mean_of_candidates_drawn_without_replacement():
@@ -81,7 +82,7 @@ def test_a_policy_that_draws_needs_a_key():
 
 def test_best_of_a_trained_result_is_made_under_vmap():
     scores = Linear(jnp.array([1.0, -1.0]))
-    policies = jax.vmap(lambda score: BestOf(GRID, score, 21, temperature=0.5))(scores)
+    policies = jax.vmap(lambda score: BestOf(GRID, score, 21, sharpness=2.0))(scores)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(policies))
     acted = jax.vmap(lambda p: p.act(OBS, jax.random.key(0)))(policies)
     np.testing.assert_allclose(acted, [[1.0], [-1.0]])

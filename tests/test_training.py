@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import training, video
+from srpo import algorithms, config, training, video
 from srpo.checkpoint import CheckpointError
 from srpo.cli import main
 from srpo.config import ConfigError
@@ -262,6 +262,13 @@ REFUSALS = {
     "no equals sign": (["--set", "policy.beta"], "expected PATH=VALUE"),
     "wrong type": (["--set", "policy.beta=much"], "policy.beta: found 'much', expected a finite number"),
     "not whole": (["--set", "policy.steps=1.5"], "policy.steps: found '1.5', expected a whole number"),
+    "no step": (["--set", "critic.steps=0"], "critic.steps: found 0, expected one or more"),
+    "endless": (["--set", "critic.steps=inf"], "critic.steps: found 'inf', expected a whole number"),
+    "width of zero": (["--set", "critic.hidden=8,0"], "critic.hidden: found 0, expected one or more"),
+    "negative": (["--sweep", "policy.beta=0.1,-1"], "policy.beta: found -1, expected zero or more"),
+    "out of range": (["--set", "critic.expectile=1"], "critic.expectile: found 1, expected a number in (0, 1)"),
+    "dropout of all": (["--set", "behavior.dropout=1"], "behavior.dropout: found 1, expected a number in [0, 1)"),
+    "more than there are": (["--algo", "sfbc", "--set", "acting.average=33"], "expected no more than acting.candidates, 32"),
     "wrong choice": (["--set", "policy.weight=sigma2"], "policy.weight: unknown choice 'sigma2'; did you mean 'sigma^2'?"),
     "sweep of a size": (["--sweep", "policy.hidden=8,16"], "policy.hidden is a size or a choice and cannot be swept"),
     "repeated seeds": (["--seeds", "1,1"], "seeds 1, 1: expected one or more different whole numbers"),
@@ -279,6 +286,16 @@ def test_refusals_are_one_line_and_write_nothing(name, file, tmp_path, capsys, m
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_every_default_and_preset_is_in_the_range_that_its_setting_names(name):
+    cls = algorithms.find(name)
+    for path, found in config.settings(cls()).items():
+        assert found.read(found.value) == found.value, path
+    for patterns in cls.presets.values():
+        for values in patterns.values():
+            config.assign_all(cls(), values)
 
 
 def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsys):

@@ -20,14 +20,20 @@ import equinox as eqx
 from srpo.errors import ConfigError, UserError, closest  # noqa: F401  (UserError: for importers)
 
 
-def setting(default: float, meaning: str):
-    """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again."""
-    return eqx.field(default=default, metadata={"meaning": meaning})
+def setting(default: float, meaning: str, within: str | None = None):
+    """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again.
+
+    `within` is the interval of its values, such as "(0, 1]"; without it they are zero or more.
+    """
+    return eqx.field(default=default, metadata={"meaning": meaning, "within": within})
 
 
-def static(default: Any, meaning: str):
-    """A size or a choice: part of the program's structure, so it cannot be swept."""
-    return eqx.field(default=default, static=True, metadata={"meaning": meaning})
+def static(default: Any, meaning: str, within: str | None = None):
+    """A size or a choice: part of the program's structure, so it cannot be swept.
+
+    `within` is the interval of its numbers; without it whole numbers are one or more, others zero or more.
+    """
+    return eqx.field(default=default, static=True, metadata={"meaning": meaning, "within": within})
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,24 @@ class Setting:
     type: Any
     meaning: str
     sweepable: bool
+    within: str | None
+
+    def read(self, value: Any) -> Any:
+        """`value` as this setting's type; strings are read. Raises ConfigError for another type, or a number out of range."""
+        found = convert(value, self.type, self.path)
+        for number in found if isinstance(found, tuple) else (found,):
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                within = self.within or ("[1, inf)" if isinstance(number, int) else "[0, inf)")
+                if not inside(number, within):
+                    expected = {"[1, inf)": "one or more", "[0, inf)": "zero or more"}.get(within, f"a number in {within}")
+                    raise ConfigError(f"{self.path}: found {number:g}, expected {expected}")
+        return found
+
+
+def inside(x: float, interval: str) -> bool:
+    """Whether `x` is in an interval such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    return (low <= x if interval[0] == "[" else low < x) and (x <= high if interval[-1] == "]" else x < high)
 
 
 def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
@@ -49,7 +73,7 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
             out |= settings(value, path + ".")
         else:
             meaning = f.metadata.get("meaning", "")
-            out[path] = Setting(path, value, hints[f.name], meaning, not f.metadata.get("static", False))
+            out[path] = Setting(path, value, hints[f.name], meaning, not f.metadata.get("static", False), f.metadata.get("within"))
     return out
 
 
@@ -64,8 +88,7 @@ def lookup(tree: Any, path: str) -> Setting:
 
 def assign(tree: Any, path: str, value: Any) -> Any:
     """A copy of `tree` with the setting at `path` replaced; strings are read as the field's type."""
-    found = lookup(tree, path)
-    return _replace(tree, path.split("."), convert(value, found.type, path))
+    return _replace(tree, path.split("."), lookup(tree, path).read(value))
 
 
 def assign_all(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -96,8 +119,8 @@ def convert(value: Any, kind: Any, path: str) -> Any:
         return tuple(convert(p, args[0], path) for p in parts)
     try:
         return _scalar(value, kind)
-    except (TypeError, ValueError):
-        name = {float: "a finite number", int: "a whole number, zero or more", bool: "true or false"}.get(kind, kind)
+    except (TypeError, ValueError, OverflowError):
+        name = {float: "a finite number", int: "a whole number", bool: "true or false"}.get(kind, kind)
         raise ConfigError(f"{path}: found {value!r}, expected {name}") from None
 
 
@@ -108,7 +131,7 @@ def _scalar(value, kind):
         return {"true": True, "false": False}[str(value).lower()] if str(value).lower() in ("true", "false") else _fail()
     if kind is int:
         number = float(value)
-        if isinstance(value, bool) or number != int(number) or number < 0:
+        if isinstance(value, bool) or number != int(number):
             _fail()
         return int(number)
     if kind is float:

@@ -39,7 +39,7 @@ class Grid:
             found = config.lookup(algorithm, path)
             if not found.sweepable:
                 raise ConfigError(f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=...")
-            axes[path] = tuple(config.convert(v, found.type, path) for v in values)
+            axes[path] = tuple(found.read(v) for v in values)
             if not axes[path] or len(set(axes[path])) < len(axes[path]):
                 raise ConfigError(f"{path}: expected one or more different values to sweep, found {list(values)}")
         return cls(algorithm, seeds, axes)

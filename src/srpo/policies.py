@@ -63,15 +63,15 @@ class DiffusionPolicy(eqx.Module):
 class BestOf(eqx.Module):
     """Draws `n` candidates from `sampler` and takes the one that `score` prefers.
 
-    `choice` "argmax" takes the highest value, "softmax" draws with probability proportional to exp(value /
-    temperature). With `average` > 1 that many are taken (drawn without replacement) and their mean is the action.
+    `choice` "argmax" takes the highest value, "softmax" draws with probability proportional to exp(sharpness
+    value). With `average` > 1 that many are taken (drawn without replacement) and their mean is the action.
     """
 
     sampler: Any  # sample(obs (obs,), key, n) -> (n, act)
     score: Any  # (obs (n, obs), action (n, act)) -> (heads, n)
     n: int = eqx.field(static=True)
     choice: Literal["argmax", "softmax"] = eqx.field(static=True, default="argmax")
-    temperature: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)  # larger: closer to uniform
+    sharpness: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)  # larger: closer to argmax, 0: uniform
     heads: Literal["min", "mean", "first"] = eqx.field(static=True, default="min")  # how the heads make one value
     average: int = eqx.field(static=True, default=1)
 
@@ -83,7 +83,7 @@ class BestOf(eqx.Module):
         action = self.sampler.sample(obs, k_sample, self.n)
         value = self._value(self.score(jnp.broadcast_to(obs, (self.n, *obs.shape)), action))
         if self.choice == "softmax":  # the largest of value + Gumbel noise is a draw from the softmax
-            value = value / self.temperature + jax.random.gumbel(k_choice, value.shape)
+            value = self.sharpness * value + jax.random.gumbel(k_choice, value.shape)
         chosen = jax.lax.top_k(value, self.average)[1]
         return jnp.clip(jnp.mean(action[chosen], 0), -1.0, 1.0)
 

@@ -88,7 +88,7 @@ class BEARPolicy(Stage):
     kernel: Literal["laplacian", "gaussian"] = static("laplacian", "kernel of the MMD")
     q_samples: Literal["all", "first"] = static("all", "samples over which the actor's loss averages Q")
     random_multiplier: bool = static(True, "start the log multiplier from N(0, 1), not 0")
-    sigma: float = setting(10.0, "width of the kernel")
+    sigma: float = setting(10.0, "width of the kernel", "(0, inf)")
     threshold: float = setting(0.05, "MMD that the constraint allows; larger: further from the behavior")
     warmup: float = setting(20_000.0, "first steps of the actor without Q, to match the behavior only")
     max_noise: float = setting(0.5, "clips the noise of the policy's samples in the actor's loss (100: not at all)")
@@ -96,8 +96,8 @@ class BEARPolicy(Stage):
     lr_q: float = setting(1e-3, "learning rate of Q (Adam)")
     lr_vae: float = setting(1e-3, "learning rate of the VAE (Adam)")
     lr_dual: float = setting(1e-3, "learning rate of the log multiplier (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the targets follow")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the targets follow", "[0, 1]")
 
     def init(self, data, given, key):
         k_vae, k_q, k_actor, k_dual = jax.random.split(key, 4)

@@ -35,7 +35,7 @@ class WindowTreatment(Treatment):
     """The recorded data, and the windows that are cut from it."""
 
     horizon: int = static(32, "rows in a window and in a plan")
-    discount: float = static(0.997, "discount per step of the returns that the value model predicts")
+    discount: float = static(0.997, "discount per step of the returns that the value model predicts", "[0, 1]")
     penalty: float = static(100.0, "by how much the reward that ends an episode is lowered")
 
 
@@ -80,9 +80,9 @@ class TrajectoryModel(eqx.Module):
 class Average(eqx.Module):
     """The moving average of the weights that plans."""
 
-    rate: float = setting(0.005, "rate at which it follows the trained weights")
+    rate: float = setting(0.005, "rate at which it follows the trained weights", "[0, 1]")
     every: int = static(10, "steps between two updates")
-    start: int = static(2000, "until this step it copies the trained weights")
+    start: int = static(2000, "until this step it copies the trained weights", "[0, inf)")
 
     def __call__(self, state: TrainState, step) -> TrainState:
         rate = jnp.where(step < self.start, 1.0, self.rate)
@@ -175,8 +175,8 @@ class Planning(eqx.Module):
     """How the trained models act."""
 
     plans: int = static(64, "plans drawn at every step, of which the best is followed")
-    pushes: int = static(2, "pushes along the gradient of the return per diffusion step")
-    free_steps: int = static(2, "last diffusion steps without a push")
+    pushes: int = static(2, "pushes along the gradient of the return per diffusion step", "[0, inf)")
+    free_steps: int = static(2, "last diffusion steps without a push", "[0, inf)")
     scale: float = setting(0.1, "size of a push, times the posterior variance; larger: higher predicted returns, less likely plans")
 
 

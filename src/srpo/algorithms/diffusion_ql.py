@@ -68,14 +68,14 @@ class DiffusionPolicyQ(Stage):
     diffusion_steps: int = static(5, "diffusion steps K")
     backup_actions: int = static(1, "actions per next state; each target head takes its best (max-Q backup), then the lower head counts")
     q_scale: Literal["data", "policy"] = static("data", "whose actions set the scale of Q: the data's, or the policy's by the other head")
-    ema_start: int = static(1000, "step at which the policy's moving average starts to follow")
+    ema_start: int = static(1000, "step at which the policy's moving average starts to follow", "[0, inf)")
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of the policy (Adam)")
     critic_lr: float = setting(3e-4, "learning rate of Q (Adam)")
-    clip_norm: float = setting(5.0, "largest 2-norm of the gradients of policy and Q, each")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the target Q follows Q, and the policy's moving average the policy")
+    clip_norm: float = setting(5.0, "largest 2-norm of the gradients of policy and Q, each", "(0, inf)")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the target Q follows Q, and the policy's moving average the policy", "[0, 1]")
 
     def _optimizer(self, lr):
         return clipped(adam(lr), self.clip_norm)

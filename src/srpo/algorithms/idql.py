@@ -66,8 +66,8 @@ class ImplicitCritic(Stage):
     value_norm: bool = static(False, "LayerNorm on the input of V")
     level: float = setting(0.7, "level of the expectile or quantile, or sharpness of the exponential loss; larger: closer to the maximum")
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the target Q follows Q")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
 
     def init(self, data, given, key):
         k_q, k_v = jax.random.split(key)
@@ -89,13 +89,13 @@ class DiscreteBehavior(Stage):
     batch_size: int = static(1024, "transitions per step")
     width: int = static(256, "width of the residual network; its blocks expand it four times")
     blocks: int = static(3, "residual blocks")
-    dropout: float = static(0.1, "dropout rate during training")
+    dropout: float = static(0.1, "dropout rate during training", "[0, 1)")
     activation: Literal["mish", "swish"] = static("mish", "activation of the network")
     time_size: int = static(64, "learned Fourier features of the diffusion step")
     diffusion_steps: int = static(5, "diffusion steps K")
     lr: float = setting(3e-4, "learning rate (AdamW), decayed to 0 along a cosine")
     weight_decay: float = setting(0.0, "AdamW's decay, of every parameter")
-    ema: float = setting(0.001, "rate at which the copy that acts follows the model")
+    ema: float = setting(0.001, "rate at which the copy that acts follows the model", "[0, 1]")
 
     def _optimizer(self):
         return adamw(cosine(self.lr, self.steps), self.weight_decay)

@@ -49,8 +49,8 @@ class InSupportCritic(Stage):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of Q")
     beta: float = setting(1.0, "beta_Q of the softmax over proposed actions; larger: closer to their maximum")
     lr: float = setting(3e-4, "learning rate (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the target Q follows Q")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
 
     def init(self, data, given, key):
         q = QEnsemble(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)
@@ -98,7 +98,7 @@ class ContrastiveEnergy(Stage):
     hidden: tuple[int, ...] = static((256, 256, 256, 256), "widths of the hidden layers of the energy")
     beta: float = setting(3.0, "inverse temperature of the target policy; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate (Adam)")
-    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)")
+    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
     def init(self, data, given, key):
         return TrainState.create(EnergyNet(data.obs.shape[-1], data.action.shape[-1], self.hidden, key), adam(self.lr))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from srpo.config import setting, static
+from srpo.config import ConfigError, setting, static
 from srpo.core import Algorithm, Batch, Stage, TrainState, Treatment, descend
 from srpo.losses import softmax_mean
 from srpo.nets import QEnsemble
@@ -82,7 +82,7 @@ class PlannedCritic(Stage):
     maximum: Maximum = static("next state", "where the planned return is compared with V: at the next state (paper) or the same (code)")
     sharpness: float = setting(20.0, "V(s) weighs its proposed actions by softmax(sharpness Q); larger: closer to their maximum")
     lr: float = setting(1e-3, "learning rate (Adam)")
-    discount: float = setting(0.99, "discount per step")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
 
     def view(self, dataset):
         dataset.require_episodes("SfBC")
@@ -130,6 +130,10 @@ class Acting(eqx.Module):
     average: int = static(1, "actions drawn among the candidates without replacement, and averaged")
     sharpness: float = setting(100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q")
 
+    def __check_init__(self):
+        if self.average > self.candidates:
+            raise ConfigError(f"acting.average: found {self.average}, expected no more than acting.candidates, {self.candidates}")
+
 
 LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
 ANTMAZE = {
@@ -152,7 +156,7 @@ class SfBC(Algorithm):
 
     def make_policy(self, trained):
         acting, sampler = self.acting, DiffusionPolicy(trained["behavior"], self.support.solver)
-        options = {"choice": "softmax", "temperature": 1 / acting.sharpness, "heads": "first", "average": acting.average}
+        options = {"choice": "softmax", "sharpness": acting.sharpness, "heads": "first", "average": acting.average}
         return BestOf(sampler, trained["critic"], acting.candidates, **options)
 
     presets: ClassVar = {

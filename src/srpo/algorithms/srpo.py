@@ -86,8 +86,8 @@ class ScoreRegularizedPolicy(Stage):
     normalize: Normalize = static(None, "divide the gradient of Q per row by its 2-norm or rms")
     beta: float = setting(0.05, "temperature; larger: closer to argmax Q, smaller: closer to the behavior's mode")
     lr: float = setting(3e-4, "learning rate (Adam), decayed to 0 along a cosine")
-    min_time: float = setting(0.02, "diffusion times are drawn from U(min_time, max_time)")
-    max_time: float = setting(0.98, "diffusion times are drawn from U(min_time, max_time)")
+    min_time: float = setting(0.02, "diffusion times are drawn from U(min_time, max_time)", "(0, 1)")
+    max_time: float = setting(0.98, "diffusion times are drawn from U(min_time, max_time)", "(0, 1)")
 
     def init(self, data, given, key):
         actor = DeterministicActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)

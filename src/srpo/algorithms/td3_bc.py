@@ -42,8 +42,8 @@ class TD3BCPolicy(Stage):
     actor_every: int = static(2, "the actor and both targets move at every n-th step")
     alpha: float = setting(2.5, "weight of Q against cloning; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of Q and policy (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the targets follow")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the targets follow", "[0, 1]")
     noise: float = setting(0.2, "standard deviation of the noise on the target's action")
     max_noise: float = setting(0.5, "the noise is clipped here")
 

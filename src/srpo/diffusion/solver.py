@@ -15,7 +15,7 @@ class Solver(eqx.Module):
     """Settings of DPM-Solver as SfBC and QGPO use it, and the sampler that they make."""
 
     form: Form = static("noise", "DPM-Solver (noise) or DPM-Solver++ (data)")
-    order: int = static(3, "order of the solver's steps: 1, 2 or 3")
+    order: int = static(3, "order of the solver's steps: 1, 2 or 3", "[1, 3]")
     evaluations: int = static(15, "evaluations of the network per action")
 
     def __call__(self, predict_noise: Model, schedule: Schedule, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -25,13 +25,13 @@ class DiffusionBehavior(Stage):
     batch_size: int = static(2048, "transitions per step")
     width: int = static(256, "width of the residual network; its blocks expand it four times")
     blocks: int = static(3, "residual blocks")
-    dropout: float = static(0.1, "dropout rate during training")
+    dropout: float = static(0.1, "dropout rate during training", "[0, 1)")
     parametrization: Literal["noise", "preconditioned"] = static(
         "noise", "what the network predicts: the noise (papers) or the denoised action (EDM preconditioning)"
     )
     lr: float = setting(3e-4, "learning rate (AdamW)")
     weight_decay: float = setting(0.01, "AdamW's decay, of every parameter")
-    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)")
+    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
     def init(self, data, given, key):
         net = ScoreResNet(data.obs.shape[-1], data.action.shape[-1], key, self.width, self.blocks, self.dropout)

@@ -73,9 +73,9 @@ class IQLCritic(Stage):
     layer_init: Init = static("torch", "initialization of the layers")
     next_value: Literal["before", "after"] = static("before", "V(s') before (SRPO) or after (IQL, IDQL) the V step of the same iteration")
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the target Q follows Q")
-    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
+    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions", "(0, 1)")
 
     def init(self, data, given, key):
         k_q, k_v = jax.random.split(key)

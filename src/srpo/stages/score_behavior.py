@@ -89,7 +89,7 @@ class ScoreBehavior(Stage):
     widths: tuple[int, ...] = static((512, 256, 128), "widths of the network's blocks on the way in; the way out mirrors them")
     rows: Rows = static("transitions", "what is modeled: the rows of d4rl.qlearning_dataset (QGPO) or all recorded steps (SfBC)")
     lr: float = setting(1e-4, "learning rate (Adam)")
-    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)")
+    min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
     def view(self, dataset):
         return getattr(dataset, self.rows)

@@ -39,9 +39,9 @@ class JointCritic(eqx.Module):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of Q and V; Q has LayerNorm")
     v_from: Literal["target", "online"] = static("target", "which Q the expectile V is of: the moving average or the one in training")
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
-    discount: float = setting(0.99, "discount per step")
-    ema: float = setting(0.005, "rate at which the target Q follows Q")
-    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions")
+    discount: float = setting(0.99, "discount per step", "[0, 1]")
+    ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
+    expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions", "(0, 1)")
 
     def init(self, data, key) -> TrainState[Values]:
         k_q, k_v = jax.random.split(key)

@@ -26,7 +26,7 @@ class WeightedCloning(Stage):
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the policy's hidden layers")
     layer_init: Init = static("orthogonal sqrt2", "initialization of the layers")
-    dropout: float = static(0.0, "dropout rate during training")
+    dropout: float = static(0.0, "dropout rate during training", "[0, 1)")
     lr: float = setting(3e-4, "learning rate (Adam), decayed to 0 along a cosine")
 
     @abc.abstractmethod
