@@ -35,7 +35,7 @@ def test_improvement_counts_in_units_that_pass_no_gradient():
 
 @pytest.mark.parametrize(("q_scale", "expected"), [("data", 2.0), ("policy", 1.0)])
 def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_by_the_other(q_scale, expected):
-    """A Q of 4 on the recorded actions and of 8 on all others, by both heads but for the sign."""
+    """A Q of 4 on the recorded actions and of 8 on all others, by both heads."""
     stage, batch = replace(TINY, q_scale=q_scale), bandit(16)
     state = stage.init(batch, {}, random.key(0))
     value = lambda action: jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
