@@ -9,10 +9,11 @@ import pytest
 from bandits import BEST, acts, bandit, fit
 from jax import random
 
-from srpo.algorithms.diffusion_ql import DiffusionPolicyQ, DiffusionQL, improvement, next_value, sample_actions
+from srpo.algorithms.diffusion_ql import DiffusionPolicyQ, DiffusionQL, next_value, sample_actions
 from srpo.core import average
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import Discrete
+from srpo.losses import improvement
 from srpo.nets import QEnsemble, mish
 from srpo.score_nets import ScoreMLP
 

@@ -216,6 +216,8 @@ def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     assert leaves_equal(run.policy(3), swept.policy(3, **{"policy.beta": 0.1}))
     with pytest.raises(RunError, match="its critic.lr is 0.0003, not 0.001"):
         srpo.train(algorithm.set("critic.lr", 1e-3).set("behavior.lr", 1e-3), data, out=tmp_path / "other", **options)
+    with pytest.raises(RunError, match="it has no stage policy of this kind"):
+        srpo.train(srpo.configure("bc", data), data, out=tmp_path / "other", **options)
     with pytest.raises(RunError, match="has seeds 3, 1"):
         srpo.train(algorithm, data, out=tmp_path / "other", **options | {"seeds": 2})
     assert not (tmp_path / "other").exists()

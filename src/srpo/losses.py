@@ -1,4 +1,4 @@
-"""Formulas that several algorithms share: arrays in, per-row arrays out."""
+"""Formulas that several algorithms share: arrays in, an array with one value per row out unless said otherwise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 Rows = Float[Array, "..."]
@@ -19,6 +20,11 @@ def expectile(u: Rows, level) -> Rows:
 def backup(reward: Rows, mask: Rows, next_value: Rows, discount) -> Rows:
     """One-step target r + discount * mask * V(s')."""
     return reward + discount * mask * next_value
+
+
+def improvement(q: Float[Array, " B"], scale: Float[Array, " B"]) -> Float[Array, ""]:
+    """Mean Q in units of the mean |scale|, which passes no gradient: a scalar (lambda Q of TD3+BC, arXiv 2106.06860)."""
+    return jnp.mean(q) / lax.stop_gradient(jnp.mean(jnp.abs(scale)))
 
 
 def softmax_mean(q: Float[Array, "... M"], sharpness) -> Rows:

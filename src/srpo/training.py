@@ -134,17 +134,20 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
         if alike and name in other.finished and all(need in same for need in stage.needs):
             same[name] = other.results[name]
     if not same:
-        raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; use the same settings, or train without --from")
+        raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
     return same
 
 
 def _misfit(other: Run, grid: Grid) -> str:
-    """The first setting that keeps the stages of another run from being used."""
+    """What keeps the first stage of another run, and so all that need it, from being used."""
+    name, stage = next(iter(grid.algorithm.stages.items()))
+    if type(other.algorithm.stages.get(name)) is not type(stage):
+        return f"it has no stage {name} of this kind"
     theirs = config.settings(other.algorithm)
     for path, here in config.settings(grid.algorithm).items():
-        if path in theirs and theirs[path].value != here.value:
+        if path.startswith(("data.", f"{name}.")) and theirs[path].value != here.value:
             return f"its {path} is {theirs[path].value}, not {here.value}"
-    return "none is finished and the same for all runs of its sweep"
+    return f"its {name} is not finished, or not the same for all runs of a sweep"
 
 
 def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:

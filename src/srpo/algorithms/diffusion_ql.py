@@ -29,7 +29,7 @@ from srpo.core import Algorithm, Stage, TrainState, Treatment, average, descend
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
-from srpo.losses import backup
+from srpo.losses import backup, improvement
 from srpo.nets import QEnsemble, mish
 from srpo.optim import adam, clipped
 from srpo.policies import BestOf, DiffusionPolicy
@@ -39,11 +39,6 @@ from srpo.score_nets import ScoreMLP
 def sample_actions(actor, obs: Float[Array, "... obs"], key) -> Float[Array, "... act"]:
     """One action for each observation, differentiable in the actor."""
     return DiffusionPolicy(actor, Ancestral("x0")).sample_each(obs, key)
-
-
-def improvement(q: Float[Array, " B"], scale: Float[Array, " B"]) -> Float[Array, ""]:
-    """Mean Q in units of the mean |scale|, which passes no gradient."""
-    return jnp.mean(q) / lax.stop_gradient(jnp.mean(jnp.abs(scale)))
 
 
 def next_value(q: Float[Array, "2 B n"]) -> Float[Array, " B"]:

@@ -22,7 +22,7 @@ from jax import lax
 from srpo.actors import DeterministicActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Metrics, Stage, TrainState, Treatment, average, descend
-from srpo.losses import backup
+from srpo.losses import backup, improvement
 from srpo.nets import Normalizer, QEnsemble
 from srpo.optim import adam
 from srpo.policies import DeterministicPolicy
@@ -79,14 +79,13 @@ class TD3BCPolicy(Stage):
     def _actor_step(self, state, batch):
         obs = state.actor.model.normalizer(batch.obs)
         q = lambda action: state.q.model(obs, action)[0]
-        data_scale = jnp.mean(jnp.abs(q(batch.action))) if self.q_scale == "data" else None
+        recorded = q(batch.action) if self.q_scale == "data" else None
 
         def loss(actor):
             action = actor(batch.obs)
             value = q(action)
-            scale = jnp.mean(jnp.abs(value)) if data_scale is None else data_scale
             cloning = jnp.mean((action - batch.action) ** 2)
-            loss = cloning - self.alpha * jnp.mean(value) / lax.stop_gradient(scale)
+            loss = cloning - self.alpha * improvement(value, value if recorded is None else recorded)
             return loss, {"actor_loss": loss, "cloning_error": cloning}
 
         actor, logged = descend(state.actor, adam(self.lr), loss, ema=self.ema)
