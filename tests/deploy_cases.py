@@ -6,7 +6,7 @@ import numpy as np
 
 from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
 from srpo.nets import Normalizer, mish
-from srpo.policies import DeterministicPolicy, GaussianPolicy
+from srpo.policies import DeterministicPolicy, GaussianPolicy, Normalized
 
 OBS, ACT = 17, 6
 KEY = jax.random.key(0)
@@ -18,6 +18,8 @@ NORMALIZER = Normalizer.of(jnp.asarray(DATA))
 POLICIES = {
     "srpo": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 48), KEY)),
     "bc": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, NORMALIZER)),
+    "normalized": Normalized(NORMALIZER, DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY))),
+    "twice normalized": Normalized(NORMALIZER, DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, Normalizer.of(jnp.asarray(FRESH))))),
     "wide": DeterministicPolicy(DeterministicActor(OBS, ACT, (130, 3, 200), KEY, NORMALIZER)),
     "linear": DeterministicPolicy(DeterministicActor(OBS, 1, (), KEY, NORMALIZER)),
     "iql": GaussianPolicy(GaussianActor(OBS, ACT, (32, 32), KEY, activation=mish)),

@@ -155,6 +155,22 @@ def test_best_fraction_keeps_whole_episodes_by_discounted_return():
     assert len(two) == 8 and 4 in np.flatnonzero((data.obs[:, None] == two.obs).all(-1).any(1))
 
 
+def test_normalized_observations_have_mean_zero_and_unit_deviation_over_the_transitions():
+    raw = arrays(60, terminal=[9], timeout=[30, 59])
+    raw["obs"] = raw["obs"] * [1e3, 1, 0] + [5e3, 19, 7]  # the last column is constant
+    recorded, data = from_arrays(**raw), from_arrays(**raw).treated(Treatment(normalize_obs=True, reward="beyond-19"))
+    seen, mean, std = np.asarray(data.transitions.obs), *data.obs_statistics
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(0), [1, 1, 0], atol=1e-5)
+    for view in ("transitions", "steps"):
+        before, after = getattr(recorded, view), getattr(data, view)
+        for name in ("obs", "next_obs"):
+            np.testing.assert_allclose(np.asarray(getattr(after, name)) * std + mean, np.asarray(getattr(before, name)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(data.obs, recorded.obs)  # what was recorded stays
+    assert recorded.treated(Treatment()).obs_statistics is None and recorded.obs_statistics is None
+    np.testing.assert_array_equal(data.steps.reward != 0, (recorded.obs[:, :2] > 19).all(1) & (recorded.reward != 0))  # looks at positions
+
+
 def test_actions_are_clipped_only_in_what_training_sees():
     data = from_arrays(**arrays(20)).treated(Treatment(clip_action=0.5))
     assert np.abs(np.asarray(data.transitions.action)).max() == 0.5

@@ -75,6 +75,8 @@ DOUBTS = {
     "timeouts is missing; time-outs were counted": dict(timeout=None, env_id="Hopper-v4"),
     "no end of an episode": dict(terminal=np.zeros(100, bool)),
     "observation columns 1, 2 are constant": dict(obs=recorded().obs * [1, 0, 0]),
+    "columns 0, 2 have a standard deviation of 0.0011 to 1.9e+03; networks": dict(obs=recorded().obs * [1e-3, 1, 2e3]),
+    "columns 1 have a standard deviation of ": dict(obs=recorded().obs * [1, 2e2, 0]),
     "action columns 0 are constant": dict(action=ACTION * [0, 1]),
     "action columns 1 are at a bound": dict(action=np.where([False, True], np.sign(ACTION), ACTION)),
     "actions stay within +-0.0": dict(action=ACTION / 20),

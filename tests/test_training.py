@@ -98,6 +98,20 @@ def test_a_run_of_the_grid_is_the_run_alone(swept, data, algorithm, tmp_path):
         np.testing.assert_allclose(x, y, atol=2e-6)
 
 
+def test_with_normalized_observations_their_units_do_not_matter(algorithm, tmp_path):
+    recorded, acts = arrays(), []
+    for name, unit in (("plain", np.ones(11)), ("odd", 2.0 ** np.arange(-8, 14, 2))):
+        data = from_arrays(**recorded | {"obs": recorded["obs"] * unit}, name=name)
+        run = srpo.train(algorithm.set("data.normalize_obs", True), data, seeds=2, out=tmp_path / name, quiet=True)
+        assert srpo.load_run(run.path).info["data"]["obs_statistics"] == [x.tolist() for x in data.treated(run.algorithm.data).obs_statistics]
+        acts.append([run.policy(1).act(obs) for obs in data.obs[:5]])
+        again = srpo.load_run(run.path).policy(1)
+        np.testing.assert_array_equal(acts[-1], [again.act(obs) for obs in data.obs[:5]])
+    np.testing.assert_allclose(*acts, atol=1e-5)
+    unlike = srpo.train(algorithm, data, seeds=2, out=tmp_path / "as recorded", quiet=True)
+    assert not np.allclose(acts[-1], [unlike.policy(1).act(obs) for obs in data.obs[:5]], atol=1e-2)
+
+
 def test_every_episode_is_kept(swept):
     kept = rows(swept.path / "evals.csv")
     assert len(kept) == 2 * 2 * 2 * 2  # evaluations, seeds, temperatures, episodes

@@ -53,6 +53,9 @@ class Treatment(eqx.Module):
         "all", "trimmed: without episodes of fewer than 5 rows and the last row of timed-out ones (SfBC on antmaze)"
     )
     keep_timeouts: bool = static(False, "keep the last transition of timed-out episodes (needs recorded next observations)")
+    normalize_obs: bool = static(
+        False, "train on observations minus their mean, divided by their standard deviation; the policy takes them as recorded"
+    )
     clip_action: float = static(1.0, "clip recorded actions to +- this value", "(0, 1]")
     best_fraction: float = static(1.0, "keep only this fraction of the episodes, those with the highest return", "[0, 1]")
 

@@ -96,7 +96,7 @@ class Evaluator:
         env_id = run.info["data"]["env_id"]
         if self.rollouts is None:
             self.rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), run.info["eval_episodes"])
-        policies = run.grid.policies(self.results | {stage: result})
+        policies = run.assemble(self.results | {stage: result})
         episodes = self.rollouts(policies, progress=self.progress)
         self.table.append(episode_rows(run, episodes, env_id, "training", step))
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
 from srpo.diffusion.samplers import posterior
+from srpo.nets import Normalizer
 
 
 class DeterministicPolicy(eqx.Module):
@@ -23,6 +24,16 @@ class DeterministicPolicy(eqx.Module):
 
     def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
         return self.actor(obs)
+
+
+class Normalized(eqx.Module):
+    """A policy that was trained on normalized observations, given recorded ones."""
+
+    normalizer: Normalizer
+    policy: Any
+
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+        return self.policy.act(self.normalizer(obs), key)
 
 
 class GaussianPolicy(eqx.Module):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from srpo import algorithms, config
 from srpo.checkpoint import load_tree, write_atomically, write_json
@@ -28,6 +29,8 @@ from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
 from srpo.errors import ConfigError, UserError
 from srpo.grid import Grid, Point, one_run
+from srpo.nets import Normalizer
+from srpo.policies import Normalized
 
 FORMAT = 1
 
@@ -67,6 +70,7 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
             "env_id": dataset.env_id,
             "reference": dataset.reference,
             "mean_return": float(dataset.returns.mean()) if len(dataset.returns) else None,
+            "obs_statistics": dataset.obs_statistics and [x.tolist() for x in dataset.obs_statistics],
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),
@@ -144,10 +148,25 @@ class Run:
         return out
 
     @cached_property
+    def normalizer(self) -> Normalizer | None:
+        """What normalizes observations for the policies, if they were trained on normalized ones."""
+        if not self.algorithm.data.normalize_obs:
+            return None
+        return Normalizer(*jnp.asarray(self.info["data"]["obs_statistics"], jnp.float32))
+
+    def assemble(self, results: dict[str, Any]) -> Any:
+        """The policies that act on recorded observations, with leading axes (seed, point), from the results of the stages."""
+        policies = self.grid.policies(results)
+        if self.normalizer is None:
+            return policies
+        every = lambda x: jnp.broadcast_to(x, (len(self.seeds), len(self.points), *x.shape))
+        return Normalized(jax.tree.map(every, self.normalizer), policies)
+
+    @cached_property
     def policies(self) -> Any:
         """All policies as one pytree with leading axes (seed, point)."""
         self.require_complete()
-        return self.grid.policies({name: self._load(name) for name in self.grid.acting(self._shapes)})
+        return self.assemble({name: self._load(name) for name in self.grid.acting(self._shapes)})
 
     def policy(self, seed: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.
@@ -178,12 +197,13 @@ def load_run(path: str | Path) -> Run:
         if found > FORMAT:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
         algorithm = config.assign_all(algorithms.find(info["algorithm"])(), info["settings"])
-        grid = Grid.create(algorithm, info["seeds"], info["sweep"])
+        run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
+        run.normalizer  # refuse now what is not there
     except FileNotFoundError:
         raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ConfigError) as e:
         raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
-    return Run(path, info, grid)
+    return run
 
 
 def save_info(run: Run, **changes: Any) -> Run:

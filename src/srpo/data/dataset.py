@@ -173,6 +173,13 @@ class Dataset:
         return self.action if bound >= 1 else np.clip(self.action, -bound, bound)
 
     @cached_property
+    def obs_statistics(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and standard deviation (obs,) by which training sees observations normalized, or None if it sees them as recorded."""
+        if self.treatment is None or not self.treatment.normalize_obs:
+            return None
+        return treat.statistics(self.obs[self.transition_rows])
+
+    @cached_property
     def transitions(self) -> Batch:
         """The rows of `d4rl.qlearning_dataset`, bit for bit, as arrays on the device; then the treatment."""
         rows = self.transition_rows
@@ -209,7 +216,12 @@ class Dataset:
 
         from srpo.core import Batch
 
-        fields = (self.obs, self._action, self._reward)
-        obs, action, reward = (jnp.asarray(x[rows]) for x in fields)
+        obs, following = map(self._normalized, (self.obs[rows], following))
         mask = 1 - self.terminal[rows].astype(np.float32)
-        return Batch(obs, action, reward, jnp.asarray(following), jnp.asarray(mask), jnp.arange(len(rows)))
+        return Batch(*map(jnp.asarray, (obs, self._action[rows], self._reward[rows], following, mask)), jnp.arange(len(rows)))
+
+    def _normalized(self, obs: np.ndarray) -> np.ndarray:
+        if self.obs_statistics is None:
+            return obs
+        mean, std = self.obs_statistics
+        return (obs - mean) / std

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 AT_BOUND = 0.999  # actions beyond this count as saturated
+USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 
 
 def summary(data: Dataset) -> dict[str, Any]:
@@ -68,6 +69,14 @@ def warnings_about(data: Dataset) -> list[str]:
     same = np.flatnonzero(np.ptp(data.obs, axis=0) == 0)
     if len(same):
         lines.append(f"observation columns {_listed(same)} are constant")
+    std = data.obs.std(axis=0, dtype=np.float64)
+    odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
+    if len(odd):
+        spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
+        lines.append(
+            f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
+            "train with --set data.normalize_obs=true"
+        )
     still = np.flatnonzero(np.ptp(data.action, axis=0) == 0)
     if len(still):
         lines.append(f"action columns {_listed(still)} are constant")

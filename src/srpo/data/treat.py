@@ -60,6 +60,13 @@ def standardized(reward: np.ndarray, rows: np.ndarray, what: str) -> np.ndarray:
     return (reward - np.float32(mean)) / np.float32(std)
 
 
+def statistics(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (obs,) float32 of each column of `obs` (N, obs); the deviation of a constant one counts as 1."""
+    mean, std = obs.mean(axis=0, dtype=np.float64), obs.std(axis=0, dtype=np.float64)
+    constant = std <= 1e-6 * np.abs(mean)  # what rounding leaves of it in float32
+    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+
+
 def best_episodes(reward: np.ndarray, episodes: np.ndarray, fraction: float, discount: float = 0.99) -> np.ndarray:
     """Rows of the best `fraction` of the episodes (at least one) by discounted return, in their recorded order."""
     returns = [float(np.dot(reward[a:b].astype(np.float64), discount ** np.arange(b - a))) for a, b in episodes]
