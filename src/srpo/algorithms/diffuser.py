@@ -175,7 +175,7 @@ class Planning(eqx.Module):
     """How the trained models act."""
 
     plans: int = static(64, "plans drawn at every step, of which the best is followed")
-    pushes: int = static(2, "pushes along the gradient of the return per diffusion step", "[0, inf)")
+    pushes: int = static(2, "pushes along the gradient of the return per diffusion step; to plan without any, set the scale to 0")
     free_steps: int = static(2, "last diffusion steps without a push", "[0, inf)")
     scale: float = setting(0.1, "size of a push, times the posterior variance; larger: higher predicted returns, less likely plans")
 
