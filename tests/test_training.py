@@ -193,6 +193,17 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
     assert not list((run.path / "state").iterdir())
 
 
+def test_training_says_what_is_odd_about_the_data(file, tmp_path, capsys):
+    arrays = dict(np.load(file))
+    arrays["observations"] = arrays["observations"] * np.array([1e4] + [1] * 10)
+    np.savez(tmp_path / "odd.npz", **arrays)
+    command = ["train", "--algo", "bc-gaussian", "--set", "policy.steps=2", "--set", "policy.hidden=8"]
+    cases = [("odd.npz", [], True), ("odd.npz", ["--set", "data.normalize_obs=true"], False), ("odd.npz", ["--quiet"], False), (file, [], False)]
+    for i, (source, more, told) in enumerate(cases):
+        assert main([*command, str(tmp_path / source), *more, "--out", str(tmp_path / f"run-{i}")]) == 0
+        assert ("warning: observation columns 0 have a standard deviation of" in capsys.readouterr().err) is told
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys, sent, code):
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]

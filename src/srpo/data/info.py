@@ -71,7 +71,7 @@ def warnings_about(data: Dataset) -> list[str]:
         lines.append(f"observation columns {_listed(same)} are constant")
     std = data.obs.std(axis=0, dtype=np.float64)
     odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
-    if len(odd):
+    if len(odd) and data.obs_statistics is None:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
             f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
