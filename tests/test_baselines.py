@@ -202,6 +202,16 @@ def test_iql_policy_is_the_weighted_mean_of_the_data(beta, limit):
         np.testing.assert_allclose(mean[:, 0], 0.671636, atol=0.05)
 
 
+@pytest.mark.parametrize("action, expected", [([0.3, 0.3], 1.0), ([0.0, np.log(3) / 2], (2 * 2) / 5), ([-300.0, -300.0], 0.0)])
+def test_effective_share_of_the_rows(action, expected):
+    """Weights exp(2 a): alike, 1 and 3, and both too small for a float."""
+    action = np.array(action, np.float32)
+    batch = jax.tree.map(lambda x: x[:2], bandit(action, action))
+    stage = AdvantageWeightedPolicy(**SMALL, beta=2.0)
+    metrics = stage.update(stage.init(batch, {}, KEY), batch, {"critic": KnownCritic()}, KEY, jnp.int32(0))[1]
+    np.testing.assert_allclose(metrics["effective_share"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("q_scale, alpha, expected", [("data", 0.0, 0.0), ("data", 1.5, 0.6), ("policy", 1.5, 0.443)])
 def test_td3_bc_balances_cloning_against_q(q_scale, alpha, expected):
     """Q = 1 + g a, g = 0.8, actions uniform: the optimum p solves 2 p = alpha g / scale.

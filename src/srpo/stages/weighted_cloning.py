@@ -20,7 +20,11 @@ from srpo.optim import adam, cosine
 
 
 class WeightedCloning(Stage):
-    """Minimizes E[-w log pi(a|s)] over the data; a concrete stage says what w is."""
+    """Minimizes E[-w log pi(a|s)] over the data; a concrete stage says what w is.
+
+    Of the metrics, `effective_share` is (E w)^2 / E w^2 within a batch: the share of its rows (1: all alike) from which
+    unweighted cloning would be as noisy.
+    """
 
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
@@ -42,12 +46,13 @@ class WeightedCloning(Stage):
 
     def update(self, state, batch, given, key, step):
         weight = self.weight(given, batch)
+        share = jnp.mean(weight) ** 2 / jnp.maximum(jnp.mean(weight**2), 1e-30)
 
         def loss(actor):
             mean, log_std = actor(batch.obs, self.dropout, key if self.dropout else None)
             log_prob = gaussian_log_prob(batch.action, mean, log_std)
             value = -jnp.mean(weight * log_prob)
-            return value, {"loss": value, "log_prob": jnp.mean(log_prob), "weight": jnp.mean(weight)}
+            return value, {"loss": value, "log_prob": jnp.mean(log_prob), "weight": jnp.mean(weight), "effective_share": share}
 
         return descend(state, self._optimizer(), loss)
 
