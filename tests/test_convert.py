@@ -164,6 +164,7 @@ def test_refusals_of_the_command(data, tmp_path, capsys):
     assert "unknown data set" in refused("--data", "nothing", *to)
     assert "unknown preset 'papre'" in refused("--data", data, *to, "--preset", "papre")
     assert "behavior.width is read off the files (8)" in refused("--data", data, *to, "--set", "behavior.width=16")
+    assert "data.normalize_obs: found true, expected false" in refused("--data", data, *to, "--set", "data.normalize_obs=true")
     assert "found 2 behavior and 1 critic files" in refused("--data", data, *to, "--behavior", BEHAVIOR, BEHAVIOR)
     deeper = {k.replace(".4.", ".6.") if k.startswith("vf") else k: x for k, x in read_tensors(CRITIC).items()}
     deeper |= {"vf.v.4.weight": np.ones((8, 8), "f4"), "vf.v.4.bias": np.ones(8, "f4")}

@@ -55,6 +55,8 @@ def official_run(
     if fixed := sorted(changes.keys() & kinds[0].keys()):
         raise ConfigError(f"{fixed[0]} is read off the files ({kinds[0][fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
     algorithm = configure("srpo", data, preset, **changes, **kinds[0])
+    if algorithm.data.normalize_obs:
+        raise ConfigError("data.normalize_obs: found true, expected false, as the networks in the files take observations as recorded")
     grid = Grid.create(algorithm, len(models), None)
     files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
     sources = dict.fromkeys(kinds[0], "checkpoint") | dict.fromkeys(changes, "--set")

@@ -63,7 +63,7 @@ def standardized(reward: np.ndarray, rows: np.ndarray, what: str) -> np.ndarray:
 def statistics(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (obs,) float32 of each column of `obs` (N, obs); the deviation of a constant one counts as 1."""
     mean, std = obs.mean(axis=0, dtype=np.float64), obs.std(axis=0, dtype=np.float64)
-    constant = std <= 1e-6 * np.abs(mean)  # what rounding leaves of it in float32
+    constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)  # what rounding leaves of it in float32
     return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
 
 
