@@ -92,9 +92,9 @@ class Reporter:
 
     def step(self, loop: StageLoop, means: dict[str, np.ndarray] | None) -> None:
         if means is not None:
-            first = next(iter(means))
-            going = means[first][np.isfinite(means[first])]
-            self.note = f"{first} {going.mean():.4g}" if going.size else ""
+            shown = min(means, key=lambda name: ("loss" not in name, name))  # a loss, if there is one
+            going = means[shown][np.isfinite(means[shown])]
+            self.note = f"{shown} {going.mean():.4g}" if going.size else ""
             self._record(loop, means)
         self.bars.update(loop.step, self.note)
 
