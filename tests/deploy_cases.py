@@ -13,13 +13,13 @@ KEY = jax.random.key(0)
 DATA = (np.random.default_rng(0).normal(size=(3000, OBS)) * np.linspace(0.1, 4, OBS) + np.linspace(-2, 2, OBS)).astype(np.float32)
 DATA[:, 1] += DATA[:, 16]  # two signals that go together
 FRESH = np.concatenate([DATA[-500:] * 0.9, np.random.default_rng(1).normal(size=(500, OBS)) * 30]).astype(np.float32)
-NORMALIZER = Normalizer.of(jnp.asarray(DATA))
+NORMALIZER, OTHER = Normalizer.of(jnp.asarray(DATA)), Normalizer.of(jnp.asarray(FRESH))
 
 POLICIES = {
     "srpo": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 48), KEY)),
     "bc": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, NORMALIZER)),
     "normalized": Normalized(NORMALIZER, DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY))),
-    "twice normalized": Normalized(NORMALIZER, DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, Normalizer.of(jnp.asarray(FRESH))))),
+    "twice normalized": Normalized(NORMALIZER, DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, OTHER))),
     "wide": DeterministicPolicy(DeterministicActor(OBS, ACT, (130, 3, 200), KEY, NORMALIZER)),
     "linear": DeterministicPolicy(DeterministicActor(OBS, 1, (), KEY, NORMALIZER)),
     "iql": GaussianPolicy(GaussianActor(OBS, ACT, (32, 32), KEY, activation=mish)),

@@ -164,8 +164,8 @@ def test_normalized_observations_have_mean_zero_and_unit_deviation_over_the_tran
     np.testing.assert_allclose(seen.std(0), [1, 1, 0], atol=1e-5)
     for view in ("transitions", "steps"):
         before, after = getattr(recorded, view), getattr(data, view)
-        for name in ("obs", "next_obs"):
-            np.testing.assert_allclose(np.asarray(getattr(after, name)) * std + mean, np.asarray(getattr(before, name)), rtol=1e-5, atol=1e-6)
+        for now, was in ((after.obs, before.obs), (after.next_obs, before.next_obs)):
+            np.testing.assert_allclose(np.asarray(now) * std + mean, np.asarray(was), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(data.obs, recorded.obs)  # what was recorded stays
     assert recorded.treated(Treatment()).obs_statistics is None and recorded.obs_statistics is None
     np.testing.assert_array_equal(data.steps.reward != 0, (recorded.obs[:, :2] > 19).all(1) & (recorded.reward != 0))  # looks at positions

@@ -103,10 +103,10 @@ def test_with_normalized_observations_their_units_do_not_matter(algorithm, tmp_p
     for name, unit in (("plain", np.ones(11)), ("odd", 2.0 ** np.arange(-8, 14, 2))):
         data = from_arrays(**recorded | {"obs": recorded["obs"] * unit}, name=name)
         run = srpo.train(algorithm.set("data.normalize_obs", True), data, seeds=2, out=tmp_path / name, quiet=True)
-        assert srpo.load_run(run.path).info["data"]["obs_statistics"] == [x.tolist() for x in data.treated(run.algorithm.data).obs_statistics]
+        again = srpo.load_run(run.path)
+        np.testing.assert_array_equal(again.info["data"]["obs_statistics"], data.treated(run.algorithm.data).obs_statistics)
         acts.append([run.policy(1).act(obs) for obs in data.obs[:5]])
-        again = srpo.load_run(run.path).policy(1)
-        np.testing.assert_array_equal(acts[-1], [again.act(obs) for obs in data.obs[:5]])
+        np.testing.assert_array_equal(acts[-1], [again.policy(1).act(obs) for obs in data.obs[:5]])
     np.testing.assert_allclose(*acts, atol=1e-5)
     unlike = srpo.train(algorithm, data, seeds=2, out=tmp_path / "as recorded", quiet=True)
     assert not np.allclose(acts[-1], [unlike.policy(1).act(obs) for obs in data.obs[:5]], atol=1e-2)
@@ -198,10 +198,14 @@ def test_training_says_what_is_odd_about_the_data(file, tmp_path, capsys):
     arrays["observations"] = arrays["observations"] * np.array([1e4] + [1] * 10)
     np.savez(tmp_path / "odd.npz", **arrays)
     command = ["train", "--algo", "bc-gaussian", "--set", "policy.steps=2", "--set", "policy.hidden=8"]
-    cases = [("odd.npz", [], True), ("odd.npz", ["--set", "data.normalize_obs=true"], False), ("odd.npz", ["--quiet"], False), (file, [], False)]
-    for i, (source, more, told) in enumerate(cases):
+    normalized = ["--set", "data.normalize_obs=true"]
+    for i, (source, more, told) in enumerate(
+        [("odd.npz", [], True), ("odd.npz", normalized, False), ("odd.npz", ["--quiet"], False), (file, [], False)]
+    ):
         assert main([*command, str(tmp_path / source), *more, "--out", str(tmp_path / f"run-{i}")]) == 0
         assert ("warning: observation columns 0 have a standard deviation of" in capsys.readouterr().err) is told
+    assert main([*command, str(tmp_path / "odd.npz"), "--sweep", "policy.hidden=4,8"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1  # a mistake is one line, whatever the data
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

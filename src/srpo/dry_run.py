@@ -16,6 +16,7 @@ from rich.table import Table
 from srpo import config
 from srpo.core import Algorithm
 from srpo.data import Dataset
+from srpo.data.info import warnings_about
 from srpo.grid import Grid
 from srpo.loop import StageLoop
 from srpo.progress import Bars
@@ -28,6 +29,8 @@ def expected(grid: Grid, data: Dataset) -> dict[str, dict[str, float]]:
     results: dict[str, Any] = {}
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars() as bars:
+        for line in warnings_about(data):
+            bars.warn(line)
         for name, stage in grid.algorithm.stages.items():
             bars.say(f"{name}: compiling and timing a few steps")
             loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name))

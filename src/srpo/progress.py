@@ -46,6 +46,9 @@ class Bars:
     def say(self, text: str) -> None:
         self.console.print(text)
 
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
     def __enter__(self):
         self.bars.start()
         return self
@@ -74,7 +77,7 @@ class Reporter:
             sink.close()
 
     def warn(self, text: str) -> None:
-        self.bars.say(f"warning: {text}")
+        self.bars.warn(text)
 
     def skipped(self, name: str) -> None:
         self.bars.say(f"{name}: finished before")

@@ -20,6 +20,7 @@ from srpo import algorithms, config
 from srpo.checkpoint import CheckpointError, save_tree
 from srpo.core import Algorithm
 from srpo.data import Dataset, check_environment, load_dataset
+from srpo.data.info import warnings_about
 from srpo.evaluation import Evaluator
 from srpo.grid import Grid
 from srpo.loop import StageLoop
@@ -152,6 +153,8 @@ def _misfit(other: Run, grid: Grid) -> str:
 
 def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:
     with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report:
+        for line in warnings_about(data):
+            report.warn(line)
         results = dict(run.results)
         evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None
         for name, stage in run.algorithm.stages.items():

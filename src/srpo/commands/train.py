@@ -74,7 +74,6 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError("no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none")
     from srpo import algorithms, config
     from srpo.data import load_dataset
-    from srpo.data.info import warnings_about
 
     cls = algorithms.find(args.algo)
     data = load_dataset(args.data)
@@ -83,9 +82,6 @@ def main(args: argparse.Namespace) -> int:
     sweep = {path: values.split(",") for path, values in (pair(text, "--sweep") for text in args.sweep)}
     algorithm = config.assign_all(cls(), chosen | changes)
     sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
-    if not args.quiet:
-        for line in warnings_about(data.treated(algorithm.data)):
-            print(f"warning: {line}", file=sys.stderr)
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
         from srpo.dry_run import dry_run

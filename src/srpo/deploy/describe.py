@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -22,9 +23,10 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
 
     Raises DeployError, naming what can be exported, for a policy that samples, and for one that is not trained.
     """
-    outer = None
-    if isinstance(policy, policies.Normalized):
-        outer, policy = policy.normalizer, policy.policy
+    if isinstance(policy, policies.Normalized):  # ((x - m) / s - mean) / std is one normalization
+        network = describe(policy.policy, low, high)
+        m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
+        return replace(network, mean=m + s * network.mean, std=s * network.std)
     if not isinstance(policy, (policies.DeterministicPolicy, policies.GaussianPolicy)):
         raise DeployError(f"{type(policy).__name__} samples its actions and is no single network; what can be exported: {EXPORTABLE}")
     actor = policy.actor
@@ -33,9 +35,6 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
         layers[-1] = tuple(np.ascontiguousarray(np.split(part, 2, axis=-1)[0]) for part in layers[-1])
     normalizer = getattr(actor, "normalizer", None) or Normalizer.identity(layers[0][0].shape[0])
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
-    if outer is not None:  # ((x - m) / s - mean) / std is one normalization
-        m, s = _array(outer.mean.value, 1), _array(outer.std.value, 1)
-        mean, std = m + s * mean, s * std
     bounds = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
     return Network(mean, std, tuple(layers), _activation(actor.net), *bounds)
 
