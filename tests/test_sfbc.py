@@ -117,11 +117,12 @@ def test_episodes_are_trimmed_and_labels_checked_as_on_antmaze():
     obs = np.stack([np.arange(21.0), 30 - np.arange(21.0)], 1)
     data = from_arrays(obs, np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
     chosen = data.treated(Treatment(episodes="trimmed"))
-    assert chosen.obs[:, 0].tolist() == [0, 1, 2, 3, 4, *range(10, 21)]
-    assert np.flatnonzero(chosen.last).tolist() == [4, 9, 15] and chosen.terminal.sum() == 1
-    assert chosen.episodes.tolist() == [[0, 5], [5, 10], [10, 16]]
+    assert chosen.obs[:, 0].tolist() == [0, 1, 2, 3, 4, *range(10, 20)]
+    assert np.flatnonzero(chosen.last).tolist() == [4, 9, 14] and chosen.terminal.sum() == 1
+    assert chosen.episodes.tolist() == [[0, 5], [5, 10], [10, 15]]
     far = data.treated(Treatment(reward="beyond-19"))
-    assert np.flatnonzero(far.steps.reward).tolist() == []  # nowhere are both beyond 19
+    assert np.flatnonzero(far.steps.reward).tolist() == [] and not far.terminal.any()  # nowhere are both beyond 19
+    assert far.episodes.tolist() == [[0, 6], [6, 10], [10, 21]]  # the goal was not reached: the episode goes on
     up = from_arrays(obs[:, :1] * [1, 2], np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
     assert np.flatnonzero(up.treated(Treatment(reward="beyond-19")).steps.reward).tolist() == [20]
     with pytest.raises(DataError, match="no episode has five rows"):

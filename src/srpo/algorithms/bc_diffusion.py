@@ -42,6 +42,16 @@ class DiffusionCloning(Stage):
         return state.model
 
 
+TASKS = {
+    "*": {},
+    "antmaze-*": {"policy.steps": 1_000_000},
+    "antmaze-medium-play-*": {"policy.lr": 1e-3},
+    "pen-*": {"policy.steps": 1_000_000, "policy.lr": 3e-5},
+    "kitchen-*": {"policy.steps": 1_000_000},
+    "kitchen-complete-*": {"policy.steps": 250_000},
+}
+
+
 class DiffusionBC(Algorithm):
     data: Treatment = Treatment()
     policy: DiffusionCloning = DiffusionCloning()
@@ -50,12 +60,6 @@ class DiffusionBC(Algorithm):
         return DiffusionPolicy(trained["policy"], Ancestral("x0"))
 
     presets: ClassVar = {
-        "paper": {
-            "antmaze-*": {"policy.steps": 1_000_000},
-            "antmaze-medium-play-*": {"policy.lr": 1e-3},
-            "pen-*": {"policy.steps": 1_000_000, "policy.lr": 3e-5},
-            "kitchen-*": {"policy.steps": 1_000_000},
-            "kitchen-complete-*": {"policy.steps": 250_000},
-        },
-        "quick": {"*": {"policy.steps": 30_000}},
+        "paper": TASKS,
+        "quick": {pattern: values | {"policy.steps": 30_000} for pattern, values in TASKS.items()},
     }

@@ -3,8 +3,8 @@
 Maximizes Q under the constraint that the policy's samples match the behavior's in MMD; the behavior is a
 conditional VAE, fitted on the fly; the constraint is held by dual ascent. One stage, everything jointly.
 
-There are two recipes, and both are presets. `paper` is that of the paper's authors (their release; kernels from its
-README). `d4rl` is their later port for D4RL's benchmark (d4rl_evaluations): it made the scores that D4RL's and all
+There are two recipes, and both are presets. `paper` is that of the paper's authors (their release; kernels from the
+commands of its README, for halfcheetah from the comment beside the kernels). `d4rl` is their later port for D4RL's benchmark (d4rl_evaluations): it made the scores that D4RL's and all
 later tables quote, on the v0 data sets. The paper's ensemble-variance penalty is off in both, and not here.
 
 Differences from both codes: the transitions are those of `qlearning_dataset` (the release takes the first
@@ -162,10 +162,7 @@ class BEARPolicy(Stage):
         return ActorCritic(state.actor.model, state.q.model)
 
 
-RELEASE = {
-    "halfcheetah-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0},
-    "walker2d-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0},
-}
+RELEASE = {"walker2d-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0}}
 PORT = {
     "policy.steps": 3_000_000, "policy.batch_size": 256, "policy.hidden": (256, 256), "policy.target_actor": False,
     "policy.match_actions": 4, "policy.q_samples": "first", "policy.random_multiplier": False, "policy.warmup": 40_000.0,

@@ -5,8 +5,8 @@ starts from, fed with noise of standard deviation 2.5; a second ("fake") denoise
 difference of the two denoisers estimates the gradient of KL(policy || behavior). SRPO, for a deterministic policy,
 needs no fake denoiser: the noise that it added is known.
 
-The authors publish no table of alpha for this variant: DTQL's is used. Their generator's output is not squashed;
-the action that is chosen is clipped to [-1, 1] by the environment there, by the policy here.
+The authors publish no table of alpha for this variant: DTQL's is used. The generator's output is not squashed; the
+action that is chosen is clipped to [-1, 1], as theirs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Differences from the authors' code:
   critic, against its final V and target Q. The critic never sees the policy (section 4.3 of the paper), so the
   critic is the same; the weights come from a finished critic, not a moving one;
 - returns for scaling rewards are cut where episodes ended or timed out; theirs are cut where consecutive
-  observations differ, which is the same on D4RL's data.
+  observations differ, over D4RL's transitions: a timed-out episode lacks its last reward there, and an incomplete last
+  one counts.
 """
 
 from __future__ import annotations

@@ -160,5 +160,5 @@ class QGPO(Algorithm):
             "antmaze-*": ANTMAZE,
         }
         | {name: values | {"critic.beta": 1.0} if name == "walker2d-medium-expert-v2" else values for name, values in TASKS.items()},
-        "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE},
+        "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
     }

@@ -75,10 +75,10 @@ class PlannedState(eqx.Module):
 class PlannedCritic(Stage):
     needs: ClassVar = ("support",)
 
-    steps: int = static(48_556, "gradient steps")
+    steps: int = static(48_755, "gradient steps")
     batch_size: int = static(4096, "rows per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q")
-    replan_every: int = static(24_400, "steps after which the returns are planned anew and Q starts again from its first weights")
+    replan_every: int = static(24_500, "steps after which the returns are planned anew and Q starts again from its first weights")
     maximum: Maximum = static("next state", "where the planned return is compared with V: at the next state (paper) or the same (code)")
     sharpness: float = setting(20.0, "V(s) weighs its proposed actions by softmax(sharpness Q); larger: closer to their maximum")
     lr: float = setting(1e-3, "learning rate (Adam)")
@@ -137,10 +137,17 @@ class Acting(eqx.Module):
 
 LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
 ANTMAZE = {
-    "antmaze-*": {"critic.steps": 97_112, "critic.replan_every": 48_800, "data.episodes": "trimmed"},
+    "antmaze-*": {"data.episodes": "trimmed"},
     "antmaze-medium-play-v2": {"data.reward": "beyond-19"},
     "antmaze-large-*": {"critic.hidden": (512, 256, 256)},
 }
+TASKS = LOCOMOTION | ANTMAZE
+# The authors' 199 epochs, the returns planned anew after 100. Batches of an epoch, by D4RL's rows: 1M, or as many passes as come closest.
+EPOCH = {
+    "halfcheetah-medium-replay-v2": 247, "hopper-medium-replay-v2": 197, "walker2d-medium-replay-v2": 222,
+    "*-medium-expert-v2": 489, "antmaze-*-v*": 488,
+}  # fmt: skip
+LENGTH = {pattern: {"critic.steps": 199 * batches, "critic.replan_every": 100 * batches} for pattern, batches in EPOCH.items()}
 QUICK = {
     "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32),
     "critic.steps": 20_000, "critic.batch_size": 512, "critic.replan_every": 10_000,
@@ -160,7 +167,7 @@ class SfBC(Algorithm):
         return BestOf(sampler, trained["critic"], acting.candidates, **options)
 
     presets: ClassVar = {
-        "paper": LOCOMOTION | ANTMAZE,
-        "authors-code": {"*": {"critic.maximum": "same state"}} | LOCOMOTION | ANTMAZE,
-        "quick": {"*": QUICK} | LOCOMOTION,
+        "paper": TASKS | LENGTH,
+        "authors-code": {"*": {"critic.maximum": "same state"}} | TASKS | LENGTH,
+        "quick": {"*": QUICK} | TASKS,
     }

@@ -151,5 +151,6 @@ class SRPO(Algorithm):
             "antmaze-*": ANTMAZE | {"policy.normalize": "rms"},
         }
         | TABLE_2,
-        "quick": {"*": UNKNOWN | QUICK},
+        "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE | {"policy.normalize": "2-norm"}}
+        | {name: {"policy.beta": beta} for name, beta in TEMPERATURE.items()},
     }

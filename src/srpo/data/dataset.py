@@ -111,8 +111,11 @@ class Dataset:
         if treatment.best_fraction < 1:
             self.require_episodes("best_fraction")
             chosen = self._only(treat.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction))
+        if treatment.reward == "beyond-19":
+            wrong = treat.mislabeled(chosen.reward, chosen.obs[:, :2])
+            chosen = replace(chosen, reward=np.where(wrong, np.float32(0), chosen.reward), terminal=chosen.terminal & ~wrong)
         if treatment.episodes == "trimmed":
-            rows, last = treat.trimmed(chosen.episodes, chosen.timeout)
+            rows, last = treat.trimmed(chosen.episodes, chosen.terminal)
             if len(rows) == 0:
                 raise DataError(f"{self.source}: no episode has five rows; use data.episodes=all")
             chosen = chosen._only(rows)
@@ -161,11 +164,9 @@ class Dataset:
             return treat.scaled(reward, treat.authors_returns(reward[rows], self.terminal[rows]), what)
         if option == "standardize":
             return treat.standardized(reward, rows, what)
-        if option == "beyond-19":
-            return treat.beyond(reward, self.obs[:, :2])
-        affine = {"none": (1, 0), "minus-one": (1, -1), "four-centered": (4, -0.5)}
-        scale, shift = map(np.float32, affine[option])
-        return reward if option == "none" else scale * (reward + shift)
+        affine = {"minus-one": (1, -1), "four-centered": (4, -0.5)}  # "none", and "beyond-19", which changed the rows: as they are
+        scale, shift = map(np.float32, affine.get(option, (1, 0)))
+        return scale * (reward + shift) if option in affine else reward
 
     @cached_property
     def _action(self) -> np.ndarray:

@@ -75,14 +75,14 @@ def best_episodes(reward: np.ndarray, episodes: np.ndarray, fraction: float, dis
     return np.concatenate([np.arange(a, b) for a, b in episodes[best]])
 
 
-def beyond(reward: np.ndarray, position: np.ndarray, bound: float = 19.0) -> np.ndarray:
-    """Rewards, but 0 where the position (N, 2) is not beyond `bound` in both coordinates: SfBC's rule for antmaze-medium-play-v2."""
-    return np.where((position > bound).all(axis=1), reward, np.float32(0))
+def mislabeled(reward: np.ndarray, position: np.ndarray, bound: float = 19.0) -> np.ndarray:
+    """Rows with a reward whose position (N, 2) is not beyond `bound` in both coordinates: SfBC's rule for antmaze-medium-play-v2."""
+    return (reward > 0) & ~(position > bound).all(axis=1)
 
 
-def trimmed(episodes: np.ndarray, timeout: np.ndarray, least: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Rows without episodes shorter than `least` and without the last row of timed-out ones, and which rows end what is left."""
+def trimmed(episodes: np.ndarray, terminal: np.ndarray, least: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without episodes shorter than `least` and without the last row of those that did not terminate, and which rows end what is left."""
     long = episodes[np.diff(episodes)[:, 0] >= least]
-    pieces = [np.arange(a, b - timeout[b - 1]) for a, b in long]
+    pieces = [np.arange(a, b - (not terminal[b - 1])) for a, b in long]
     rows = np.concatenate([np.zeros(0, int), *pieces])
     return rows, np.isin(rows, [piece[-1] for piece in pieces])

@@ -1,7 +1,7 @@
 """What DTQL (Chen et al., NeurIPS 2024, arXiv 2405.19690) and its KL variant share.
 
 A critic by implicit Q-learning and a one-network diffusion model of the behavior, trained together on the same
-batches: first alone (`WarmUp`), then beside the policy (`continued`), as the stage of the policy calls them.
+batches: first alone (`WarmUp`), then beside the policy (`Continued`), as the stage of the policy calls them.
 
 Difference between the paper and the authors' code: V regresses on the target Q in the paper, as in IQL, on the Q in
 training in the code, where the target then serves to act only (`warm_up.critic.v_from`: presets `paper` and
