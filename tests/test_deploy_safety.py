@@ -47,6 +47,16 @@ def test_constant_signals_stay_usable():
     assert support.complaint(rows[0] + np.array([0, 1, 0], np.float32)) is not None
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e4])
+def test_units_do_not_matter(unit):
+    """Two signals that go together; one point within both ranges, but far from what goes together."""
+    x = np.random.default_rng(0).normal(size=(5000, 1))
+    rows = np.concatenate([x, x + 0.1 * np.random.default_rng(1).normal(size=(5000, 1))], 1)
+    support = Support.of((unit * rows).astype(np.float32))
+    assert support.distance(unit * np.array([1.0, -1.0])) > 3 * support.limit
+    assert support.complaint((unit * np.array([1.0, 1.0])).astype(np.float32)) is None
+
+
 def test_what_cannot_be_noticed():
     """Between two groups of data there is none, but one ellipsoid holds both: docs/deployment.md says so."""
     rng = np.random.default_rng(0)
@@ -78,6 +88,18 @@ def test_actions_change_slowly(policy):
     actions = np.array([np.zeros(ACT)] + [safe.act(obs) for obs in (*DATA[:20], far, far, *DATA[20:40])])
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.05 + 1e-6
     assert np.abs(np.diff([policy.act(row) for row in DATA[:20]], axis=0)).max() > 0.05
+
+
+def test_the_first_action_is_near_what_the_actuators_hold(policy):
+    safe = SafePolicy(policy, max_change=0.1)
+    safe.reset(np.full(ACT, 5.0))  # a measurement may lie beyond the bounds: the actions may not
+    assert (safe.act(DATA[0]) >= 0.9 - 1e-6).all() and (safe.act(DATA[0]) <= 1).all()
+    for action in (np.full(ACT, np.nan), np.zeros(ACT + 1)):
+        with pytest.raises(DeployError, match="reset was given"):
+            safe.reset(action)
+    for limits in ({"max_change": -0.1}, {"max_change": np.nan}, {"max_change": np.ones(ACT + 1)}, {"hold": -1}):
+        with pytest.raises(DeployError, match="expected"):
+            SafePolicy(policy, **limits)
 
 
 def test_hold_waits_for_a_row_of_fine_observations(policy):

@@ -88,6 +88,7 @@ def write_check(bundle: Bundle, path: Path) -> None:
     values = {"obs": obs, "expected": action, "half": bundle.network.half}
     arrays = "".join(array(name, value, "static const float") for name, value in values.items())
     parts = {"N": str(len(obs)), "OBS": str(obs.shape[1]), "ACT": str(action.shape[1]), "ARRAYS": arrays}
+    parts["TOLERANCE"] = f"{bundle.network.tolerance(obs):.3g}f"
     path.write_text(_fill("policy_check.c", parts))
 
 

@@ -16,6 +16,7 @@ class DeployError(UserError):
 
 
 ACTIVATIONS = ("relu", "mish", "tanh")
+TOLERANCE = 1e-5  # of half the range of an action
 LAYER = "layers.{}.{}"
 
 
@@ -31,6 +32,10 @@ class Network:
     high: np.ndarray  # (act,) where it is 1
 
     def __post_init__(self):
+        for name, array in self.tensors().items():
+            rank = 2 if name.endswith(".weight") else 1
+            if array.ndim != rank:
+                raise DeployError(f"{name} of the policy has shape {array.shape}, expected {rank} dimensions")
         if self.activation not in ACTIVATIONS:
             raise DeployError(f"found activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name, array in self.tensors().items():
@@ -108,6 +113,15 @@ class Network:
             x = activate(self.activation, x @ weight + bias, xp)
         weight, bias = self.layers[-1]
         return self.bound(xp.tanh(x @ weight + bias), xp)
+
+    def rounding(self, obs: np.ndarray) -> float:
+        """The largest error that float32 itself makes on `obs` (B, obs), as a share of half the action's range."""
+        exact = self.astype(np.float64).forward(obs.astype(np.float64))
+        return float((np.abs(self.forward(obs) - exact) / self.half).max(initial=0.0))
+
+    def tolerance(self, obs: np.ndarray) -> float:
+        """How far from this network another implementation may be on `obs`: both sides round."""
+        return TOLERANCE + 2 * self.rounding(obs)
 
     def bound(self, action, xp=np):
         """From [-1, 1] to the bounds, and never beyond them by rounding."""

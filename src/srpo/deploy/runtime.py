@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo.deploy.graph import DeployError, Network
+from srpo.deploy.graph import TOLERANCE, DeployError, Network
 from srpo.deploy.safety import Support
 
 FORMAT = "srpo-policy"
@@ -28,7 +28,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     try:
         size = int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8 : 8 + size])
-        info = header.pop("__metadata__", {})
+        info = dict(header.pop("__metadata__", {}))
+        if not all(isinstance(value, str) for value in info.values()):
+            raise ValueError("metadata that is no text")
         return {name: _tensor(raw[8 + size :], **entry) for name, entry in header.items()}, info
     except (ValueError, TypeError, AttributeError, MemoryError, RecursionError) as e:
         raise DeployError(f"{path} is not a policy in safetensors, or is damaged ({e}); export again") from None
@@ -63,6 +65,7 @@ class Policy:
         self.network = Network.from_tensors(found, meta.get("activation", ""))
         self.support = Support.from_tensors(found, self.network.obs_size)
         self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "action"))
+        self._tolerance = TOLERANCE if self.golden[0] is None else self.network.tolerance(self.golden[0])
         self.info: dict[str, Any] = _contract(path, meta)
         self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
         self.low, self.high = self.network.low, self.network.high
@@ -93,14 +96,16 @@ class Policy:
             raise DeployError(f"obs[{', '.join(map(str, i))}] is {obs[i]}, expected finite numbers; check the sensor")
         return obs
 
-    def self_test(self, tolerance: float = 1e-5) -> float:
+    def self_test(self, tolerance: float | None = None) -> float:
         """The largest error, as a share of half the action's range, on the observations that came with the file.
 
-        Raises DeployError if it exceeds `tolerance` or the file has none: run it once on every target.
+        Raises DeployError if it exceeds `tolerance` (1e-5, and twice what float32 rounding costs there) or the file has
+        none: run it once on every target.
         """
         obs, action = self.golden
-        if obs is None or action is None:
+        if obs is None or action is None or len(obs) == 0:
             raise DeployError("the file holds no observations to test with; export again")
+        tolerance = self._tolerance if tolerance is None else tolerance
         error = float((np.abs(self.act(obs) - action) / self.network.half).max())
         if not error <= tolerance:
             raise DeployError(f"actions differ by {error:.3g} from those recorded at export, expected at most {tolerance:g}")

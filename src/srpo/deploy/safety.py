@@ -15,7 +15,7 @@ from srpo.deploy.graph import DeployError
 
 MARGIN = 0.1  # of the range of the data, on both sides
 ROWS = 200_000  # that the distances are measured on, drawn at random from larger data
-RIDGE = 1e-3  # added to the correlation matrix and to each standard deviation: constant signals stay usable
+RIDGE = 1e-3  # added to the correlation matrix: signals that depend on each other stay usable
 PREFIX = "support."
 
 
@@ -34,7 +34,8 @@ class Support:
         """Of the rows of `obs` (n, obs); the limit is this quantile of their distances."""
         chosen = obs if len(obs) <= ROWS else obs[np.random.default_rng(0).integers(0, len(obs), ROWS)]
         rows = np.asarray(chosen, np.float64)
-        mean, scale = rows.mean(0), rows.std(0) + RIDGE
+        mean, std = rows.mean(0), rows.std(0)
+        scale = np.where(std <= np.maximum(1e-6 * np.abs(mean), 1e-30), 1.0, std)  # constant signals have none
         z = (rows - mean) / scale
         correlation = z.T @ z / len(z) + RIDGE * np.eye(z.shape[1])
         whiten = np.linalg.inv(np.linalg.cholesky(correlation)) / scale
@@ -82,7 +83,7 @@ class SafePolicy:
     policy: a `srpo.deploy.Policy`. fallback: an action (act,) or a function of the observation; zeros if none is
     given. max_change: the most that an action may change between two calls, (act,) or one number; it also bounds the
     step to and from the fall-back. hold: observations in a row that must be fine before the policy acts again.
-    Raises DeployError if the file carries no statistics of the data.
+    Raises DeployError if the file carries no statistics of the data, or for a limit that is none.
     """
 
     def __init__(
@@ -94,13 +95,21 @@ class SafePolicy:
     ):
         if policy.support is None:
             raise DeployError("the file holds no statistics of the data, so nothing tells what is far; export with the data at hand")
+        if max_change is not None and (np.shape(max_change) not in ((), (policy.action_size,)) or not np.all(np.asarray(max_change) >= 0)):
+            raise DeployError(f"max_change: found {max_change}, expected a number or ({policy.action_size},) numbers, zero or more")
+        if hold < 0:
+            raise DeployError(f"hold: found {hold}, expected zero or more observations")
         self.policy, self.max_change, self.hold = policy, max_change, hold
         self.fallback = np.zeros(policy.action_size, np.float32) if fallback is None else fallback
         self.reset()
 
     def reset(self, action: np.ndarray | None = None) -> None:
-        """Before a new start; `action`: what the actuators hold now, if the first action is to be near it."""
-        self._last, self._fine, self.reason = action, self.hold, None
+        """Before a new start; `action`: what the actuators hold now, if the first action is to be near it.
+
+        Beyond the bounds it counts as the nearest bound. Raises DeployError unless it is (act,) finite numbers.
+        """
+        self._last = None if action is None else np.clip(self._checked(action, "reset was given"), self.policy.low, self.policy.high)
+        self._fine, self.reason = self.hold, None
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """The action (act,) for an observation (obs,). `reason` then says why it is the fall-back, or is None.
@@ -122,7 +131,10 @@ class SafePolicy:
         return self._last
 
     def _fallback(self, obs):
-        action = np.asarray(self.fallback(obs) if callable(self.fallback) else self.fallback, np.float32)
+        return self._checked(self.fallback(obs) if callable(self.fallback) else self.fallback, "the fall-back gave")
+
+    def _checked(self, action, who: str) -> np.ndarray:
+        action = np.asarray(action, np.float32)
         if action.shape != (self.policy.action_size,) or not np.isfinite(action).all():
-            raise DeployError(f"the fall-back gave {action}, expected {self.policy.action_size} finite numbers")
+            raise DeployError(f"{who} {action}, expected {self.policy.action_size} finite numbers")
         return action

@@ -10,8 +10,6 @@ import numpy as np
 
 from srpo.deploy.graph import DeployError, Network
 
-TOLERANCE = 1e-5  # of half the range of an action
-ROUNDING = 2.0  # both sides round
 Act = Callable[[np.ndarray], np.ndarray]
 
 
@@ -43,12 +41,6 @@ def reference(policy: Any, network: Network, obs: np.ndarray) -> np.ndarray:
     return network.bound(np.asarray(actions, np.float32))
 
 
-def rounding(network: Network, obs: np.ndarray) -> float:
-    """The largest error that float32 itself makes on `obs`, as a share of half the action's range."""
-    exact = network.astype(np.float64).forward(obs.astype(np.float64))
-    return float((np.abs(network.forward(obs) - exact) / network.half).max())
-
-
 def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The largest error of each format on each set, as a share of half the action's range (key `errors`).
 
@@ -56,8 +48,8 @@ def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping
     1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
     """
     wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
-    rounds = {name: rounding(network, obs) for name, obs in sets.items()}
-    allowed = {name: TOLERANCE + ROUNDING * r for name, r in rounds.items()}
+    rounds = {name: network.rounding(obs) for name, obs in sets.items()}
+    allowed = {name: network.tolerance(obs) for name, obs in sets.items()}
     errors = {
         form: {name: _compare(form, name, act(obs), wanted[name], network.half, allowed[name]) for name, obs in sets.items()}
         for form, act in acts.items()
