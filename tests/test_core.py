@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from srpo.config import setting, static
+from srpo.algorithms.sfbc import SfBC
+from srpo.config import ConfigError, assign_all, setting, static
 from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, average, descend, metric_names
+from srpo.grid import Grid
 from srpo.optim import adam, adamw
 
 KEY = jax.random.key(0)
@@ -93,6 +96,22 @@ def test_average_moves_by_its_rate():
     target, model = {"a": jnp.array([0.0, 4.0])}, {"a": jnp.array([1.0, 0.0])}
     for rate, expected in ((0.0, [0, 4]), (0.25, [0.25, 3]), (1.0, [1, 0])):
         np.testing.assert_allclose(average(target, model, rate)["a"], expected)
+
+
+def test_settings_that_must_fit_together_may_come_in_any_order():
+    values = {"acting.average": 40, "acting.candidates": 64, "critic.hidden": 16}
+    for order in (values, dict(reversed(values.items()))):
+        found = assign_all(SfBC(), order)
+        assert (found.acting.average, found.acting.candidates, found.critic.hidden) == (40, 64, (16,))
+    with pytest.raises(ConfigError, match="acting.average: found 40, expected no more than acting.candidates, 32"):
+        assign_all(SfBC(), {"acting.average": 40})
+
+
+def test_seeds_are_whole_numbers_of_any_kind():
+    assert Grid.create(SfBC(), np.arange(3), None).seeds == (0, 1, 2)
+    for seeds in ([0.5], "three", 1.5):
+        with pytest.raises(ConfigError, match="whole numbers"):
+            Grid.create(SfBC(), seeds, None)
 
 
 def test_samples_are_whole_rows_drawn_from_all_of_them():

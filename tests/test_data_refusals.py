@@ -47,6 +47,7 @@ BAD = {  # what is wrong: arrays, and what the message must say
     "infinite reward": (at("rewards", 5, -np.inf), ("rewards[5] is -inf",)),
     "NaN terminal": (at("terminals", 6, np.nan), ("terminals[6] is nan",)),
     "too large for float32": (at("observations", (1, 0), 1e39), ("observations[1, 0] is 1e+39", "float32")),
+    "a mark for a missing reading": (at("observations", (1, 0), np.finfo(np.float32).max), ("observations[1, 0] is 3.40282e+38", "missing")),
     "action too large": (at("actions", (7, 1), 2.5), ("actions[7, 1] is 2.5", "expected [-1, 1]", "rescale")),
     "action just too large": (at("actions", (0, 0), -1.0001), ("actions[0, 0] is -1.0001",)),
     "flag": (at("terminals", 3, 0.5), ("terminals[3] is 0.5", "true or false")),
@@ -197,10 +198,14 @@ def test_a_name_like_nothing_known():
 
 def test_the_sizes_must_be_those_of_the_environment():
     arrays = {OURS[name]: x for name, x in good().items()}
-    with pytest.raises(DataError, match="observations have 3 columns, but Hopper-v4 has 11"):
+    with pytest.raises(UserError, match="observations have 3 columns, but Hopper-v4 has 11"):
         check_environment(from_arrays(**arrays, env_id="Hopper-v4"))
-    with pytest.raises(DataError, match="actions have 2 columns, but Hopper-v4 has 3"):
+    with pytest.raises(UserError, match="actions have 2 columns, but Hopper-v4 has 3"):
         check_environment(from_arrays(**arrays | {"obs": np.zeros((20, 11))}, env_id="Hopper-v4"))
+    with pytest.raises(UserError, match="CartPole-v1' has actions of the kind Discrete"):
+        check_environment(from_arrays(**arrays | {"obs": np.zeros((20, 4))}, env_id="CartPole-v1"))
+    with pytest.raises(UserError, match="needs the module 'antigravity', which no file may import"):
+        check_environment(from_arrays(**arrays, env_id="antigravity:Hopper-v4"))
     check_environment(load_dataset("hopper-medium-expert-mini"))
 
 

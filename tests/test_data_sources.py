@@ -152,3 +152,10 @@ def test_minari_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(DataError, match="not installed; run pip install"):
         load_dataset("minari:a/b-v0")
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+def test_the_environment_of_a_file_is_one_piece_of_text(tmp_path, suffix):
+    assert load_dataset(write(tmp_path / f"list{suffix}", arrays(30), env_id=["Hopper-v4"])).env_id == "Hopper-v4"
+    with pytest.raises(DataError, match="env_id is 4, expected the id of a Gymnasium environment"):
+        load_dataset(write(tmp_path / f"number{suffix}", arrays(30), env_id=4))

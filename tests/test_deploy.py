@@ -213,6 +213,6 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(FORMATS, "numpy", replace(FORMATS["numpy"], write=full))
-    with pytest.raises(DeployError, match="No space left on device; nothing was changed"):
+    with pytest.raises(DeployError, match="No space left on device; make room"):
         export_policy(POLICIES["srpo"], tmp_path, formats=["numpy"], force=True, calls=0)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("policy.safetensors", "before")]

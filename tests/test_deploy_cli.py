@@ -65,6 +65,15 @@ def test_export_of_c_alone(run, tmp_path, capsys):
     assert "policy_far" in (tmp_path / "leg.c").read_text()
 
 
+def test_a_folder_holds_one_export_only(run, tmp_path, capsys):
+    one = ["export", str(run.path), "--seed", "3", "--set-point", "policy.lr=0.001", "--to", f"{tmp_path}/robot/", "--formats"]
+    assert main([*one, "numpy"]) == 0
+    capsys.readouterr()
+    assert "contract.json exists" in refused(capsys, *one, "onnx")
+    assert main([*one, "onnx", "--force"]) == 0
+    assert sorted(p.name for p in (tmp_path / "robot").iterdir()) == ["contract.json", "policy.onnx"]
+
+
 def test_export_prints_json(run, tmp_path, capsys):
     command = ["export", run.path, "--seed", 3, "--set-point", "policy.lr=0.001", "--to", tmp_path / "p.safetensors", "--json"]
     assert main([str(part) for part in command]) == 0

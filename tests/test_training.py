@@ -265,8 +265,29 @@ def test_a_run_that_diverges_stops_alone(data, algorithm, tmp_path, capsys):
     with pytest.raises(RunError, match="seed 0 failed"):
         run.policy(0, **{"policy.lr": 1e38})
     assert {r["policy.lr"] for r in rows(run.path / "evals.csv")} == {"0.001"}
+    told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if r["policy.lr"] == "1e+38"]
+    assert max(told) <= failure["step"]  # what is no longer trained reports nothing
     with pytest.raises(training.TrainingFailed, match="no run is left"):
         srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
+
+
+def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, algorithm, tmp_path):
+    path = tmp_path / "failed"
+    shutil.copytree(swept.path, path)
+    info = json.loads((path / "run.json").read_text())
+    failure = {"stage": "critic", "step": 7, "metric": "v_loss", "seed": 3, "point": []}
+    (path / "run.json").write_text(json.dumps(info | {"failures": [failure]}))
+    run = srpo.train(algorithm, data, seeds=(3, 1), start_from=path, out=tmp_path / "run", eval_every=10, eval_episodes=1, quiet=True)
+    assert run.failures == [failure] and {r["seed"] for r in rows(run.path / "evals.csv")} == {"1"}
+    with pytest.raises(RunError, match="seed 3 failed"):
+        run.policy(3)
+
+
+def test_a_state_that_is_not_finite_at_the_start_is_named(data, algorithm, tmp_path, monkeypatch):
+    critic = type(algorithm.critic)
+    monkeypatch.setattr(critic, "init", lambda self, *a, init=critic.init: jax.tree.map(lambda x: x * np.nan if x.dtype == "float32" else x, init(self, *a)))
+    with pytest.raises(FloatingPointError, match="state of stage critic is not finite before its first step"):
+        srpo.train(algorithm, data, out=tmp_path / "run", eval_every=0, quiet=True)
 
 
 def test_a_full_disk_leaves_the_state_before(data, algorithm, tmp_path, monkeypatch):
@@ -306,12 +327,19 @@ REFUSALS = {
     "seeds of another kind": (["--seeds", "six"], "--seeds 'six': expected how many"),
     "repeated values": (["--sweep", "policy.beta=1,1"], "expected one or more different values"),
     "missing run": (["--from", "nowhere"], "nowhere holds no run (no run.json)"),
+    "a file for a run": (["--from", __file__], "holds no run (no run.json)"),
+    "swept twice": (["--sweep", "policy.beta=0.1", "--sweep", "policy.beta=0.2"], "--sweep policy.beta: found it twice"),
+    "evaluation backwards": (["--eval-every", "-1"], "found -1 steps between evaluations"),
+    "no episodes": (["--eval-episodes", "0"], "evaluations of 0 episodes"),
+    "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
+    "a logger that is missing": (["--wandb"], "wandb is not installed"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals_are_one_line_and_write_nothing(name, file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     extra, message = REFUSALS[name]
     assert main(["train", str(file), *extra]) == 2
     captured = capsys.readouterr()
@@ -337,9 +365,12 @@ def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsy
         srpo.train(algorithm, data, out=tmp_path, quiet=True)
     assert main(["train", "--resume", str(swept.path), "--set", "policy.beta=1"]) == 2
     assert "--resume continues a run with its own settings, found --set" in capsys.readouterr().err
+    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc"):
+        assert main(["train", "--resume", str(swept.path), option]) == 2
+        assert f"found {option.partition('=')[0]};" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["newer", "json", "stage", "shape", "setting"])
+@pytest.mark.parametrize("damage", ["newer", "json", "stage", "shape", "setting", "key"])
 def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
     path = tmp_path / "run"
     shutil.copytree(swept.path, path)
@@ -351,10 +382,11 @@ def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
         "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "policy.safetensors is damaged"),
         "shape": (lambda: info["settings"].update({"policy.hidden": [9]}), "expected float32"),
         "setting": (lambda: info["settings"].update({"critic.depth": 3}), "unknown setting 'critic.depth'"),
+        "key": (lambda: info["data"].pop("sha256"), "run.json is damaged (KeyError: 'sha256')"),
     }
     act, message = change[damage]
     act()
-    if damage in ("shape", "setting"):
+    if damage in ("shape", "setting", "key"):
         (path / "run.json").write_text(json.dumps(info))
     assert main(["eval", str(path), "--quiet"]) == 2
     assert message in capsys.readouterr().err
@@ -378,6 +410,41 @@ def test_json_prints_one_object(file, tmp_path, capsys):
     beta = next(s for s in plan["settings"] if s["path"] == "policy.beta")
     assert beta["meaning"].startswith("temperature") and beta["source"] == "preset paper"
     assert plan["stages"].keys() == {"critic", "behavior", "policy"}
+
+
+def test_scores_are_normalized_only_where_the_reference_holds(swept, data, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(swept.path, path)
+    assert srpo.evaluate(str(path), 1).unit == srpo.evaluate(str(path), 1, "Hopper-v5").unit == "normalized score"
+    info = json.loads((path / "run.json").read_text())
+    info["data"] |= {"env_id": "Walker2d-v4", "reference": [1.629008, 4592.3]}  # other numbers for the same sizes as Hopper's
+    (path / "run.json").write_text(json.dumps(info))
+    assert srpo.evaluate(str(path), 1, "Hopper-v4").unit == "return"
+    assert {r["score"] for r in rows(path / "evals.csv") if r["kind"] == "final"} == {""}
+    for env_id, complaint in {
+        "Walker2d-v4": "observations have 11 columns, but Walker2d-v4 has 17",
+        "CartPole-v1": "observations have 11 columns, but CartPole-v1 has 4",
+        "nowhere:Hopper-v4": "needs the module 'nowhere'",
+    }.items():
+        assert main(["eval", str(path), "--env", env_id, "--quiet"]) == 2
+        told = capsys.readouterr().err
+        assert complaint in told and told.count("\n") == 1
+
+
+def test_a_run_resumes_where_its_data_are_now(file, tmp_path, monkeypatch):
+    """DATA was given as a relative path; then the file moves."""
+    shutil.copy(file, tmp_path / "here.npz")
+    monkeypatch.chdir(tmp_path)
+    sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
+    assert main(["train", "here.npz", *sets, "--quiet", "--out", "run"]) == 0
+    (tmp_path / "run" / "stages" / "policy.safetensors").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", "../run", "--quiet"]) == 0
+    (tmp_path / "run" / "stages" / "policy.safetensors").unlink()
+    (tmp_path / "here.npz").rename(tmp_path / "there.npz")
+    assert main(["train", "--resume", "../run", "--quiet"]) == 2
+    assert main(["train", "--resume", "../run", "../there.npz", "--quiet"]) == 0
 
 
 def test_help_and_import_need_no_jax():

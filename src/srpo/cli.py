@@ -75,7 +75,7 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"srpo: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f"srpo: {e or 'stopped'}", file=sys.stderr)
+        print(f"srpo: {str(e) or 'stopped'}", file=sys.stderr)
         return 128 + getattr(e, "signum", 2)
     except FloatingPointError as e:
         print(f"srpo: training failed: {e}", file=sys.stderr)

@@ -88,18 +88,19 @@ def lookup(tree: Any, path: str) -> Setting:
 
 def assign(tree: Any, path: str, value: Any) -> Any:
     """A copy of `tree` with the setting at `path` replaced; strings are read as the field's type."""
-    return _replace(tree, path.split("."), lookup(tree, path).read(value))
+    return assign_all(tree, {path: value})
 
 
 def assign_all(tree: Any, values: Mapping[str, Any]) -> Any:
-    for path, value in values.items():
-        tree = assign(tree, path, value)
-    return tree
+    """`assign` for several paths at once: what must fit together is judged when all of them are there."""
+    return _replace(tree, {tuple(path.split(".")): lookup(tree, path).read(value) for path, value in values.items()})
 
 
-def _replace(tree, names, value):
-    head, *rest = names
-    return replace(tree, **{head: _replace(getattr(tree, head), rest, value) if rest else value})
+def _replace(tree, values):
+    here = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for head in dict.fromkeys(path[0] for path in values if len(path) > 1):
+        here[head] = _replace(getattr(tree, head), {path[1:]: value for path, value in values.items() if path[0] == head})
+    return replace(tree, **here)
 
 
 def convert(value: Any, kind: Any, path: str) -> Any:
@@ -116,6 +117,7 @@ def convert(value: Any, kind: Any, path: str) -> Any:
         return convert(value, next(a for a in args if a is not type(None)), path)
     if origin is tuple:
         parts = [p for p in value.strip("()[] ").replace(" ", "").split(",") if p] if isinstance(value, str) else value
+        parts = parts if isinstance(parts, (list, tuple)) else (parts,)
         return tuple(convert(p, args[0], path) for p in parts)
     try:
         return _scalar(value, kind)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from srpo.checkpoint import write_atomically
 from srpo.data.reference import normalized
 from srpo.runs import Run, Table
 
@@ -76,7 +77,7 @@ def draw_curves(run: Run) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right"]].set_visible(False)
     fig.suptitle(f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}", fontsize=10)
-    part = run.path / "curves.png.part"
-    fig.savefig(part, dpi=130, format="png")
+    content = io.BytesIO()
+    fig.savefig(content, dpi=130, format="png")
     plt.close(fig)
-    os.replace(part, run.path / "curves.png")
+    write_atomically(run.path / "curves.png", content.getvalue())

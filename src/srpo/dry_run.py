@@ -24,11 +24,11 @@ from srpo.progress import Bars
 MEASURE_SECONDS = 2.0
 
 
-def expected(grid: Grid, data: Dataset) -> dict[str, dict[str, float]]:
+def expected(grid: Grid, data: Dataset, quiet: bool = False) -> dict[str, dict[str, float]]:
     """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps."""
     results: dict[str, Any] = {}
     out = {}
-    with tempfile.TemporaryDirectory() as folder, Bars() as bars:
+    with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
         for line in warnings_about(data):
             bars.warn(line)
         for name, stage in grid.algorithm.stages.items():
@@ -47,9 +47,9 @@ def expected(grid: Grid, data: Dataset) -> dict[str, dict[str, float]]:
     return out
 
 
-def dry_run(algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool) -> int:
+def dry_run(algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool, quiet: bool = False) -> int:
     grid = Grid.create(algorithm, seeds, sweep)
-    times = expected(grid, data.treated(algorithm.data))
+    times = expected(grid, data.treated(algorithm.data), quiet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
     rows = [
         {"path": s.path, "value": list(grid.sweep.get(s.path, ())) or s.value, "source": sources.get(s.path, "default"), "meaning": s.meaning}

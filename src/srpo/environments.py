@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from typing import Any
 
@@ -31,15 +32,41 @@ def quiet_construction():
 
 
 def make_env(env_id: str, **options: Any) -> Any:
-    """Raises MissingEnvironment, with what to install, if it does not exist here."""
+    """Raises MissingEnvironment, with what to install, if it does not exist here.
+
+    Gymnasium imports the module of an id such as "module:Name-v0". Ids come from files, which must not run code: the
+    module must have been imported already.
+    """
     import gymnasium
 
+    module, colon, _ = env_id.rpartition(":")
+    if colon and module not in sys.modules:
+        raise MissingEnvironment(f"environment {env_id!r} needs the module {module!r}, which no file may import; import it first, or name it with --env")
     try:
         with quiet_construction():
             return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError) as e:
-        reason = str(e).splitlines()[0]
-        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or train with --no-eval") from e
+    except (gymnasium.error.Error, ImportError, ValueError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
+
+
+def check_env(env_id: str, obs_size: int, action_size: int) -> None:
+    """Raises MissingEnvironment unless a policy of these sizes can act in the environment."""
+    from gymnasium.spaces import Box
+
+    env = make_env(env_id)
+    spaces = {"observations": (env.observation_space, obs_size), "actions": (env.action_space, action_size)}
+    env.close()
+    for what, (space, size) in spaces.items():
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise MissingEnvironment(f"environment {env_id!r} has {what} of the kind {space}, expected vectors of numbers (Box); name another one")
+        if space.shape != (size,):
+            raise MissingEnvironment(
+                f"{what} have {size} columns, but {env_id} has {space.shape[0]}; name the environment that was recorded: "
+                "the attribute env_id of a data file, or --env"
+            )
+    if not all(np.isfinite(bound).all() for bound in (env.action_space.low, env.action_space.high)):
+        raise MissingEnvironment(f"environment {env_id!r} has actions without bounds, so [-1, 1] means nothing there; name another one")
 
 
 def scale_action(space: Any, action: np.ndarray) -> np.ndarray:

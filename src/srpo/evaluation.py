@@ -6,7 +6,8 @@ judged on the same start states; episodes end at termination or truncation and a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.data.reference import normalized
-from srpo.environments import MissingEnvironment, make_env, scale_action
+from srpo.data.reference import environment, normalized
+from srpo.environments import MissingEnvironment, check_env, make_env, scale_action
 from srpo.loop import over_runs
-from srpo.runs import Run, Table, load_run, versions
+from srpo.runs import Run, RunError, Table, load_run, versions
 
 FIRST_SEED = 1001
 Progress = Callable[[int], None]
@@ -101,9 +102,18 @@ class Evaluator:
         self.table.append(episode_rows(run, episodes, env_id, "training", step))
 
 
+def reference_in(run: Run, env_id: str) -> Sequence[float] | None:
+    """The reference returns of the run's data, where they hold in an environment: in their own, or another version of it."""
+    mine = run.info["data"]["reference"]
+    if mine is None or env_id == run.info["data"]["env_id"]:
+        return mine
+    there = environment("", env_id)
+    return mine if there is not None and [there.random, there.expert] == list(mine) else None
+
+
 def episode_rows(run: Run, episodes: Episodes, env_id: str, kind: str, step: int) -> list[dict[str, Any]]:
     """Rows for evals.csv; runs that failed have none."""
-    reference = run.info["data"]["reference"]
+    reference = reference_in(run, env_id)
     found = versions()
     made_with = {name: found[name] for name in ("gymnasium", "mujoco")}
     rows = []
@@ -179,12 +189,13 @@ def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary,
 def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None) -> Evaluation:
     """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
 
-    Raises RunError if the run is not finished, MissingEnvironment if there is nothing to act in.
+    env_id: another environment; the module of an id such as "module:Name-v0" is imported. Raises RunError if the run is
+    not finished or all of it failed, MissingEnvironment if there is nothing to act in.
     """
     run = run if isinstance(run, Run) else load_run(run)
-    env_id = env_id or run.info["data"]["env_id"]
-    if env_id is None:
-        raise MissingEnvironment(f"{run.path}: its data name no environment; give one with --env, such as --env Hopper-v4")
+    env_id = playground(run, env_id)
+    if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
+        raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
     policies = run.policies
     rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
     last = list(run.algorithm.stages.values())[-1]
@@ -195,6 +206,21 @@ def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, prog
     return _evaluation(run, rows, env_id)
 
 
+def playground(run: Run, given: str | None = None) -> str:
+    """The id of the environment that a run's policies act in: `given`, or that of its data. Raises MissingEnvironment if they cannot."""
+    env_id = given or run.info["data"]["env_id"]
+    if env_id is None:
+        raise MissingEnvironment(f"{run.path}: its data name no environment; give one with --env, such as --env Hopper-v4")
+    module, colon, _ = (given or "").rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as e:
+            raise MissingEnvironment(f"environment {given!r} needs the module {module!r} ({e}); install it, or name another one") from e
+    check_env(env_id, run.info["data"]["obs_size"], run.info["data"]["action_size"])
+    return env_id
+
+
 def last_training_scores(run: Run) -> Evaluation | None:
     """The last evaluation during training, if there was any."""
     rows = [row for row in evals_table(run).read() if row["kind"] == "training"] if run.info["eval_every"] else []
@@ -203,6 +229,6 @@ def last_training_scores(run: Run) -> Evaluation | None:
 
 
 def _evaluation(run: Run, rows: list[dict[str, Any]], env_id: str) -> Evaluation:
-    unit = "score" if run.info["data"]["reference"] else "return"
+    unit = "score" if reference_in(run, env_id) else "return"
     name = {"score": "normalized score", "return": "return"}[unit]
     return Evaluation(str(run.path), env_id, 1 + max(int(r["episode"]) for r in rows), name, summarize(run, rows, unit))

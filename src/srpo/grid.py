@@ -7,6 +7,7 @@ seed and per point of those paths that it, or a stage it needs, can see, so earl
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,10 @@ class Grid:
     @classmethod
     def create(cls, algorithm: Algorithm, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[Any]] | None) -> Grid:
         """Raises ConfigError for repeated or negative seeds, and for paths that cannot be swept."""
-        seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        try:
+            seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(operator.index, seeds))
+        except TypeError:
+            raise ConfigError(f"seeds: found {seeds!r}, expected how many, or which ones as whole numbers") from None
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
             raise ConfigError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0")
         axes = {}

@@ -141,6 +141,8 @@ class StageLoop:
             if np.issubdtype(leaf.dtype, np.floating):
                 finite &= np.isfinite(leaf).all(tuple(range(2, leaf.ndim)))
         for at in zip(*np.nonzero(~finite), strict=True):
+            if not hasattr(self, "_safe"):
+                raise FloatingPointError(f"the state of stage {self.name} is not finite before its first step; srpo data info says what the data hold")
             self._fail(at, "a parameter", self.step)
             for leaf, good in zip(jax.tree.leaves(state), jax.tree.leaves(self._frozen[at]), strict=True):
                 leaf[at] = good
@@ -172,6 +174,8 @@ class StageLoop:
             if self.step > done and time.perf_counter() - begin < CALL_SECONDS / 2:  # the first call compiled
                 length *= 2
             self.step = stop
+            if stop == self.stage.steps:
+                self._keep()  # what the last step left
             self._check()
             yield self._metrics() if stop == log_at else None
 
@@ -194,7 +198,10 @@ class StageLoop:
         """Means since the last row, of shape (seed, point); the log starts anew."""
         state, log = self.carry
         count = (self.step - 1) % self.log_every + 1
-        means = {name: np.asarray(total) / count for name, total in sorted(log.total.items())}
+        means = {name: np.array(total) / count for name, total in sorted(log.total.items())}
+        for at in self._frozen:
+            for values in means.values():
+                values[at] = np.nan  # it is no longer trained
         self.carry = (state, Log(jax.tree.map(jnp.zeros_like, log.total), log.bad_step))
         return means
 

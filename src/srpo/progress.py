@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -37,14 +38,14 @@ class Bars:
     def update(self, done: int, note: str = "") -> None:
         self.bars.update(self.task, completed=done, note=note)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.told > PLAIN_SECONDS or done >= self.total):
+        if not self.console.is_terminal and (now - self.told > PLAIN_SECONDS or done == self.total):
             self.told = now
             rate = (done - self.first) / max(now - self.began, 1e-9)
             left = f", {(self.total - done) / rate:.0f} s left" if 0 < done - self.first and done < self.total else ""
-            self.console.print(f"{self.name}: {done}/{self.total}, {now - self.began:.0f} s{left} {note}".rstrip())
+            self.say(f"{self.name}: {done}/{self.total}, {now - self.began:.0f} s{left} {note}".rstrip())
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         self.say(f"warning: {text}")
@@ -176,3 +177,10 @@ def _extra(name: str):
 
 
 SINKS = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Raises ConfigError, before anything is written, for a logger that is not installed."""
+    for name in names:
+        with _extra(name):
+            importlib.import_module({"tensorboard": "tensorboardX"}.get(name, name))

@@ -33,6 +33,7 @@ from srpo.nets import Normalizer
 from srpo.policies import Normalized
 
 FORMAT = 1
+NEEDED = ("name", "source", "sha256", "obs_size", "action_size", "env_id", "reference")  # of what run.json says of the data
 
 
 class RunError(UserError):
@@ -61,7 +62,7 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
         "sweep": {path: list(values) for path, values in grid.sweep.items()},
         "data": {
             "name": dataset.name,
-            "source": dataset.source,
+            "source": str(Path(dataset.source).resolve()) if Path(dataset.source).is_file() else dataset.source,
             "sha256": dataset.sha256,
             "rows": len(dataset),
             "transitions": dataset.n_transitions,
@@ -178,6 +179,8 @@ class Run:
         if seed not in self.seeds:
             raise RunError(f"{self.path}: found seed {seed}, expected one of {', '.join(map(str, self.seeds))}")
         chosen = [p for p in self.points if dict(p) == point or (not point and len(self.points) == 1)]
+        if not chosen and self.points == [()]:
+            raise RunError(f"{self.path} was not swept: found {', '.join(f'{k}={v:g}' for k, v in point.items())}, expected no such choice")
         if not chosen:
             known = "; ".join(", ".join(f"{k}={v:g}" for k, v in p) for p in self.points)
             raise RunError(f"{self.path} was swept: choose one of {known}")
@@ -198,10 +201,12 @@ def load_run(path: str | Path) -> Run:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
         algorithm = config.assign_all(algorithms.find(info["algorithm"])(), info["settings"])
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
-        run.normalizer  # refuse now what is not there
-    except FileNotFoundError:
+        run.normalizer, [info["data"][key] for key in NEEDED], info["eval_every"], info["eval_episodes"]  # refuse now what is not there
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ConfigError) as e:
+    except OSError as e:
+        raise RunError(f"{file} cannot be read ({e.strerror}); give yourself the right to") from None
+    except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as e:
         raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
     return run
 

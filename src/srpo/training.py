@@ -21,10 +21,11 @@ from srpo.checkpoint import CheckpointError, save_tree
 from srpo.core import Algorithm
 from srpo.data import Dataset, check_environment, load_dataset
 from srpo.data.info import warnings_about
+from srpo.data.load import recorded_source
 from srpo.evaluation import Evaluator
 from srpo.grid import Grid
 from srpo.loop import StageLoop
-from srpo.progress import Reporter
+from srpo.progress import Reporter, check_sinks
 from srpo.runs import Run, RunError, describe, load_run, save_info
 
 CHECKPOINT_SECONDS = 60.0
@@ -76,13 +77,20 @@ def train(
     for stage in algorithm.stages.values():
         stage.view(data)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
+    if eval_episodes < 1 or (eval_every or 0) < 0:
+        raise config.ConfigError(
+            f"found {eval_every} steps between evaluations of {eval_episodes} episodes, expected zero or more (0: never), and one or more"
+        )
+    if eval_every and data.env_id is None:
+        raise config.ConfigError(f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out")
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
         check_environment(data)
+    check_sinks(sinks)
     out = Path(out) if out is not None else _default_folder(data, algorithm)
-    inherited = _inherit(start_from, grid, data) if start_from is not None else {}
-    evaluation = {"eval_every": eval_every, "eval_episodes": eval_episodes}
-    info = describe(grid, data, dict(sources or {}), **evaluation, start_from=str(start_from or ""))
+    inherited, failures = _inherit(start_from, grid, data) if start_from is not None else ({}, [])
+    more = {"eval_every": eval_every, "eval_episodes": eval_episodes, "start_from": str(start_from or ""), "failures": failures}
+    info = describe(grid, data, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
     return _continue(run, data, quiet, sinks)
 
@@ -94,7 +102,7 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
         return run
     if data is None and run.info["data"]["source"] == "arrays":
         raise RunError(f"{path} was trained on arrays in memory; continue it from Python with srpo.resume({str(path)!r}, data)")
-    data = load_dataset(run.info["data"]["source"]) if data is None else data
+    data = load_dataset(recorded_source(run.info["data"])) if data is None else data
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
     return _continue(run, data.treated(run.algorithm.data), quiet, sinks)
@@ -119,8 +127,8 @@ def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
     return Path("runs", data.name, algorithms.name_of(algorithm), time.strftime("%Y%m%d-%H%M%S"))
 
 
-def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
-    """The finished stages of another run whose settings, and those of all they need, are the same here."""
+def _inherit(path: str | Path, grid: Grid, data: Dataset) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them."""
     other = load_run(path)
     if other.info["data"]["sha256"] != data.sha256:
         raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
@@ -136,7 +144,7 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> dict[str, Any]:
             same[name] = other.results[name]
     if not same:
         raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
-    return same
+    return same, [failure for failure in other.failures if failure["stage"] in same]
 
 
 def _misfit(other: Run, grid: Grid) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
-from srpo.evaluation import FIRST_SEED
+from srpo.evaluation import FIRST_SEED, playground
 from srpo.runs import Run
 
 FPS_LIMIT = 60
@@ -43,9 +43,9 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     policy = run.policy(run.seeds[0] if seed is None else seed, **dict(run.points[0]))
     act = jax.jit(lambda obs, key: policy.act(obs, key))
     part = path.with_name(path.stem + ".part.mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        env = make_env(env_id or run.info["data"]["env_id"], render_mode="rgb_array")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        env = make_env(playground(run, env_id), render_mode="rgb_array")
         _follow(env)
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
@@ -59,6 +59,8 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
                     break
         env.close()
         os.replace(part, path)
+    except OSError as e:
+        raise VideoError(f"cannot write {path} ({e.strerror or e}); give another place") from e
     except (ImportError, RuntimeError, AttributeError) as e:
         raise VideoError(f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL") from e
     finally:

@@ -33,6 +33,10 @@ def find(name: str) -> type:
 
 
 def name_of(algorithm) -> str:
-    """The name under which the class of `algorithm` is listed."""
+    """The name under which the class of `algorithm` is listed. Raises ConfigError if it is not."""
     cls = type(algorithm)
-    return next(name for name, home in ALGORITHMS.items() if home == f"{cls.__module__}:{cls.__qualname__}")
+    here = f"{cls.__module__}:{cls.__qualname__}"
+    for name, home in ALGORITHMS.items():
+        if home == here:
+            return name
+    raise ConfigError(f"the algorithm {here} has no name, so that its runs could not be read; add it to srpo.algorithms.ALGORITHMS")

@@ -91,9 +91,11 @@ class Average(eqx.Module):
         return TrainState(state.model, target, state.opt_state)
 
 
-def windows(dataset):
+def windows(dataset, width: int, multipliers: tuple[int, ...]):
+    """The windows that a network of these sizes learns from. Raises DataError, ConfigError if there are none, or they do not fit."""
     dataset.require_episodes("Diffuser")
     cut = dataset.treatment
+    check_sizes(cut.horizon, width, multipliers)
     return dataset.windows(cut.horizon, discount=cut.discount, penalty=cut.penalty)
 
 
@@ -109,9 +111,7 @@ class TrajectoryDiffusion(Stage):
     average: Average = Average()
 
     def view(self, dataset):
-        found = windows(dataset)
-        check_sizes(found.horizon, self.width, self.multipliers)
-        return found
+        return windows(dataset, self.width, self.multipliers)
 
     def init(self, data, given, key):
         rows = data.horizon, data.action.shape[-1] + data.obs.shape[-1]
@@ -148,9 +148,7 @@ class ReturnModel(Stage):
     average: Average = Average()
 
     def view(self, dataset):
-        found = windows(dataset)
-        check_sizes(found.horizon, self.width, self.multipliers)
-        return found
+        return windows(dataset, self.width, self.multipliers)
 
     def init(self, data, given, key):
         horizon, channels = given["trajectories"].shape

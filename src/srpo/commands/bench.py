@@ -109,7 +109,7 @@ def show(found: dict[str, Any]) -> None:
             print(f"{row[0]:<28}" + "".join(f"{cell:>10}" for cell in row[1:]))
     for row in found["rows"]:
         if "skipped" in row:
-            console.print(f"not timed: {row['form']} ({row['skipped']})")
+            console.print(f"not timed: {row['form']} ({row['skipped']})", markup=False)
 
 
 def _number(value: float | None) -> str:

@@ -33,5 +33,5 @@ def main(args: argparse.Namespace) -> int:
         table = [{"name": r.name, "mean": r.mean, "low": r.low, "high": r.high, "run": r.run and str(r.run.path)} for r in rows]
         print(json.dumps({"minutes": (time.monotonic() - began) / 60, "scores": table}))
     else:
-        show(rows, out, began)
+        show(rows, args.data or DATA, began)
     return 0

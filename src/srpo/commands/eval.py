@@ -37,14 +37,14 @@ def main(args: argparse.Namespace) -> int:
 
     run = load_run(args.run)
     run.require_complete()
-    with Bars(args.quiet) as bars:
-        bars.open("time steps", 1000)
-        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update)
     film = None
-    if args.video is not None:
+    if args.video is not None:  # first: it takes seconds, and may fail
         from srpo.video import record
 
         film = str(record(run, args.video, seed=args.seed, env_id=args.env))
+    with Bars(args.quiet) as bars:
+        bars.open("time steps", 1000)
+        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update)
     if args.json:
         print(json.dumps(evaluation.as_dict() | {"video": film}))
     else:

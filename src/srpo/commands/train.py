@@ -24,9 +24,9 @@ from srpo.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("data", nargs="?", metavar="DATA", help="what to train on (not with --resume)")
+    add("data", nargs="?", metavar="DATA", help="what to train on; with --resume only if it was moved")
     add("--algo", default="srpo", help="algorithm: srpo (default), bc, iql, td3-bc, ...; a wrong name lists them")
-    add("--preset", default="paper", help="values for this data set: paper (default), authors-code or quick")
+    add("--preset", default="paper", help="values for this data set: paper (default), quick, or another of the algorithm's, such as authors-code")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
     add("--seeds", default="1", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default 1")
@@ -61,32 +61,39 @@ def parse_seeds(text: str) -> int | tuple[int, ...]:
 
 def main(args: argparse.Namespace) -> int:
     from srpo import training
+    from srpo.data import load_dataset
 
     if args.resume is not None:
-        changed = [o for o, v in (("DATA", args.data), ("--set", args.set), ("--sweep", args.sweep), ("--out", args.out)) if v]
-        if changed or args.seeds != "1" or args.algo != "srpo" or args.preset != "paper" or args.start_from:
-            what = changed[0] if changed else "another algorithm, preset, --seeds or --from"
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        free = ("data", "resume", "sinks", "json", "quiet")
+        changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
+        if changed:
+            what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
             raise ConfigError(f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}")
-        run = training.resume(args.resume, quiet=args.quiet, sinks=args.sinks or ())
+        data = load_dataset(args.data) if args.data else None  # where it is now, if it was moved
+        run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or ())
         return report(run, args.json)
 
     if args.data is None:
         raise ConfigError("no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none")
     from srpo import algorithms, config
-    from srpo.data import load_dataset
 
     cls = algorithms.find(args.algo)
     data = load_dataset(args.data)
     chosen = config.preset(cls.presets, args.preset, data.name)
     changes = dict(pair(text, "--set") for text in args.set)
-    sweep = {path: values.split(",") for path, values in (pair(text, "--sweep") for text in args.sweep)}
+    axes = [pair(text, "--sweep") for text in args.sweep]
+    sweep = {path: values.split(",") for path, values in axes}
+    if len(sweep) < len(axes):
+        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
     algorithm = config.assign_all(cls(), chosen | changes)
     sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
         from srpo.dry_run import dry_run
 
-        return dry_run(algorithm, data, sources, as_json=args.json, **options)
+        return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, **options)
     eval_every = 0 if args.no_eval else args.eval_every
     run = training.train(
         algorithm, data, **options, out=args.out, start_from=args.start_from, eval_every=eval_every,
@@ -106,6 +113,16 @@ def report(run, as_json: bool) -> int:
     else:
         if evaluation is not None:
             print(evaluation)
-        print(f"run: {run.path} (curves.png, metrics.csv, evals.csv)")
-        print(f"next: srpo eval {run.path} --episodes 100; srpo export {run.path} --to policy.onnx", file=sys.stderr)
+        print(f"run: {run.path} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
+        print(f"next: {'; '.join(next_commands(run))}", file=sys.stderr)
     return 1 if run.failures else 0
+
+
+def next_commands(run) -> list[str]:
+    """What to do with a trained run: what its data and its policies allow."""
+    from srpo.deploy.describe import exportable
+
+    (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
+    one = (f" --seed {seed}" if more_seeds else "") + "".join(f" --set-point {path}={value:g}" for path, value in point if more_points)
+    evaluate = f"srpo eval {run.path} --episodes 100" + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
+    return [evaluate] + ([f"srpo export {run.path}{one} --to policy.safetensors"] if exportable(run) else [])

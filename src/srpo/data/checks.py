@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from srpo.environments import make_env
+from srpo.environments import check_env
 from srpo.errors import UserError
 
+LARGEST = 1e15  # of all numbers: means of their squares must be finite in float32
 ACTION_ERROR = 1e-5  # actions may exceed [-1, 1] by this much: rounding, which is clipped away
 
 # our name of a field -> its name in D4RL's files
@@ -79,12 +80,10 @@ def _field(array: Any, key: str, what: str) -> np.ndarray:
         raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
     if key in ("terminal", "timeout"):
         return _flags(array, what)
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32, copy=False)
-    if single.dtype != array.dtype and not np.isfinite(single).all():
-        at, value = _first(array, ~np.isfinite(single))
-        raise DataError(f"{what}[{at}] is {value}, which float32 cannot hold; rescale this field")
-    return np.ascontiguousarray(single)
+    if array.size and not (np.abs(array) <= LARGEST).all():
+        at, value = _first(array, ~(np.abs(array) <= LARGEST))
+        raise DataError(f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings")
+    return np.ascontiguousarray(array.astype(np.float32, copy=False))
 
 
 def _flags(array: np.ndarray, what: str) -> np.ndarray:
@@ -123,16 +122,6 @@ def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
 
 
 def check_environment(dataset) -> None:
-    """Refuses a data set whose sizes are not those of its environment; raises MissingEnvironment if that is not installed."""
-    if dataset.env_id is None:
-        return
-    env = make_env(dataset.env_id)
-    spaces = {"obs": env.observation_space, "action": env.action_space}
-    env.close()
-    for key, found in (("obs", dataset.obs_size), ("action", dataset.action_size)):
-        expected = int(np.prod(spaces[key].shape or ()))
-        if found != expected:
-            raise DataError(
-                f"{dataset.source}: {FIELDS[key]} have {found} columns, but {dataset.env_id} has {expected}; "
-                "set the file's attribute env_id to the environment that was recorded"
-            )
+    """Raises MissingEnvironment if the environment that a data set names is not installed, or other sizes than its own."""
+    if dataset.env_id is not None:
+        check_env(dataset.env_id, dataset.obs_size, dataset.action_size)

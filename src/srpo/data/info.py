@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def warnings_about(data: Dataset) -> list[str]:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
             f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
-            "train with --set data.normalize_obs=true"
+            "train with --set data.normalize_obs=true (bc, td3-bc and diffuser normalize by themselves)"
         )
     still = np.flatnonzero(np.ptp(data.action, axis=0) == 0)
     if len(still):
@@ -201,3 +202,5 @@ def check_writable(png: Path) -> None:
         raise DataError(f"{png}: unknown kind of picture {png.suffix!r}; give a name that ends in .png")
     if not png.parent.is_dir():
         raise DataError(f"{png}: the folder {png.parent} does not exist; make it first")
+    if png.is_dir() or not os.access(png.parent, os.W_OK):
+        raise DataError(f"{png}: cannot be written; give another name or folder")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +49,12 @@ def from_file(path: Path, name: str | None = None) -> Dataset:
 def from_arrays(obs, action, reward, terminal, timeout=None, next_obs=None, env_id: str | None = None, name: str = "arrays") -> Dataset:
     """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError."""
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
-    return _build(check_arrays(found, name, {key: key for key in FIELDS}), name, env_id, name)
+    return _build(check_arrays(found, name, {key: key for key in FIELDS}), name, env_id, "arrays")
+
+
+def recorded_source(known: Mapping[str, Any]) -> str:
+    """Where the data set of a run is found again, from what `run.json` knows of it: a built-in one wherever it is installed."""
+    return known["name"] if known["name"] in BUILTIN else known["source"]
 
 
 def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source: str, sha256: str | None = None) -> Dataset:

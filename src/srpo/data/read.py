@@ -41,8 +41,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
                 arrays[key] = file[name][()]
             elif key in REQUIRED:
                 raise missing_field(str(path), name, file)
-        env_id = file.attrs.get("env_id")
-        return arrays, (env_id.decode() if isinstance(env_id, bytes) else env_id) or None
+        return arrays, _env_id(file.attrs.get("env_id"), path)
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
@@ -55,7 +54,18 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
                 arrays[key] = _plain(file, name, path)
             elif key in REQUIRED:
                 raise missing_field(str(path), name, file)
-        return arrays, str(_plain(file, "env_id", path)) if "env_id" in file else None
+        return arrays, _env_id(_plain(file, "env_id", path) if "env_id" in file else None, path)
+
+
+def _env_id(found, path: Path) -> str | None:
+    """The environment's id as text, or None. Raises DataError if it is something else."""
+    if isinstance(found, (np.ndarray, np.generic)) and found.size == 1:
+        found = found.item()
+    if isinstance(found, bytes):
+        found = found.decode(errors="replace")
+    if found is None or isinstance(found, str):
+        return found or None
+    raise DataError(f"{path}: env_id is {found!r}, expected the id of a Gymnasium environment; write it as one piece of text")
 
 
 def _plain(file, name: str, path: Path) -> np.ndarray:

@@ -15,6 +15,7 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.nets import MLP, Normalizer, mish
 
 NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh"}
+SINGLE = policies.DeterministicPolicy, policies.GaussianPolicy
 EXPORTABLE = "DeterministicPolicy (srpo, bc, td3-bc) and the mean action of GaussianPolicy (iql, bc-gaussian)"
 
 
@@ -27,7 +28,7 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
         network = describe(policy.policy, low, high)
         m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
         return replace(network, mean=m + s * network.mean, std=s * network.std)
-    if not isinstance(policy, (policies.DeterministicPolicy, policies.GaussianPolicy)):
+    if not isinstance(policy, SINGLE):
         raise DeployError(f"{type(policy).__name__} samples its actions and is no single network; what can be exported: {EXPORTABLE}")
     actor = policy.actor
     layers = [(_array(layer.weight, 2), _array(layer.bias, 1)) for layer in actor.net.layers]
@@ -37,6 +38,12 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
     bounds = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
     return Network(mean, std, tuple(layers), _activation(actor.net), *bounds)
+
+
+def exportable(run: Any) -> bool:
+    """Whether the policies of a finished `srpo.Run` are of a kind that `describe` takes."""
+    found = run.policies.policy if isinstance(run.policies, policies.Normalized) else run.policies
+    return isinstance(found, SINGLE)
 
 
 def _activation(net: MLP) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from srpo.config import ConfigError
 from srpo.data import DataError, load_dataset
 from srpo.data.builtin import BUILTIN
+from srpo.data.load import recorded_source
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
@@ -112,7 +113,7 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
         if dataset.sha256 != known["sha256"]:
             raise DataError(f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)")
         return dataset.obs, None
-    source = known["name"] if known["name"] in BUILTIN else known["source"]
+    source = recorded_source(known)
     if source not in BUILTIN and not Path(source).exists():
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
     dataset = load_dataset(source)
@@ -137,7 +138,9 @@ def _environment(policy: Any, info: Mapping[str, Any]):
 
 
 def _refuse_existing(places: Mapping[str, Path], force: bool) -> None:
-    for path in places.values():
+    whole = places[CONTRACT].name == CONTRACT  # of a folder: no file of another export may stay
+    others = [places[CONTRACT].parent / name for name in (*(form.file for form in FORMATS.values()), CHECK)] if whole else []
+    for path in [*places.values(), *others]:
         if path.is_dir():
             raise DeployError(f"{path} is a folder; give another name")
         if path.exists() and not force:
@@ -154,7 +157,7 @@ def _workshop(folder: Path):
         with tempfile.TemporaryDirectory(prefix=".srpo-export-", dir=here) as made:
             yield Path(made)
     except OSError as e:
-        raise DeployError(f"cannot write to {folder}: {e.strerror or e}; nothing was changed") from e
+        raise DeployError(f"cannot write to {folder}: {e.strerror or e}; make room or give another folder, and export again") from e
 
 
 def _write(bundle: Bundle, folder: Path, places: Mapping[str, Path]) -> dict[str, Path]:
@@ -177,9 +180,13 @@ def _latency(bundle: Bundle, folder: Path, forms: Sequence[str], calls: int) -> 
 
 
 def _name(written: Mapping[str, Path], places: Mapping[str, Path]) -> None:
-    """Give the files their names, the contract (with the hashes of the others) last."""
+    """Give the files their names, the contract (with the hashes of the others) last; in a folder, no format of an earlier export stays."""
     home = places[CONTRACT].parent
     home.mkdir(parents=True, exist_ok=True)
+    if places[CONTRACT].name == CONTRACT:
+        for stale in {home / form.file for form in FORMATS.values()} | {home / CHECK}:
+            if stale not in {places.get(name, home / CHECK) for name in written}:
+                stale.unlink(missing_ok=True)
     for name, path in written.items():
         with open(path, "rb") as f:
             os.fsync(f.fileno())
