@@ -85,10 +85,10 @@ class Cell:
         """What its run has come to; None if there is none in `out`."""
         return from_run(self.data, self.algorithm, self.settings, self.run, self.log) if self.file.exists() else None
 
-    def kept(self, results: Mapping[tuple[str, str], Result]) -> Result | None:
-        """What was finished elsewhere with the same settings, unless there is a run in `out`."""
-        found = results.get((self.data, self.algorithm))
-        return found if found is not None and found.settings == self.settings and not self.file.exists() else None
+    def best(self, kept: Mapping[tuple[str, str], Result]) -> Result | None:
+        """What its run has come to, or, as long as that is not finished, what was kept of another one with the same settings."""
+        mine = self.result
+        return mine if mine is not None and mine.finished else kept.get((self.data, self.algorithm), mine)
 
     def done(self, episodes: int) -> bool:
         """Whether its run in `out` is finished."""
@@ -112,22 +112,27 @@ class Cell:
             write_json(self.file, log | {"busy": None, key: log[key] + time.monotonic() - begin})
 
 
-def digest(algorithm: str, data: str, budget: Budget, seeds: tuple[int, ...], episodes: int) -> str:
+def digest(algorithm: str, data: srpo.Dataset, budget: Budget, seeds: tuple[int, ...], episodes: int) -> str:
     """Of everything that decides a result but the machine and the library's version."""
-    values = {path: repr(s.value) for path, s in config.settings(configured(algorithm, data, budget)).items()}
-    return hashlib.sha256(json.dumps([algorithm, data, values, seeds, episodes]).encode()).hexdigest()[:12]
+    values = {path: repr(s.value) for path, s in config.settings(configured(algorithm, data.name, budget)).items()}
+    return hashlib.sha256(json.dumps([algorithm, data.name, data.sha256, values, seeds, episodes]).encode()).hexdigest()[:12]
 
 
-def check_cell(cell: Cell, seeds: tuple[int, ...], budget: Budget) -> None:
-    """Raises ConfigError for seeds that cannot be used, RunError if the folder holds a run with other seeds or settings."""
+def check_cell(cell: Cell, seeds: tuple[int, ...], budget: Budget, kept: Mapping[tuple[str, str], Result], keep: Path) -> None:
+    """Raises ConfigError for seeds that cannot be used and where a kept result, RunError where a run, is one of other settings."""
     wanted, run = Grid.create(configured(cell.algorithm, cell.data, budget), seeds, None).algorithm, cell.run
-    if run is None:
-        return
-    wanted, found = config.settings(wanted), config.settings(run.algorithm)
-    changed = [path for path in wanted if wanted[path].value != found[path].value]
-    if run.seeds != seeds or changed:
-        what = f"{changed[0]} {found[changed[0]].value}" if changed else f"seeds {', '.join(map(str, run.seeds))}"
-        raise RunError(f"{cell.folder} holds a run with {what}, not what this command would train; choose another --out")
+    if run is not None:
+        wanted, found = config.settings(wanted), config.settings(run.algorithm)
+        changed = [path for path in wanted if wanted[path].value != found[path].value]
+        if run.seeds != seeds or changed:
+            what = f"{changed[0]} {found[changed[0]].value}" if changed else f"seeds {', '.join(map(str, run.seeds))}"
+            raise RunError(f"{cell.folder} holds a run with {what}, not what this command would train; choose another --out")
+    there = kept.get((cell.data, cell.algorithm))
+    if there is not None and there.settings != cell.settings:
+        raise ConfigError(
+            f"{keep} holds a result of {cell.algorithm} on {cell.data} with other settings, seeds, episodes or data, which would be lost; "
+            "choose another --keep"
+        )
 
 
 def work(cell: Cell, data: srpo.Dataset, seeds: tuple[int, ...], budget: Budget, episodes: int, quiet: bool) -> None:
@@ -149,7 +154,7 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
     failed, kept = 0, read(args.keep)
     for i, cell in enumerate(cells):
         where = f"[{i + 1}/{len(cells)}] {cell.data} {cell.algorithm}"
-        if cell.done(args.episodes) or cell.kept(kept):
+        if cell.done(args.episodes) or (not cell.file.exists() and cell.best(kept)):
             tell(f"{where}: finished before")
             continue
         tell(f"{where}: {'goes on' if cell.run else 'begins'}")
@@ -168,7 +173,7 @@ def work_through(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argp
 def write_report(cells: list[Cell], sources: dict[str, srpo.Dataset], args: argparse.Namespace) -> tuple[list[Row], str]:
     """Write the tables of what is there, and return rows and page."""
     suite, kept = list(sources), read(args.keep)
-    mine = {(cell.data, cell.algorithm): cell.result or cell.kept(kept) for cell in cells}
+    mine = {(cell.data, cell.algorithm): cell.best(kept) for cell in cells}
     others = {where: result for where, result in kept.items() if where not in mine}  # stay, for the next command
     results = others | {where: result for where, result in mine.items() if result is not None}
     rows = data_rows(sources) + [r.row for r in results.values()] + suite_rows(sources, results)
@@ -208,11 +213,13 @@ def run(args: argparse.Namespace) -> int:
     budget, suite = BUDGETS[args.budget], SUITES.get(args.suite) or args.suite.split(",")
     sources = {name: srpo.load_dataset(args.data_dir / f"{name}.hdf5") for name in suite}
     cells = [
-        Cell(data, name, digest(name, data, budget, seeds, args.episodes), args.out) for data in sources for name in dict.fromkeys(names)
+        Cell(name, algorithm, digest(algorithm, data, budget, seeds, args.episodes), args.out)
+        for name, data in sources.items()
+        for algorithm in dict.fromkeys(names)
     ]
-    read(args.keep)  # refuses what it cannot read before anything is trained
+    kept = read(args.keep)  # refuses what it cannot read before anything is trained
     for cell in cells:
-        check_cell(cell, seeds, budget)
+        check_cell(cell, seeds, budget, kept, args.keep)
     failed = 0 if args.report else work_through(cells, sources, args, seeds)
     rows, text = write_report(cells, sources, args)
     for name, its_page in own_pages.items():

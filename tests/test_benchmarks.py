@@ -160,8 +160,12 @@ def test_kept_results_stand_for_runs_that_are_gone(command, tmp_path, monkeypatc
         assert command("--algos", "bc", *keep) == 0
     assert command("--algos", "bc-gaussian", *keep) == 0
     assert [r for r in rows(tmp_path / "keep" / "scores.csv") if r["algorithm"] == "bc"] == [r for r in before if r["algorithm"] == "bc"]
-    assert command("--algos", "bc", *keep, seeds="1") == 0  # another question
-    assert {e["seed"] for e in rows(tmp_path / "keep" / "episodes.csv") if e["algorithm"] == "bc"} == {"0"}
+    held = (tmp_path / "keep" / "episodes.csv").read_text()
+    shutil.rmtree(command.out)
+    for more in ([], ["--report"]):  # another question must not lose the answer to this one
+        assert command("--algos", "bc", *keep, *more, seeds="1") == 2
+        assert "which would be lost; choose another --keep" in capsys.readouterr().err
+    assert (tmp_path / "keep" / "episodes.csv").read_text() == held
     (tmp_path / "keep" / "episodes.csv").unlink()
     assert command("--algos", "bc", *keep, seeds="1") == 2
     assert "choose another --keep" in capsys.readouterr().err
