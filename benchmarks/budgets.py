@@ -101,9 +101,10 @@ def explain(names: list[str], data: list[str], budget_name: str) -> str:
     if budget.steps is not None:
         lines[0] += (
             f" Every algorithm takes {budget.steps:,} gradient steps in all, with batches of at most {budget.largest_batch}; a step of a stage"
-            " that trains several networks counts once, drawing tables of proposed actions not at all. Networks and candidates are those"
-            " of the preset `quick`. Nothing was tuned on these data sets but what docs/quick.md says: temperatures are the published ones of the"
-            " D4RL task of the same kind."
+            " that trains several networks counts once, drawing tables of proposed actions not at all. Networks, candidates and learning"
+            " rates are those of the preset `quick`. Nothing was tuned on these data sets but what docs/quick.md says: temperatures are the"
+            " published ones of the D4RL task of the same kind (QGPO's guidance scales another implementation's, DTQL's with its treatment of"
+            " rewards and its rates)."
         )
     lines.append("")
     for name in names:

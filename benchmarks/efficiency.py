@@ -3,7 +3,7 @@
   python benchmarks/efficiency.py                                    the table, on standard output
   python benchmarks/efficiency.py --json e.json --csv e.csv --png docs/images
   python benchmarks/efficiency.py --algos srpo,idql,diffusion-ql
-  python benchmarks/efficiency.py --from e.json --scores runs/scores/small/scores.csv --png docs/images     draw again
+  python benchmarks/efficiency.py --from e.json --scores docs/scores/scores.csv --png docs/images     draw again
 
 Networks, samplers, numbers of candidates and batch sizes are those of each algorithm's preset `paper` for
 hopper-medium-replay-v2 (11 observations, 3 actions); the data are random numbers of that shape and the networks
@@ -11,10 +11,9 @@ are new, as no time here depends on what was learned.
 
 - Time per action: the whole of `act`, compiled, from an observation on the device to an
   action there. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
-  rounds, a ratio the median over rounds of the ratio within the round.
+  rounds, a ratio one of medians. A policy whose call takes over a second has its turn in three rounds: first, middle, last.
 - Core time per action: what all cores of this process worked for it. Where other programs run it says more than the time that
-  passed, which favors short calls there: they fit between two interruptions. On an idle machine of two cores a policy takes
-  between half of it and all of it.
+  passed, which favors short calls there: they fit between two interruptions.
 - A policy too slow for a batch of 256 is timed at a smaller one, named in the table; at that size time grows with the batch.
 - Operations per action: XLA's cost analysis of the compiled program, with bodies of loops counted at every trip (flops.py).
 - Training: milliseconds of a step, one seed, in the compiled loop of `srpo train`; hours for the preset's steps. SfBC's
@@ -47,7 +46,7 @@ from srpo.runs import versions
 
 TASK, OBS, ACT, ROWS, EPISODE = "hopper-medium-replay-v2", 11, 3, 402_000, 1000
 ROUND_SECONDS = 0.05  # of calls of one policy in one round
-SLOW_SECONDS = 1.0  # beyond this a call is repeated in a few rounds only
+SLOW_SECONDS = 1.0  # beyond this a call is repeated in three rounds only
 LONGEST_CALL = 8.0  # seconds; batches are made smaller to stay below
 REFERENCE = "srpo"
 KIND = {  # what an action costs is mostly a matter of this
@@ -103,20 +102,23 @@ class Call:
             out[i] = time.perf_counter() - begin, time.process_time() - worked
         return out
 
-    def round(self, number: int) -> np.ndarray:
-        """Median times per action, NaN in the rounds that a slow policy sits out."""
-        if self.seconds > SLOW_SECONDS and number >= 3:
-            return np.full(2, np.nan)
+    def round(self) -> np.ndarray:
+        """Median times per action."""
         calls = int(np.clip(ROUND_SECONDS / self.seconds, 1, 500))
         return np.median(self.times(calls), 0) / self.batch
 
+    def turns(self, rounds: int) -> set[int]:
+        """The rounds in which it is timed: all of them, or for a slow policy three that cover the same time."""
+        return {0, rounds // 2, rounds - 1} if self.seconds > SLOW_SECONDS else set(range(rounds))
+
 
 def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Times per action (round, 2) by algorithm: A B C, A B C, ..."""
+    """Times per action (round, 2) by algorithm: A B C, A B C, ...; NaN in the rounds that a slow policy sits out."""
     found = {name: np.full((rounds, 2), np.nan) for name in calls}
     for i in range(rounds):
         for name, call in calls.items():
-            found[name][i] = call.round(i)
+            if i in call.turns(rounds):
+                found[name][i] = call.round()
     return found
 
 
@@ -130,9 +132,10 @@ def acting(policies: dict[str, Any], rounds: int) -> dict[str, Row]:
             calls[name] = Call(policy, batch if batch == 1 else fitting(calls[name].seconds, batch))
         tell(f"acting, batch {batch}: {rounds} rounds")
         times = interleaved(calls, rounds)
+        medians = {name: np.nanmedian(t, 0) for name, t in times.items()}
         for name, t in times.items():
-            seconds, cpu_seconds = np.nanmedian(t, 0)
-            ratio, cpu_ratio = np.nanmedian(t / times[REFERENCE], 0)
+            seconds, cpu_seconds = medians[name]
+            ratio, cpu_ratio = medians[name] / medians[REFERENCE]
             out[name][f"batch_{batch}"] = {
                 "seconds": seconds, "ratio": ratio, "cpu_seconds": cpu_seconds, "cpu_ratio": cpu_ratio,
                 "quartiles": np.nanquantile(t[:, 0], [0.25, 0.75]).tolist(), "measured_at": calls[name].batch,

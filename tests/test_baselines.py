@@ -1,4 +1,4 @@
-"""BC, IQL, TD3+BC and BEAR: formulas against hand-worked numbers, critics on a chain, policies on a bandit.
+"""BC, IQL, TD3+BC and BEAR: formulas against hand-worked numbers, policies on a bandit; and everybody's critic on a chain.
 
 All stages of a kind train on data of one shape, so that each is compiled once.
 """
@@ -14,12 +14,15 @@ import pytest
 from srpo import algorithms, config
 from srpo.algorithms.bc import LikelihoodCloning, Regression
 from srpo.algorithms.bear import BEAR, BEARPolicy, BehaviorVAE, pessimistic
+from srpo.algorithms.diffusion_ql import DiffusionPolicyQ
+from srpo.algorithms.idql import ImplicitCritic
 from srpo.algorithms.iql import IQL, AdvantageWeightedPolicy
 from srpo.algorithms.td3_bc import TD3BCPolicy
 from srpo.core import Batch, Log, TrainState, advance, metric_names
 from srpo.losses import advantage_weight, gaussian_log_prob, mmd
 from srpo.optim import adam
 from srpo.stages.iql_critic import IQLCritic
+from srpo.stages.trust_region import DenoisedBehavior, JointCritic, WarmUp
 
 N, SMALL = 512, {"hidden": (32, 32), "batch_size": 64}
 KEY = jax.random.key(0)
@@ -65,6 +68,22 @@ BEAR_STAGE = BEARPolicy(
     **SMALL, vae_hidden=(32, 32), next_actions=4, kernel="gaussian", sigma=20.0, random_multiplier=False, warmup=0.0,
     lr_dual=0.01, lr_q=3e-3, ema=0.05,
 )  # fmt: skip
+
+CRITICS = {  # stage, the path of its discount, where its Q and V are
+    "iql": (CRITIC, "discount", lambda s: s.q.model, lambda s: s.v.model),
+    "srpo": (config.assign(CRITIC, "next_value", "before"), "discount", lambda s: s.q.model, lambda s: s.v.model),
+    "idql": (ImplicitCritic(**SMALL, lr=3e-3, ema=0.05), "discount", lambda s: s.q.model, lambda s: s.v.model),
+    "td3-bc": (TD3BC, "discount", lambda s: lambda obs, action: s.q.model(s.actor.model.normalizer(obs), action), None),
+    "bear": (BEAR_STAGE, "discount", lambda s: s.q.model, None),
+    "diffusion-ql": (
+        DiffusionPolicyQ(**SMALL, diffusion_steps=2, lr=3e-3, critic_lr=3e-3, ema=0.05, ema_start=0, ema_every=1),
+        "discount", lambda s: s.q.model, None,
+    ),
+    "dtql": (
+        WarmUp(batch_size=64, critic=JointCritic(hidden=(32, 32), lr=3e-3, ema=0.05), behavior=DenoisedBehavior(hidden=(8,))),
+        "critic.discount", lambda s: s.critic.model.q, lambda s: s.critic.model.v,
+    ),
+}  # fmt: skip
 
 # --- formulas
 
@@ -117,14 +136,26 @@ def test_vae_loss():
 # --- critics
 
 
-@pytest.mark.parametrize("stage", [CRITIC, TD3BC, BEAR_STAGE], ids=["iql", "td3-bc", "bear"])
-def test_critic_finds_the_values_of_a_chain(stage):
-    state = train(eqx.tree_at(lambda s: s.discount, stage, 0.8), chain())
-    see = state.actor.model.normalizer if stage is TD3BC else lambda obs: obs
-    q = state.q.model(see(jnp.asarray(STATE)), jnp.zeros((3, 1)))
+@pytest.mark.parametrize("name", CRITICS)
+def test_critic_finds_the_values_of_a_chain(name):
+    stage, discount, q_of, v_of = CRITICS[name]
+    state = train(config.assign(stage, discount, 0.8), chain())
+    q = q_of(state)(jnp.asarray(STATE), jnp.zeros((3, 1)))
     np.testing.assert_allclose(q, np.tile([0.64, 0.8, 1.0], (2, 1)), atol=0.06)
-    if stage is CRITIC:
-        np.testing.assert_allclose(state.v.model(jnp.asarray(STATE)), [0.64, 0.8, 1.0], atol=0.06)
+    if v_of is not None:
+        np.testing.assert_allclose(v_of(state)(jnp.asarray(STATE)), [0.64, 0.8, 1.0], atol=0.06)
+
+
+@pytest.mark.parametrize("next_value", ["before", "after"])
+def test_q_regresses_on_v_before_or_after_its_step(next_value):
+    data, stage = chain(), config.assign(CRITIC, "next_value", next_value)
+    start = stage.init(data, {}, KEY)
+    after, metrics = jax.jit(stage.update)(start, data, {}, KEY, jnp.int32(0))
+    v = (start if next_value == "before" else after).v.model(data.next_obs)
+    y = data.reward + 0.99 * data.mask * v
+    np.testing.assert_allclose(metrics["q_loss"], jnp.mean((start.q.model(data.obs, data.action) - y) ** 2), rtol=1e-5)
+    other = data.reward + 0.99 * data.mask * (after if next_value == "before" else start).v.model(data.next_obs)
+    assert float(jnp.mean(jnp.abs(y - other))) > 1e-3  # the two can be told apart
 
 
 @pytest.mark.parametrize("level, expected", [(0.5, 0.0), (0.9, 0.5)])

@@ -193,6 +193,27 @@ def test_another_budget_in_the_same_folder_is_refused(command, capsys):
     assert "holds a run with seeds 0, 1" in capsys.readouterr().err
 
 
+def test_the_mean_of_the_suite_pairs_seeds_and_leaves_out_who_is_not_everywhere():
+    def result(data, algorithm, scores):
+        episodes = [{"seed": s, "score": x} for s, values in scores.items() for x in values]
+        return (data, algorithm), score_table.Result(data, algorithm, "", episodes, 60.0, 6.0, data == "b", "")
+
+    class Recorded:
+        def __init__(self, returns):
+            self.returns, self.score = np.array(returns), lambda x: x
+
+    found = dict([
+        result("a", "bc", {0: [1.0, 3.0], 1: [5.0, 7.0], 2: [100.0, 100.0]}),
+        result("b", "bc", {1: [10.0, 10.0], 0: [20.0, 40.0]}),  # seed 2 failed there
+        result("a", "iql", {0: [1.0], 1: [1.0]}),
+    ])  # fmt: skip
+    recorded, row = score_table.suite_rows({"a": Recorded([0.0, 4.0]), "b": Recorded([10.0])}, found)
+    assert (recorded["algorithm"], recorded["mean"]) == (score_table.RECORDED, 6.0)
+    # seed 0: (1 + 20) / 2 and (3 + 40) / 2, mean 16; seed 1: 7.5 and 8.5, mean 8
+    assert (row["algorithm"], row["seeds"], row["episodes"], row["mean"], row["std"]) == ("bc", 2, 2, 12.0, 4.0)
+    assert (row["train_seconds"], row["eval_seconds"], row["time_incomplete"]) == (120.0, 12.0, True)
+
+
 # --- efficiency
 
 

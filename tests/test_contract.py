@@ -179,14 +179,15 @@ def test_losses_fall(trained):
 
 
 def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
-    name, done = trained.last, trained.run.results
-    view = trained.algorithm.stages[name].view(data.treated(trained.algorithm.data))
-    loop = StageLoop(name, trained.run.grid, view, done, tmp_path / "none")
-    loop.start()
-    assert loop.log_every == 1  # that is how the run was trained
-    bounds = np.int32(0), np.int32(loop.stage.steps)
-    loop.carry = loop._advance(loop.stage, loop.carry, loop.own, loop.keys, loop.shared, loop.data, *bounds)
-    assert_equal(loop.result(), done[name])
+    """Of every stage."""
+    done = trained.run.results
+    for name, stage in trained.algorithm.stages.items():
+        loop = StageLoop(name, trained.run.grid, stage.view(data.treated(trained.algorithm.data)), done, tmp_path / "none")
+        loop.start()
+        assert loop.log_every == 1  # that is how the run was trained
+        bounds = np.int32(0), np.int32(loop.stage.steps)
+        loop.carry = loop._advance(loop.stage, loop.carry, loop.own, loop.keys, loop.shared, loop.data, *bounds)
+        assert_equal(loop.result(), done[name])
 
 
 def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
@@ -208,19 +209,22 @@ def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
 
 
 def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
-    """Stopped in the middle of the last stage; it is also the same training twice with the same seeds."""
-    half, step_of = trained.algorithm.stages[trained.last].steps // 2, training.Reporter.step
+    """Stopped in the middle of every stage; it is also the same training twice with the same seeds."""
+    step_of, stops = training.Reporter.step, {name: stage.steps // 2 for name, stage in trained.algorithm.stages.items()}
 
     def step(self, loop, means):
         step_of(self, loop, means)
-        if (loop.name, loop.step) == (trained.last, half):
+        if stops.get(loop.name) == loop.step:
+            del stops[loop.name]
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training.Reporter, "step", step)
-    with pytest.raises(training.Interrupted, match=f"stopped at step {half} of stage {trained.last}"):
-        train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
-    monkeypatch.undo()
-    resumed = srpo.resume(tmp_path / "run", data, quiet=True)
+    go_on = lambda: train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
+    for name, half in list(stops.items()):
+        with pytest.raises(training.Interrupted, match=f"stopped at step {half} of stage {name}"):
+            go_on()
+        go_on = lambda: srpo.resume(tmp_path / "run", data, quiet=True)
+    resumed = go_on()
     assert_equal(resumed.results, trained.run.results)
     assert_equal(resumed.policies, trained.run.policies)
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bandits import fit
 from jax import lax
 
 from srpo.algorithms.diffuser import Average, Diffuser, Frame, TrajectoryModel, WindowTreatment
@@ -125,6 +126,39 @@ def test_the_value_target_is_the_discounted_return_with_the_penalty():
     data = data.treated(WindowTreatment(horizon=1, discount=0.5, penalty=100.0))
     windows = Diffuser().set("trajectories.multipliers", (1,)).set("trajectories.width", 32).trajectories.view(data)
     np.testing.assert_allclose(windows.value, [1 + 1 - 97 / 4, 2 - 97 / 2, -97, 1.5, 1])
+
+
+def test_the_loss_weighs_the_first_action(trained):
+    algorithm, data, _ = trained
+    stage = algorithm.trajectories
+    state, window = stage.init(stage.view(data), {}, KEY), stage.view(data).sample(KEY, 8)
+    found = jax.jit(lambda state: stage.update(state, window, {}, jax.random.key(3), jnp.int32(0))[1]["loss"])(state)
+    clean, x, k, fix = state.model.noised(window, jax.random.key(3))
+    error = (fix(state.model(x, k)) - clean) ** 2
+    np.testing.assert_allclose(found, (jnp.sum(error) + 9 * jnp.sum(error[:, 0, :1])) / error.size, rtol=1e-4)
+
+
+def test_trained_models_know_independent_rows():
+    """Rows are independent Gaussians and nothing counts but the first reward, the first action itself: from a noisy window the clean
+    one is expected at alpha x (all is normalized), and the return at mean + std alpha x of the first action."""
+    rng, n = np.random.default_rng(0), 5000
+    action, timeout = 0.2 + 0.25 * rng.normal(size=(n, 1)), np.arange(n) % 100 == 99
+    action = np.clip(action, -1, 1)
+    data = from_arrays(rng.normal(size=(n, 2)), action, 8 * action[:, 0], np.zeros(n, bool), timeout, name="tiny")
+    steps = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in (("steps", 600), ("batch_size", 64), ("lr", 3e-3))}
+    algorithm = assign_all(Diffuser(), TINY | steps | {"data.discount": 0.0})
+    data = data.treated(algorithm.data)
+    model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
+    value, _ = fit(algorithm.value, algorithm.value.view(data), {"trajectories": model})
+    windows = algorithm.trajectories.view(data).sample(jax.random.key(5), 2000)
+    inside = windows.inside.all(1)
+    clean, x, k, fix = model.noised(windows, jax.random.key(6))
+    alpha = model.schedule(k)[0]
+    error = (fix(model(x, k)) - fix(alpha[:, None, None] * x))[inside]
+    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.25 * float(jnp.std(clean))
+    expected = 8 * (action.mean() + action.std() * alpha * x[:, 0, 0])
+    error = (value(x, k) - expected)[inside]
+    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.2 * float(jnp.std(expected))
 
 
 def test_the_average_copies_then_follows():

@@ -118,7 +118,7 @@ def test_noise_of_a_point_mass_is_the_noise_that_was_added():
         np.testing.assert_allclose(gaussian_noise(schedule, 0.7, 0.0)(x, jnp.asarray(t)), noise, rtol=1e-3)
 
 
-def test_training_noise_levels_have_the_sheet_s_quantiles():
+def test_training_noise_levels_have_the_quantiles_of_their_law():
     sigma = edm.draw_sigma(random.key(1), (100_000,))
     np.testing.assert_allclose(jnp.quantile(sigma, jnp.asarray([0.05, 0.25, 0.5, 0.75, 0.95])), [0.115, 0.289, 0.5, 0.866, 2.18], rtol=0.03)
     assert 0.002 <= sigma.min() and sigma.max() <= 80

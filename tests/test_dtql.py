@@ -15,7 +15,7 @@ from srpo.diffusion.denoising import Denoiser, denoising_loss, matching_directio
 from srpo.diffusion.edm import draw_sigma, precondition
 from srpo.nets import QEnsemble, ValueNet
 from srpo.score_nets import ScoreMLP
-from srpo.stages.trust_region import JointCritic, Values, WarmUp
+from srpo.stages.trust_region import JointCritic, Values, WarmUp, levels_and_noise
 
 OBS = jnp.zeros((1, 1))
 
@@ -176,9 +176,31 @@ def test_the_kl_variant_finds_the_best_action(warm):
     assert acts(policy).mean() == pytest.approx(BEST, abs=0.08)
 
 
-def test_decayed_learning_rates_end_at_zero(warm):
-    stage = DTQLKL().policy.__class__(steps=100, batch_size=16, lr_decay=True)
+def test_the_kl_variant_s_first_step_goes_down_the_matching_direction(warm):
+    """With Q out of the way, Adam's first step is against the sign of the estimated gradient; the fake denoiser is another one."""
+    stage, batch, key = type(DTQLKL().policy)(batch_size=64, alpha=1e6, lr=1e-3), bandit(64), random.key(3)
+    state = stage.init(batch, {"warm_up": warm}, random.key(0))
+    state = eqx.tree_at(lambda s: s.fake.model, state, jax.tree.map(lambda x: 0.5 * x, state.fake.model))
+    new = jax.jit(lambda state: stage.update(state, batch, {"warm_up": warm}, key, jnp.int32(0))[0])(state)
+    _, k_action, k_match, _ = random.split(key, 4)
+    start, (sigma, noise) = random.normal(k_action, batch.action.shape), levels_and_noise(k_match, batch.action)
+    generator, real = state.generator.model, new.warm.behavior.model
+    g = matching_direction(real, state.fake.model, batch.obs, generator(batch.obs, start), sigma, noise)
+    gradient = jax.grad(lambda generator: jnp.mean(g * generator(batch.obs, start)))(generator)
+    for slope, before, after in zip(*map(jax.tree.leaves, (gradient, generator, new.generator.model)), strict=True):
+        clear = jnp.abs(slope) > 1e-2 * jnp.max(jnp.abs(slope))
+        assert clear.any() and jnp.array_equal(jnp.sign(after - before)[clear], -jnp.sign(slope)[clear])
+
+
+@pytest.mark.parametrize("algorithm", [DTQL, DTQLKL])
+def test_decayed_learning_rates_end_at_zero(algorithm, warm):
+    stage = type(algorithm().policy)(steps=100, batch_size=16, lr_decay=True)
     state = stage.init(bandit(32), {"warm_up": warm}, random.key(0))
-    last, _ = jax.jit(stage.update)(state, bandit(32), {"warm_up": warm}, random.key(1), jnp.asarray(100))
-    for before, after in zip(jax.tree.leaves(state.warm.critic.model), jax.tree.leaves(last.warm.critic.model), strict=True):
-        np.testing.assert_array_equal(before, after)
+    update = jax.jit(lambda state, step: stage.update(state, bandit(32), {"warm_up": warm}, random.key(1), step)[0])
+    states = [state.warm.critic, state.warm.behavior, *([state.actor] if algorithm is DTQL else [state.generator, state.fake])]
+    for step, moves in ((50, True), (100, False)):
+        last = update(state, jnp.asarray(step))
+        now = [last.warm.critic, last.warm.behavior, *([last.actor] if algorithm is DTQL else [last.generator, last.fake])]
+        for before, after in zip(states, now, strict=True):
+            pairs = zip(jax.tree.leaves(before.model), jax.tree.leaves(after.model), strict=True)
+            assert any(not np.array_equal(x, y) for x, y in pairs) == moves

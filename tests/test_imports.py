@@ -54,7 +54,7 @@ def test_algorithms_import_no_other():
         assert not others, f"{path.name} imports {others}"
 
 
-def test_all_public_names_have_docstrings():
+def test_all_modules_have_docstrings():
     for path in MODULES:
         tree = ast.parse(path.read_text())
         if path.name not in ("__main__.py",) and tree.body:

@@ -14,6 +14,7 @@ from srpo.diffusion.schedules import VP
 from srpo.diffusion.solver import Solver
 from srpo.losses import contrastive_energy
 from srpo.policies import DiffusionPolicy, Guided
+from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import Support
 
 
@@ -52,6 +53,20 @@ def test_with_few_actions_the_energy_is_beta_q_up_to_a_constant():
     error = (f - f.mean(1, keepdims=True)) - (exact - exact.mean(1, keepdims=True))
     np.testing.assert_allclose(exact[0] - exact[0, 0], beta * 2 * (proposed - proposed[0]), atol=1e-3)
     assert float(jnp.sqrt(jnp.mean(error**2))) < 0.15 * float(jnp.std(exact[0]))
+
+
+def test_the_behavior_model_learns_a_gaussian():
+    """Its noise is the known one of N(0.4, 0.3^2), where a sample may be."""
+    n = 4096
+    action = jnp.clip(0.4 + 0.3 * jax.random.normal(jax.random.key(0), (n, 1)), -1, 1)
+    data = Batch(jnp.zeros((n, 1)), action, jnp.zeros(n), jnp.zeros((n, 1)), jnp.ones(n), jnp.arange(n))
+    model, _ = fit(ScoreBehavior(steps=2000, batch_size=256, widths=(32, 16), lr=3e-3), data)
+    t = jnp.linspace(0.02, 0.98, 60)[:, None] * jnp.ones(40)
+    alpha, sigma = VP()(t)
+    x = (alpha * 0.4 + jnp.sqrt(alpha**2 * 0.09 + sigma**2) * jnp.linspace(-1.5, 1.5, 40))[..., None]
+    exact = sigma[..., None] * (x - alpha[..., None] * 0.4) / (alpha**2 * 0.09 + sigma**2)[..., None]
+    found = model(x, t, jnp.zeros((60, 40, 1)))
+    assert float(jnp.sqrt(jnp.mean((found - exact) ** 2))) < 0.15 * float(jnp.std(exact))
 
 
 def test_in_support_values_on_a_loop():

@@ -50,7 +50,7 @@ class GaussianBehavior(eqx.Module):
 
 
 def test_the_direction_by_hand():
-    """At t = 0.5: alpha = 0.281183, sigma = 0.959654 (the sheet of known values of the VP schedule)."""
+    """At t = 0.5: alpha = 0.281183, sigma = 0.959654 (known values of the VP schedule)."""
     critic = LinearCritic(jnp.array([[1.0, 0.0], [3.0, 8.0]]))  # mean gradient (2, 4)
     behavior = lambda x, t, obs: 2.0 * x
     action, noise = jnp.array([[0.5, -0.5], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [-1.0, 2.0]])

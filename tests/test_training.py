@@ -19,6 +19,7 @@ from srpo.checkpoint import CheckpointError
 from srpo.cli import main
 from srpo.config import ConfigError
 from srpo.data import from_arrays
+from srpo.evaluation import bootstrap
 from srpo.runs import RunError
 
 TINY = {
@@ -119,6 +120,13 @@ def test_every_episode_is_kept(swept):
     assert all(r["mujoco"] and r["gymnasium"] for r in kept)
     score = 100 * (float(kept[0]["return"]) + 20.272305) / (3234.3 + 20.272305)
     assert float(kept[0]["score"]) == pytest.approx(score)
+
+
+def test_the_bootstrap_draws_seeds_and_then_episodes():
+    """Two seeds that never vary: their mean is 1, 2 or 3 with probability 1/4, 1/2 and 1/4, however many episodes they have."""
+    assert bootstrap(np.repeat([[1.0], [3.0]], 50, 1)) == (1.0, 3.0)
+    low, high = bootstrap(np.tile([1.0, -1.0], 200)[None])  # one seed: 400 episodes of deviation 1
+    assert (low, high) == (pytest.approx(-1.96 / 20, abs=0.01), pytest.approx(1.96 / 20, abs=0.01))
 
 
 def test_evaluate_summarizes_all_runs(swept):
