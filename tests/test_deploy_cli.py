@@ -105,6 +105,7 @@ def test_export_when_the_data_moved(run, file, tmp_path, capsys):
         (["--seed", "3", "--to", "p.onnx"], "was swept: choose one of"),
         (["--seed", "3", "--set-point", "policy.lr=0.1", "--to", "p.onnx"], "was swept: choose one of"),
         (["--seed", "3", "--set-point", "policy.lr=x", "--to", "p.onnx"], "policy.lr: found 'x'"),
+        (["--seed", "3", "--set-point", "policy.lr", "--to", "p.onnx"], "--set-point 'policy.lr': expected PATH=VALUE"),
         (["--seed", "3", "--set-point", "policy.lr=0.01", "--to", "p.onx"], "did you mean '.onnx'"),
         (["--seed", "3", "--set-point", "policy.lr=0.01", "--to", "there.onnx"], "there.onnx exists"),
         (["--seed", "3", "--set-point", "policy.lr=0.01", "--to", "out/", "--formats", "onnx,trt"], "unknown format 'trt'"),

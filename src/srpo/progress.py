@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import time
 from collections.abc import Sequence
@@ -155,7 +156,8 @@ class WandB:
     def __init__(self, run: Run):
         with _extra("wandb"):
             import wandb
-        self.log = wandb.init(project="srpo", name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
+        same = hashlib.sha256(f"{run.path.resolve()} {run.info['created']}".encode()).hexdigest()[:16]  # the run that a resumed one goes on with
+        self.log = wandb.init(project="srpo", id=same, name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
         for stage in run.algorithm.stages:
             self.log.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 

@@ -47,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
 
 def read_point(texts: list[str]) -> dict[str, float]:
     """{"policy.beta": 0.1} of ["policy.beta=0.1"]. Raises ConfigError."""
+    from srpo.commands.train import pair
     from srpo.config import convert
 
-    pairs = (text.partition("=") for text in texts)
-    return {path: convert(value, float, path) for path, _, value in pairs}
+    return {path: convert(value, float, path) for path, value in (pair(text, "--set-point") for text in texts)}
 
 
 def summary(contract: dict[str, Any]) -> str:
