@@ -27,4 +27,4 @@ ROWS = {
     "dtql": (92.7, 109.3, 110.0, 57.9, 99.6, 89.4, 50.9, 100.0, 88.5),
 }
 SCORES = {name: dict(zip(TASKS, row, strict=True)) for name, row in ROWS.items()}
-MEAN = {name: round(fmean(row), 1) for name, row in ROWS.items()}  # over the nine, from the rows: tables print them up to 0.1 apart, BEAR's with another average
+MEAN = {name: round(fmean(row), 1) for name, row in ROWS.items()}  # of the rows; tables print them up to 0.1 apart

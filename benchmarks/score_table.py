@@ -148,8 +148,8 @@ def page(rows: Sequence[Row], suite: Sequence[str]) -> str:
     ]
     header = ["algorithm", *(c.removesuffix("-zoo-v0") for c in columns), "published, D4RL locomotion", "training + evaluation, h"]
     lines = [
-        "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap interval of the"
-        " mean, seeds and then episodes drawn with replacement]. The data are no D4RL data: only the order compares with the published means.",
+        "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap"
+        " interval of the mean, seeds and then episodes drawn with replacement]. The data are no D4RL data: only the order compares with the published means.",
         "",
         markdown(header, table),
     ]

@@ -293,7 +293,8 @@ def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, alg
 
 def test_a_state_that_is_not_finite_at_the_start_is_named(data, algorithm, tmp_path, monkeypatch):
     critic = type(algorithm.critic)
-    monkeypatch.setattr(critic, "init", lambda self, *a, init=critic.init: jax.tree.map(lambda x: x * np.nan if x.dtype == "float32" else x, init(self, *a)))
+    spoil = lambda x: x * np.nan if x.dtype == "float32" else x
+    monkeypatch.setattr(critic, "init", lambda self, *args, init=critic.init: jax.tree.map(spoil, init(self, *args)))
     with pytest.raises(FloatingPointError, match="state of stage critic is not finite before its first step"):
         srpo.train(algorithm, data, out=tmp_path / "run", eval_every=0, quiet=True)
 

@@ -41,7 +41,9 @@ def make_env(env_id: str, **options: Any) -> Any:
 
     module, colon, _ = env_id.rpartition(":")
     if colon and module not in sys.modules:
-        raise MissingEnvironment(f"environment {env_id!r} needs the module {module!r}, which no file may import; import it first, or name it with --env")
+        raise MissingEnvironment(
+            f"environment {env_id!r} needs the module {module!r}, which no file may import; import it first, or name it with --env"
+        )
     try:
         with quiet_construction():
             return gymnasium.make(env_id, disable_env_checker=True, **options)

@@ -142,7 +142,7 @@ class StageLoop:
                 finite &= np.isfinite(leaf).all(tuple(range(2, leaf.ndim)))
         for at in zip(*np.nonzero(~finite), strict=True):
             if not hasattr(self, "_safe"):
-                raise FloatingPointError(f"the state of stage {self.name} is not finite before its first step; srpo data info says what the data hold")
+                raise FloatingPointError(f"the state of stage {self.name} is not finite before its first step; look at the data with srpo data info")
             self._fail(at, "a parameter", self.step)
             for leaf, good in zip(jax.tree.leaves(state), jax.tree.leaves(self._frozen[at]), strict=True):
                 leaf[at] = good

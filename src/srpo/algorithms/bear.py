@@ -4,8 +4,9 @@ Maximizes Q under the constraint that the policy's samples match the behavior's 
 conditional VAE, fitted on the fly; the constraint is held by dual ascent. One stage, everything jointly.
 
 There are two recipes, and both are presets. `paper` is that of the paper's authors (their release; kernels from the
-commands of its README, for halfcheetah from the comment beside the kernels). `d4rl` is their later port for D4RL's benchmark (d4rl_evaluations): it made the scores that D4RL's and all
-later tables quote, on the v0 data sets. The paper's ensemble-variance penalty is off in both, and not here.
+commands of its README, for halfcheetah from the comment beside the kernels). `d4rl` is their later port for D4RL's
+benchmark (d4rl_evaluations): it made the scores that D4RL's and all later tables quote, on the v0 data sets.
+The paper's ensemble-variance penalty is off in both, and not here.
 
 Differences from both codes: the transitions are those of `qlearning_dataset` (the release takes the first
 observation of the next episode after a time-out, a plain bug; the port skips every 1000th row); the policy's log

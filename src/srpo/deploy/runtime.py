@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo.deploy.graph import TOLERANCE, DeployError, Network
+from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 
 FORMAT = "srpo-policy"
@@ -65,7 +65,6 @@ class Policy:
         self.network = Network.from_tensors(found, meta.get("activation", ""))
         self.support = Support.from_tensors(found, self.network.obs_size)
         self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "action"))
-        self._tolerance = TOLERANCE if self.golden[0] is None else self.network.tolerance(self.golden[0])
         self.info: dict[str, Any] = _contract(path, meta)
         self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
         self.low, self.high = self.network.low, self.network.high
@@ -105,8 +104,8 @@ class Policy:
         obs, action = self.golden
         if obs is None or action is None or len(obs) == 0:
             raise DeployError("the file holds no observations to test with; export again")
-        tolerance = self._tolerance if tolerance is None else tolerance
         error = float((np.abs(self.act(obs) - action) / self.network.half).max())
+        tolerance = self.network.tolerance(obs) if tolerance is None else tolerance
         if not error <= tolerance:
             raise DeployError(f"actions differ by {error:.3g} from those recorded at export, expected at most {tolerance:g}")
         return error
