@@ -339,7 +339,7 @@ REFUSALS = {
     "a file for a run": (["--from", __file__], "holds no run (no run.json)"),
     "swept twice": (["--sweep", "policy.beta=0.1", "--sweep", "policy.beta=0.2"], "--sweep policy.beta: found it twice"),
     "evaluation backwards": (["--eval-every", "-1"], "found -1 steps between evaluations"),
-    "no episodes": (["--eval-episodes", "0"], "evaluations of 0 episodes"),
+    "no episodes": (["--eval-episodes", "0"], "found 0 episodes per evaluation"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),
 }

@@ -193,7 +193,7 @@ def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, prog
     not finished or all of it failed, MissingEnvironment if there is nothing to act in.
     """
     run = run if isinstance(run, Run) else load_run(run)
-    env_id = playground(run, env_id)
+    env_id = environment_of(run, env_id)
     if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
         raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
     policies = run.policies
@@ -206,7 +206,7 @@ def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, prog
     return _evaluation(run, rows, env_id)
 
 
-def playground(run: Run, given: str | None = None) -> str:
+def environment_of(run: Run, given: str | None = None) -> str:
     """The id of the environment that a run's policies act in: `given`, or that of its data. Raises MissingEnvironment if they cannot."""
     env_id = given or run.info["data"]["env_id"]
     if env_id is None:

@@ -105,6 +105,7 @@ class StageLoop:
         self.step = 0
         self.shape = len(self.grid.seeds), len(self.points)
         self._frozen: dict[tuple[int, int], Any] = {}
+        self._safe: Any = None  # the last good state, on the host
 
     def _runs(self, seed: int, point: int) -> tuple[Stage, dict[str, Any]]:
         one = {n: jax.tree.map(lambda x: x[seed], r) for n, r in self.shared.items()}
@@ -141,7 +142,7 @@ class StageLoop:
             if np.issubdtype(leaf.dtype, np.floating):
                 finite &= np.isfinite(leaf).all(tuple(range(2, leaf.ndim)))
         for at in zip(*np.nonzero(~finite), strict=True):
-            if not hasattr(self, "_safe"):
+            if self._safe is None:
                 raise FloatingPointError(f"the state of stage {self.name} is not finite before its first step; look at the data with srpo data info")
             self._fail(at, "a parameter", self.step)
             for leaf, good in zip(jax.tree.leaves(state), jax.tree.leaves(self._frozen[at]), strict=True):
@@ -174,9 +175,10 @@ class StageLoop:
             if self.step > done and time.perf_counter() - begin < CALL_SECONDS / 2:  # the first call compiled
                 length *= 2
             self.step = stop
-            if stop == self.stage.steps:
-                self._keep()  # what the last step left
             self._check()
+            if stop == self.stage.steps:
+                self._keep()  # finds what the last step left
+                self._restore()
             yield self._metrics() if stop == log_at else None
 
     def _fail(self, at, metric: str, step: int) -> None:
@@ -186,10 +188,14 @@ class StageLoop:
 
     def _check(self) -> None:
         """Freeze runs whose metrics are no longer finite at their last good state."""
-        state, log = self.carry
-        for metric, steps in jax.device_get(log.bad_step).items():
+        for metric, steps in jax.device_get(self.carry[1].bad_step).items():
             for at in zip(*np.nonzero(steps >= 0), strict=True):
                 self._fail(at, metric, int(steps[at]))
+        self._restore()
+
+    def _restore(self) -> None:
+        """Put the last good state of the runs that failed in the place of the present one."""
+        state, log = self.carry
         for at, good in self._frozen.items():
             state = jax.tree.map(lambda x, g, at=at: x.at[at].set(g), state, good)
         self.carry = (state, log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import time
@@ -132,9 +131,11 @@ def _label(row: dict[str, Any]) -> str:
 class TensorBoard:
     """Needs the extra `tensorboard`."""
 
+    module = "tensorboardX"
+
     def __init__(self, run: Run):
-        with _extra("tensorboard"):
-            from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter
+
         self.writers: dict[str, Any] = {}
         self.make = lambda name: SummaryWriter(str(run.path / "tensorboard" / name))
 
@@ -153,9 +154,11 @@ class TensorBoard:
 class WandB:
     """Needs the extra `wandb`; one run there holds all seeds and points, each metric under its label."""
 
+    module = "wandb"
+
     def __init__(self, run: Run):
-        with _extra("wandb"):
-            import wandb
+        import wandb
+
         same = hashlib.sha256(f"{run.path.resolve()} {run.info['created']}".encode()).hexdigest()[:16]  # the run that a resumed one goes on with
         self.log = wandb.init(project="srpo", id=same, name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
         for stage in run.algorithm.stages:
@@ -170,19 +173,13 @@ class WandB:
         self.log.finish()
 
 
-@contextlib.contextmanager
-def _extra(name: str):
-    try:
-        yield
-    except ImportError as e:
-        raise ConfigError(f"{name} is not installed ({e}); pip install 'srpo[{name}]'") from e
-
-
 SINKS = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def check_sinks(names: Sequence[str]) -> None:
     """Raises ConfigError, before anything is written, for a logger that is not installed."""
     for name in names:
-        with _extra(name):
-            importlib.import_module({"tensorboard": "tensorboardX"}.get(name, name))
+        try:
+            importlib.import_module(SINKS[name].module)
+        except ImportError as e:
+            raise ConfigError(f"{name} is not installed ({e}); pip install 'srpo[{name}]'") from e

@@ -77,10 +77,10 @@ def train(
     for stage in algorithm.stages.values():
         stage.view(data)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
-    if eval_episodes < 1 or (eval_every or 0) < 0:
-        raise config.ConfigError(
-            f"found {eval_every} steps between evaluations of {eval_episodes} episodes, expected zero or more (0: never), and one or more"
-        )
+    if eval_every is not None and eval_every < 0:
+        raise config.ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
+    if eval_episodes < 1:
+        raise config.ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
     if eval_every and data.env_id is None:
         raise config.ConfigError(f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out")
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
@@ -96,7 +96,9 @@ def train(
 
 
 def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = ()) -> Run:
-    """Continue a run that was stopped. Raises RunError, DataError if the run or its data are not what they were."""
+    """Continue a run that was stopped. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
+    a logger that is not installed."""
+    check_sinks(sinks)
     run = load_run(path)
     if run.complete:
         return run

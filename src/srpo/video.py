@@ -11,7 +11,7 @@ import numpy as np
 
 from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
-from srpo.evaluation import FIRST_SEED, playground
+from srpo.evaluation import FIRST_SEED, environment_of
 from srpo.runs import Run
 
 FPS_LIMIT = 60
@@ -45,7 +45,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     part = path.with_name(path.stem + ".part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        env = make_env(playground(run, env_id), render_mode="rgb_array")
+        env = make_env(environment_of(run, env_id), render_mode="rgb_array")
         _follow(env)
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)

@@ -128,19 +128,21 @@ def _environment(policy: Any, info: Mapping[str, Any]):
     probe = describe(policy)
     sizes = probe.obs_size, probe.action_size
     try:
-        found = signals(data.get("env_id"), *sizes)
-        if (len(found[0]), len(found[1])) == sizes:
-            return *found, []
-        note = f"{data['env_id']} has other sizes than the policy: names, units and bounds are unknown"
+        return *signals(data.get("env_id"), *sizes), []
     except MissingEnvironment as e:
         note = f"names, units and bounds are unknown, so actions are in [-1, 1]: {e}"
     return *signals(None, *sizes), [note]
 
 
+def _possible(places: Mapping[str, Path]) -> set[Path]:
+    """Every file that an export to these places could have left: in a folder, those of all formats."""
+    home = places[CONTRACT].parent
+    whole = places[CONTRACT].name == CONTRACT
+    return {*places.values()} | ({home / form.file for form in FORMATS.values()} | {home / CHECK} if whole else set())
+
+
 def _refuse_existing(places: Mapping[str, Path], force: bool) -> None:
-    whole = places[CONTRACT].name == CONTRACT  # of a folder: no file of another export may stay
-    others = [places[CONTRACT].parent / name for name in (*(form.file for form in FORMATS.values()), CHECK)] if whole else []
-    for path in [*places.values(), *others]:
+    for path in sorted(_possible(places)):
         if path.is_dir():
             raise DeployError(f"{path} is a folder; give another name")
         if path.exists() and not force:
@@ -180,14 +182,13 @@ def _latency(bundle: Bundle, folder: Path, forms: Sequence[str], calls: int) -> 
 
 
 def _name(written: Mapping[str, Path], places: Mapping[str, Path]) -> None:
-    """Give the files their names, the contract (with the hashes of the others) last; in a folder, no format of an earlier export stays."""
+    """Give the files their names, the contract (with the hashes of the others) last; nothing of an earlier export stays beside them."""
     home = places[CONTRACT].parent
     home.mkdir(parents=True, exist_ok=True)
-    if places[CONTRACT].name == CONTRACT:
-        for stale in {home / form.file for form in FORMATS.values()} | {home / CHECK}:
-            if stale not in {places.get(name, home / CHECK) for name in written}:
-                stale.unlink(missing_ok=True)
+    named = {name: places.get(name, home / CHECK) for name in written}
     for name, path in written.items():
         with open(path, "rb") as f:
             os.fsync(f.fileno())
-        os.replace(path, places.get(name, home / CHECK))
+        os.replace(path, named[name])
+    for stale in _possible(places) - set(named.values()):
+        stale.unlink(missing_ok=True)

@@ -20,6 +20,11 @@ TOLERANCE = 1e-5  # of half the range of an action
 LAYER = "layers.{}.{}"
 
 
+def tolerated(rounding: float) -> float:
+    """The largest error of an implementation where float32 itself makes that of `rounding`: both sides round."""
+    return TOLERANCE + 2 * rounding
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """tanh(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out)."""
@@ -32,13 +37,12 @@ class Network:
     high: np.ndarray  # (act,) where it is 1
 
     def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise DeployError(f"found activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name, array in self.tensors().items():
             rank = 2 if name.endswith(".weight") else 1
             if array.ndim != rank:
                 raise DeployError(f"{name} of the policy has shape {array.shape}, expected {rank} dimensions")
-        if self.activation not in ACTIVATIONS:
-            raise DeployError(f"found activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        for name, array in self.tensors().items():
             if not np.isfinite(array).all():
                 raise DeployError(f"{name} of the policy is not finite, so its training failed; choose another seed or point")
         for name, found, wanted in self._shapes():
@@ -120,8 +124,8 @@ class Network:
         return float((np.abs(self.forward(obs) - exact) / self.half).max(initial=0.0))
 
     def tolerance(self, obs: np.ndarray) -> float:
-        """How far from this network another implementation may be on `obs`: both sides round."""
-        return TOLERANCE + 2 * self.rounding(obs)
+        """How far from this network another implementation may be on `obs`, as a share of half the action's range."""
+        return tolerated(self.rounding(obs))
 
     def bound(self, action, xp=np):
         """From [-1, 1] to the bounds, and never beyond them by rounding."""

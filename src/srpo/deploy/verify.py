@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srpo.deploy.graph import DeployError, Network
+from srpo.deploy.graph import DeployError, Network, tolerated
 
 Act = Callable[[np.ndarray], np.ndarray]
 
@@ -49,7 +49,7 @@ def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping
     """
     wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
     rounds = {name: network.rounding(obs) for name, obs in sets.items()}
-    allowed = {name: network.tolerance(obs) for name, obs in sets.items()}
+    allowed = {name: tolerated(r) for name, r in rounds.items()}
     errors = {
         form: {name: _compare(form, name, act(obs), wanted[name], network.half, allowed[name]) for name, obs in sets.items()}
         for form, act in acts.items()
