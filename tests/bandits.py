@@ -19,7 +19,8 @@ def bandit(n=2000, seed=0) -> Batch:
 
 
 @jax.jit
-def _init(stage, data, given, key):
+def start(stage, data, given, key):
+    """The state before the first step, by one program for all of its arrays."""
     return stage.init(data, given, key)
 
 
@@ -31,7 +32,7 @@ def _advance(stage, state, log, data, given, key, stop):
 def fit(stage, data, given=None, seed=0):
     """The stage's result and its mean metrics over all steps. Settings that are numbers do not compile again."""
     given, key = given or {}, random.key(seed)
-    state = _init(stage, data, given, key)
+    state = start(stage, data, given, key)
     log = Log.create(metric_names(stage, state, data, given, key))
     state, log = _advance(stage, state, log, data, given, key, stage.steps)
     assert all(int(step) < 0 for step in log.bad_step.values()), log.bad_step

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bandits import start as init
 
 from srpo import algorithms, config
 from srpo.algorithms.bc import LikelihoodCloning, Regression
@@ -55,7 +56,7 @@ def compiled():
 
 def train(stage, data, given=None, steps=1500, state=None):
     given = given or {}
-    state = stage.init(data, given, KEY) if state is None else state
+    state = init(stage, data, given, KEY) if state is None else state
     log = Log.create(metric_names(stage, state, data, given, KEY))
     state, log = compiled()(stage, state, log, data, given, KEY, jnp.int32(0), jnp.int32(steps))
     assert all(int(step) == -1 for step in log.bad_step.values())
@@ -149,7 +150,7 @@ def test_critic_finds_the_values_of_a_chain(name):
 @pytest.mark.parametrize("next_value", ["before", "after"])
 def test_q_regresses_on_v_before_or_after_its_step(next_value):
     data, stage = chain(), config.assign(CRITIC, "next_value", next_value)
-    start = stage.init(data, {}, KEY)
+    start = init(stage, data, {}, KEY)
     after, metrics = jax.jit(stage.update)(start, data, {}, KEY, jnp.int32(0))
     v = (start if next_value == "before" else after).v.model(data.next_obs)
     y = data.reward + 0.99 * data.mask * v
@@ -167,7 +168,7 @@ def test_iql_value_is_the_expectile_of_q_under_the_data(level, expected):
 
 def test_td3_bc_takes_the_papers_critic_step_and_delays_the_actor():
     data, stage = chain(), eqx.tree_at(lambda s: s.noise, TD3BC, 0.0)
-    start = stage.init(data, {}, KEY)
+    start = init(stage, data, {}, KEY)
     batch = data.sample(jax.random.split(jax.random.fold_in(KEY, 0))[0], 64)  # what the first step sees
     see = lambda obs: (obs - np.mean(data.obs, 0)) / (np.std(data.obs, 0) + 1e-3)
     q_next = start.q.target(see(batch.next_obs), start.actor.target(batch.next_obs))
@@ -239,7 +240,7 @@ def test_effective_share_of_the_rows(action, expected):
     action = np.array(action, np.float32)
     batch = jax.tree.map(lambda x: x[:2], bandit(action, action))
     stage = AdvantageWeightedPolicy(**SMALL, beta=2.0)
-    metrics = stage.update(stage.init(batch, {}, KEY), batch, {"critic": KnownCritic()}, KEY, jnp.int32(0))[1]
+    metrics = jax.jit(stage.update)(init(stage, batch, {}, KEY), batch, {"critic": KnownCritic()}, KEY, jnp.int32(0))[1]
     np.testing.assert_allclose(metrics["effective_share"], expected, rtol=1e-5)
 
 

@@ -157,7 +157,7 @@ def test_verification_covers_what_it_says():
 def test_targets(tmp_path):
     export_policy(POLICIES["srpo"], tmp_path / "a.safetensors", calls=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.contract.json", "a.safetensors"]
-    with pytest.raises(DeployError, match=r"a.safetensors exists; give another name, or --force"):
+    with pytest.raises(DeployError, match=r"a.contract.json exists; give another name, or --force"):
         export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0)
     np.testing.assert_allclose(Policy(tmp_path / "a.safetensors").act(FRESH), acted(POLICIES["srpo"]), atol=1e-5)
     export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0, force=True)
@@ -187,7 +187,7 @@ def test_without_an_environment_names_are_plain(tmp_path):
     assert contract["input"]["signals"][3] == {"name": "obs[3]", "unit": None}
     assert "Nowhere-v9" in contract["notes"][0] and contract["distance_limit"] is None
     other = export_policy(POLICIES["linear"], tmp_path, formats=["numpy"], info=CHEETAH, calls=0, force=True)
-    assert "other sizes" in other["notes"][0]
+    assert "actions have 1 columns, but HalfCheetah-v4 has 6" in other["notes"][0]
 
 
 def test_description_checks_shapes():

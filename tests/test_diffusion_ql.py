@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bandits import BEST, acts, bandit, fit
+from bandits import BEST, acts, bandit, fit, start
 from jax import random
 
 from srpo.algorithms.diffusion_ql import DiffusionPolicyQ, DiffusionQL, next_value, sample_actions
@@ -38,9 +38,10 @@ def test_improvement_counts_in_units_that_pass_no_gradient():
 def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_by_the_other(q_scale, expected):
     """A Q of 4 on the recorded actions and of 8 on all others, by both heads."""
     stage, batch = replace(TINY, q_scale=q_scale), bandit(16)
-    state = stage.init(batch, {}, random.key(0))
+    state = start(stage, batch, {}, random.key(0))
     value = lambda action: jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
-    _, metrics = stage._actor_step(state.actor, lambda obs, action: jnp.stack([value(action), value(action)]), batch, random.key(1))
+    q = lambda obs, action: jnp.stack([value(action), value(action)])
+    metrics = jax.jit(lambda actor: stage._actor_step(actor, q, batch, random.key(1))[1])(state.actor)
     assert metrics["improvement"] == pytest.approx(expected)
 
 
@@ -68,7 +69,7 @@ def test_gradient_through_all_denoising_steps_against_finite_differences():
 
 def test_the_moving_average_starts_late_and_follows_every_fifth_step():
     stage = replace(TINY, ema=0.1)
-    state = stage.init(bandit(16), {}, random.key(1))
+    state = start(stage, bandit(16), {}, random.key(1))
     for step, follows in ((999, False), (1000, True), (1001, False), (1005, True)):
         new = update(stage, state, jnp.asarray(step))
         expected = average(state.actor.target, new.actor.model, 0.1 if follows else 0.0)
@@ -81,7 +82,7 @@ def test_the_moving_average_starts_late_and_follows_every_fifth_step():
 
 
 def test_gradients_are_clipped():
-    state = TINY.init(bandit(16), {}, random.key(2))
+    state = start(TINY, bandit(16), {}, random.key(2))
     moments = lambda norm: update(replace(TINY, clip_norm=norm), state, jnp.asarray(0)).q.opt_state[1][0].mu
 
     square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))

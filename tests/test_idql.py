@@ -1,10 +1,12 @@
 """IDQL and diffusion cloning: value losses, implicit policies, and both on a bandit with a known optimum."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bandits import BEST, acts, bandit, fit, fit_all
+from bandits import BEST, acts, bandit, fit, fit_all, start
 
 from srpo.algorithms.bc_diffusion import DiffusionBC
 from srpo.algorithms.idql import IDQL, LOSSES, ImplicitCritic, ImplicitWeight, exponential, quantile
@@ -73,6 +75,7 @@ class Table:
         return jnp.full(obs.shape[:-1], self.value)
 
 
+@partial(jax.jit, static_argnames="loss")
 def implicit_value(q, loss, level):
     """argmin of the mean loss by brute force."""
     v = jnp.linspace(q.min(), q.max(), 20_001)
@@ -127,6 +130,6 @@ def test_diffusion_cloning_is_the_sampler_with_the_exact_noise():
 
 def test_a_policy_that_draws_needs_a_key():
     stage = DiffusionBC().policy
-    untrained = stage.result(stage.init(bandit(32), {}, jax.random.key(0)))
+    untrained = stage.result(start(stage, bandit(32), {}, jax.random.key(0)))
     with pytest.raises(ValueError, match="give a key"):
         DiffusionBC().make_policy({"policy": untrained}).act(jnp.zeros(1))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bandits import BEST, acts, bandit, fit
+from bandits import BEST, acts, bandit, fit, start
 from exact import GaussianBehavior, TwoModes
 
 from srpo.algorithms.sfbc import PlannedCritic, Recorded, SfBC, planned_returns
@@ -50,7 +50,7 @@ def recorded():
 def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, maximum):
     stage = PlannedCritic(steps=9, batch_size=4, hidden=(8,), replan_every=3, maximum=maximum, discount=0.5, lr=1e-2)
     given = {"support": Support(jax.random.uniform(jax.random.key(3), (5, 6, 1), minval=-1.0), None)}
-    state = stage.init(recorded, given, jax.random.key(1))
+    state = start(stage, recorded, given, jax.random.key(1))
     np.testing.assert_allclose(state.target, [3, 4, 4, 1.5, 1])
     assert float(state.mean) == pytest.approx(2.7) and float(state.std) == pytest.approx(np.std([3, 4, 4, 1.5, 1]))
     update = jax.jit(lambda state, step: stage.update(state, recorded.sample(jax.random.key(step), 4), given, jax.random.key(9), step)[0])
@@ -72,7 +72,7 @@ def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, 
 def test_returns_that_hardly_differ_are_divided_by_a_tenth():
     rows = jnp.zeros((4, 1))
     data = Recorded(Batch(rows, rows, jnp.ones(4), rows, jnp.zeros(4), jnp.arange(4)), jnp.ones(4, bool))
-    state = PlannedCritic(hidden=(8,)).init(data, {}, jax.random.key(0))
+    state = start(PlannedCritic(hidden=(8,)), data, {}, jax.random.key(0))
     assert float(state.std) == pytest.approx(0.1)
 
 
