@@ -63,20 +63,21 @@ def draw_curves(run: Run) -> None:
     if evals:
         unit = "score" if evals[0]["score"] != "" else "return"
         _plot(axes[0], _series(evals, run, unit), colors)
-        axes[0].set_title("normalized score" if unit == "score" else "return", fontweight="bold")
+        axes[0].set_title("normalized score" if unit == "score" else "return", fontsize=9, fontweight="bold")
         _draw_data(axes[0], run.info["data"], unit)
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend(fontsize=7, frameon=False)
     for ax, (stage, metric) in zip(axes[bool(evals) :], panels, strict=False):
         _plot(ax, _series([r for r in rows if (r["stage"], r["metric"]) == (stage, metric)], run, "value"), colors)
-        ax.set_title(f"{stage}: {metric}")
+        ax.set_title(f"{stage}: {metric}", fontsize=9)
     for ax in axes:
         ax.set_visible(bool(ax.lines))
         ax.set_xlabel("gradient step", fontsize=8)
         ax.tick_params(labelsize=7)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right"]].set_visible(False)
-    fig.suptitle(f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}", fontsize=10)
+    title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
+    fig.suptitle(title, fontsize=10, wrap=True)
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
     plt.close(fig)
