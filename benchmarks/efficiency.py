@@ -10,7 +10,8 @@ hopper-medium-replay-v2 (11 observations, 3 actions); the data are random number
 are new, as no time here depends on what was learned.
 
 - Time per action: the whole of `act`, compiled, from an observation on the device to an
-  action there. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
+  action there, on the thread that waits for it: JAX otherwise hands a program to another thread, whose waking alone takes
+  several times as long as one pass of a small network. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
   rounds, a ratio one of medians. A policy whose call takes over a second has its turn in three rounds: first, middle, last.
 - Core time per action: what all cores of this process worked for it. Where other programs run it says more than the time that
   passed, which favors short calls there: they fit between two interruptions.
@@ -192,6 +193,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             return json.loads(args.earlier.read_text())
         except (OSError, ValueError) as e:
             raise config.ConfigError(f"cannot read {args.earlier} ({e}); give a file that --json wrote") from None
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # before JAX starts its device
     names = list(algorithms.ALGORITHMS) if args.algos == "all" else args.algos.split(",")
     classes = {name: algorithms.find(name) for name in dict.fromkeys([REFERENCE, *names])}
     chosen = {name: config.assign_all(cls(), config.preset(cls.presets, "paper", TASK)) for name, cls in classes.items()}
