@@ -9,9 +9,9 @@ Networks, samplers, numbers of candidates and batch sizes are those of each algo
 hopper-medium-replay-v2 (11 observations, 3 actions); the data are random numbers of that shape and the networks
 are new, as no time here depends on what was learned.
 
-- Time per action: the whole of `act`, compiled, from an observation on the device to an
-  action there, on the thread that waits for it: JAX otherwise hands a program to another thread, whose waking alone takes
-  several times as long as one pass of a small network. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
+- Time per action: the whole of `act`, compiled, from an observation on the device to an action there, on the thread that
+  waits for it: JAX otherwise hands a program to another thread, whose waking alone takes several times as long as one pass of
+  a small network. Calls are interleaved, a few of each algorithm in turn, round after round; a figure is the median over
   rounds, a ratio one of medians. A policy whose call takes over a second has its turn in three rounds: first, middle, last.
 - Core time per action: what all cores of this process worked for it. Where other programs run it says more than the time that
   passed, which favors short calls there: they fit between two interruptions.

@@ -75,7 +75,7 @@ def leaves_equal(a, b):
 def assert_close(a, b):
     """Of runs trained side by side and alone: the programs differ, and so does their rounding."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, atol=2e-6)
+        np.testing.assert_allclose(x, y, atol=1e-5)  # a step of Adam is 3e-4
 
 
 def test_a_run_is_whole_on_disk(swept):
