@@ -20,6 +20,7 @@ from srpo.cli import main
 from srpo.config import ConfigError
 from srpo.data import from_arrays
 from srpo.evaluation import bootstrap
+from srpo.progress import Bars
 from srpo.runs import RunError
 
 TINY = {
@@ -411,6 +412,17 @@ def test_an_environment_that_is_not_there(data, algorithm, tmp_path):
     with pytest.raises(srpo.config.UserError, match="'Walker9d-v4' is not available"):
         srpo.train(algorithm, other, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_time_left_does_not_count_compilation(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Bars() as bars:
+        bars.open("policy", 100)
+        for now, done in ((20.0, 10), (30.0, 30), (36.0, 42), (60.0, 90), (65.0, 100)):  # 20 s to compile, then two steps a second
+            bars.update(done)
+    said = ["10/100, 20 s", "42/100, 36 s, 29 s left", "90/100, 60 s, 5 s left", "100/100, 65 s"]
+    assert capsys.readouterr().err.splitlines() == [f"policy: {line}" for line in said]
 
 
 def test_json_prints_one_object(file, tmp_path, capsys):

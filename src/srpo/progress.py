@@ -31,17 +31,19 @@ class Bars:
         self.task = None
 
     def open(self, name: str, total: int, done: int = 0) -> None:
-        self.name, self.total, self.first = name, total, done
+        self.name, self.total = name, total
         self.began = self.told = time.monotonic()
+        self.since: tuple[float, int] | None = None  # when the first call, most of it compilation, was done, and how far it came
         self.task = self.bars.add_task(name, total=total, completed=done, note="")
 
     def update(self, done: int, note: str = "") -> None:
         self.bars.update(self.task, completed=done, note=note)
         now = time.monotonic()
+        self.since = self.since or (now, done)
         if not self.console.is_terminal and (now - self.told > PLAIN_SECONDS or done == self.total):
             self.told = now
-            rate = (done - self.first) / max(now - self.began, 1e-9)
-            left = f", {(self.total - done) / rate:.0f} s left" if 0 < done - self.first and done < self.total else ""
+            start, first = self.since
+            left = f", {(self.total - done) * (now - start) / (done - first):.0f} s left" if first < done < self.total else ""
             self.say(f"{self.name}: {done}/{self.total}, {now - self.began:.0f} s{left} {note}".rstrip())
 
     def say(self, text: str) -> None:
