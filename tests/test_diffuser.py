@@ -150,8 +150,9 @@ def test_trained_models_know_independent_rows():
     action, timeout = 0.2 + 0.25 * rng.normal(size=(n, 1)), np.arange(n) % 100 == 99
     action = np.clip(action, -1, 1)
     data = from_arrays(rng.normal(size=(n, 2)), action, 8 * action[:, 0], np.zeros(n, bool), timeout, name="tiny")
-    steps = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in (("steps", 300), ("batch_size", 64), ("lr", 3e-3))}
-    algorithm = assign_all(Diffuser(), TINY | steps | {"data.discount": 0.0})
+    short = {"steps": 800, "batch_size": 64, "lr": 3e-3, "average.start": 250, "average.every": 1, "average.rate": 0.01}
+    settings = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in short.items()}
+    algorithm = assign_all(Diffuser(), TINY | settings | {"data.discount": 0.0})
     data = data.treated(algorithm.data)
     model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
     value, _ = fit(algorithm.value, algorithm.value.view(data), {"trajectories": model})
@@ -163,7 +164,7 @@ def test_trained_models_know_independent_rows():
     assert float(jnp.sqrt(jnp.mean(error**2))) < 0.25 * float(jnp.std(clean))
     expected = 8 * (action.mean() + action.std() * alpha * x[:, 0, 0])
     error = (value(x, k) - expected)[inside]
-    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.45 * float(jnp.std(expected))  # a value that ignores the action has 1
+    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.2 * float(jnp.std(expected))
 
 
 def test_the_average_copies_then_follows():

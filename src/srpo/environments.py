@@ -54,11 +54,16 @@ def make_env(env_id: str, **options: Any) -> Any:
 
 def check_env(env_id: str, obs_size: int, action_size: int) -> None:
     """Raises MissingEnvironment unless a policy of these sizes can act in the environment."""
+    env = make_env(env_id)
+    env.close()
+    check_spaces(env, env_id, obs_size, action_size)
+
+
+def check_spaces(env: Any, env_id: str, obs_size: int, action_size: int) -> None:
+    """`check_env` for an environment that is made."""
     from gymnasium.spaces import Box
 
-    env = make_env(env_id)
     spaces = {"observations": (env.observation_space, obs_size), "actions": (env.action_space, action_size)}
-    env.close()
     for what, (space, size) in spaces.items():
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise MissingEnvironment(f"environment {env_id!r} has {what} of the kind {space}, expected vectors of numbers (Box); name another one")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo.environments import check_env, make_env
+from srpo.environments import check_spaces, make_env
 
 # per joint type (free, ball, slide, hinge): names and units of its positions, then of its velocities
 ROTATION, TURN = [("qw", "1"), ("qx", "1"), ("qy", "1"), ("qz", "1")], [(f"angular velocity {a}", "rad/s") for a in "xyz"]
@@ -28,9 +28,9 @@ def signals(env_id: str | None, obs_size: int, action_size: int) -> tuple[list[S
     low, high = -np.ones(action_size, np.float32), np.ones(action_size, np.float32)
     if env_id is None:
         return obs, action, low, high
-    check_env(env_id, obs_size, action_size)
     env = make_env(env_id)
     try:
+        check_spaces(env, env_id, obs_size, action_size)
         low, high = (np.asarray(bound, np.float32) for bound in (env.action_space.low, env.action_space.high))
         model = getattr(env.unwrapped, "model", None)
         if hasattr(model, "jnt_type"):
