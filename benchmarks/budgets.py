@@ -34,7 +34,13 @@ BY_TASK = {
     "srpo": ("policy.beta",),
     "qgpo": ("guidance.scale",),
     "diffusion-ql": ("policy.eta", "policy.clip_norm"),
-    "dtql": ("data.reward", "policy.alpha", "policy.lr", "policy.lr_decay", "warm_up.behavior.lr"),  # alpha is for unscaled rewards
+    "dtql": (
+        "data.reward",
+        "policy.alpha",
+        "policy.lr",
+        "policy.lr_decay",
+        "warm_up.behavior.lr",
+    ),  # alpha is for unscaled rewards
     "dtql-kl": ("data.reward", "policy.alpha", "policy.lr", "policy.lr_decay", "warm_up.behavior.lr"),
 }
 # Settings that count steps follow the length of their stage, in the proportion of the preset

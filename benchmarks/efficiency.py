@@ -33,17 +33,17 @@ from typing import Any
 
 import jax
 import numpy as np
-
-import srpo
 from efficiency_report import BATCH, COLUMNS, draw, tables, tidy
 from flops import flops
 from report import check_place, insert, write_csv
+
+import srpo
 from srpo import algorithms, config
-from srpo.checkpoint import write_json
 from srpo.cli import guarded
-from srpo.dry_run import expected
-from srpo.grid import Grid
-from srpo.runs import versions
+from srpo.runs.checkpoint import write_json
+from srpo.runs.grid import Grid
+from srpo.runs.run import versions
+from srpo.training.dry_run import expected
 
 TASK, OBS, ACT, ROWS, EPISODE = "hopper-medium-replay-v2", 11, 3, 402_000, 1000
 ROUND_SECONDS = 0.05  # of calls of one policy in one round

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.transforms import Bbox
-
 import published
+from matplotlib.transforms import Bbox
 from report import markdown, number
+
 from srpo.errors import ConfigError
 
 BATCH = 256  # the larger of the two batch sizes
@@ -62,7 +62,9 @@ def measured(path: Path) -> dict[str, float]:
     """Means over the suite from a scores.csv of scores.py."""
     try:
         with open(path, newline="") as file:
-            return {r["algorithm"]: float(r["mean"]) for r in csv.DictReader(file) if r["data"] == "mean of the suite" and r["mean"]}
+            return {
+                r["algorithm"]: float(r["mean"]) for r in csv.DictReader(file) if r["data"] == "mean of the suite" and r["mean"]
+            }
     except (OSError, KeyError) as e:
         raise ConfigError(f"cannot read scores from {path} ({e}); give the scores.csv of benchmarks/scores.py") from None
 
@@ -138,11 +140,20 @@ def tables(rows: list[Row], device: str) -> str:
     shown.append(markdown(["algorithm", "MFLOP per action", "x SRPO"], operations))
     timed = [r for r in rows if r["stages"]]
     if timed:
-        steps = lambda r, key: ", ".join(f"{name} {number(s[key])}" for name, s in r["stages"].items())
+
+        def steps(r, key):
+            return ", ".join(f"{name} {number(s[key])}" for name, s in r["stages"].items())
+
         cells = [
             [r["algorithm"], steps(r, "ms_per_step"), steps(r, "cpu_ms_per_step"), number(r["hours"]), number(r["hours_ratio"])] for r in timed
         ]  # fmt: skip
-        header = ["algorithm", "s per 1000 steps of each stage", "core s per 1000 steps", "hours at the paper's steps", "x SRPO"]
+        header = [
+            "algorithm",
+            "s per 1000 steps of each stage",
+            "core s per 1000 steps",
+            "hours at the paper's steps",
+            "x SRPO",
+        ]
         shown.append(markdown(header, cells, text=3))
     return "\n\n".join([f"Device: {device}.", *shown])
 
@@ -163,9 +174,20 @@ def tidy(rows: list[Row]) -> list[Row]:
     """One measured number per row, for the CSV file."""
     out = []
     for r in rows:
-        add = lambda quantity, value, unit, ratio="", stage="", r=r: out.append(
-            {"algorithm": r["algorithm"], "kind": r["kind"], "quantity": quantity, "stage": stage, "value": value, "unit": unit, "ratio": ratio}
-        )
+
+        def add(quantity, value, unit, ratio="", stage="", r=r):
+            return out.append(
+                {
+                    "algorithm": r["algorithm"],
+                    "kind": r["kind"],
+                    "quantity": quantity,
+                    "stage": stage,
+                    "value": value,
+                    "unit": unit,
+                    "ratio": ratio,
+                }
+            )
+
         for batch in (1, BATCH):
             found = r[f"batch_{batch}"]
             at = f"per action, batch {batch}, measured at {found['measured_at']}"

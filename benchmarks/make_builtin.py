@@ -46,12 +46,16 @@ def main() -> None:
     data = load_dataset(args.source)
     with h5py.File(args.source) as file:
         behavior = file.attrs.get("behavior", file.attrs.get("behaviour", ""))
-    provenance = f"one in {args.every} episodes of {args.source.name} (sha256 {data.sha256}), Gymnasium {data.env_id}, values unchanged"
+    provenance = (
+        f"one in {args.every} episodes of {args.source.name} (sha256 {data.sha256}), Gymnasium {data.env_id}, values unchanged"
+    )
     write(data, thin(data, args.every), {"env_id": data.env_id, "behavior": behavior, "provenance": provenance}, args.to)
     for d in (data, load_dataset(args.to)):
         score = d.score(d.returns)
         size = Path(d.source).stat().st_size / 1e6
-        print(f"{d.name}: {size:.2f} MB, {len(d)} rows, {len(d.returns)} episodes, score {score.mean():.1f} ({score.min():.1f} to {score.max():.1f})")
+        print(
+            f"{d.name}: {size:.2f} MB, {len(d)} rows, {len(d.returns)} episodes, score {score.mean():.1f} ({score.min():.1f} to {score.max():.1f})"
+        )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from srpo.checkpoint import write_atomically
 from srpo.errors import ConfigError
+from srpo.runs.checkpoint import write_atomically
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
@@ -22,7 +22,10 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], text: int = 1) -> str:
     """A table whose first `text` columns are text and whose others are numbers."""
-    line = lambda cells: "| " + " | ".join(map(str, cells)) + " |"
+
+    def line(cells):
+        return "| " + " | ".join(map(str, cells)) + " |"
+
     return "\n".join([line(header), line(["---"] * text + ["---:"] * (len(header) - text)), *map(line, rows)])
 
 
@@ -53,7 +56,9 @@ def _split(page: Path, name: str) -> tuple[str, str]:
     except OSError as e:
         raise ConfigError(f"cannot read {page}: {e.strerror}; give a page that exists") from None
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ConfigError(f"{page} has no place for this table: expected one line {begin} and, after it, one line {end}; add them")
+        raise ConfigError(
+            f"{page} has no place for this table: expected one line {begin} and, after it, one line {end}; add them"
+        )
     before, rest = text.split(begin)
     return before + begin, end + rest.split(end)[1]
 

@@ -1,4 +1,4 @@
-"""What the rewritten formulas of srpo.nets gain: each beside the plain one, in turn, in one process.
+"""What the rewritten formulas of srpo.networks.layers gain: each beside the plain one, in turn, in one process.
 
     python benchmarks/rewrites.py            # single operations, at the behavior model's sizes
     python benchmarks/rewrites.py --stage    # the whole step of SRPO's behavior stage, paper sizes
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from srpo import nets, score_nets
 from srpo.core import Batch, Log, advance, metric_names
+from srpo.networks import layers as nets
+from srpo.networks import score as score_nets
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 
 REWRITTEN = {"mish": nets.mish, "dropout": nets.dropout, "product": nets._product}
@@ -52,12 +53,17 @@ def compare(name, plain, rewritten, rounds):
     times = np.array([(seconds(plain), seconds(rewritten)) for _ in range(rounds)])
     ratio = np.quantile(times[:, 1] / times[:, 0], [0.25, 0.5, 0.75])
     ms = 1e3 * np.median(times, 0)
-    print(f"{name:34s} plain {ms[0]:8.2f} ms  rewritten {ms[1]:8.2f} ms  ratio {ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})", flush=True)
+    print(
+        f"{name:34s} plain {ms[0]:8.2f} ms  rewritten {ms[1]:8.2f} ms  ratio {ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})",
+        flush=True,
+    )
 
 
 def operations(rounds):
     key = jax.random.key(0)
-    normal = lambda *shape: jax.random.normal(key, shape)
+
+    def normal(*shape):
+        return jax.random.normal(key, shape)
 
     def looped(fn):  # buffers are allocated once per call: eight times inside it
         return jax.jit(lambda *args: lax.fori_loop(0, 8, lambda _, a: fn(*a), args))
@@ -67,11 +73,22 @@ def operations(rounds):
         compare(name, lambda: plain(*args), lambda: rewritten(*args), rounds)
 
     for rows, n_in, n_out in ((256, 256, 256), (256, 14, 256), (2048, 256, 1024), (2048, 1024, 256)):
-        step = lambda f: lambda x, w, dy: (x, w + 1e-6 * jax.grad(lambda w: jnp.vdot(f(x, w), dy))(w), dy)
-        case(f"product weight gradient {rows}x{n_in}x{n_out}", step, normal(rows, n_in), normal(n_in, n_out), normal(rows, n_out))
-    step = lambda f: lambda x, w: (x + 1e-6 * jax.grad(lambda x: jnp.vdot(f(x), w))(x) + 1e-6 * f(x), w)
+
+        def step(f):
+            return lambda x, w, dy: (x, w + 1e-6 * jax.grad(lambda w: jnp.vdot(f(x, w), dy))(w), dy)
+
+        case(
+            f"product weight gradient {rows}x{n_in}x{n_out}", step, normal(rows, n_in), normal(n_in, n_out), normal(rows, n_out)
+        )
+
+    def step(f):
+        return lambda x, w: (x + 1e-6 * jax.grad(lambda x: jnp.vdot(f(x), w))(x) + 1e-6 * f(x), w)
+
     case("mish with gradient 2048x1024", step, normal(2048, 1024), normal(2048, 1024))
-    step = lambda f: lambda x, i: (f(x, 0.1, jax.random.fold_in(key, i)) * 0.9 + 0.1 * x, i + 1)
+
+    def step(f):
+        return lambda x, i: (f(x, 0.1, jax.random.fold_in(key, i)) * 0.9 + 0.1 * x, i + 1)
+
     case("dropout 2048x256", step, normal(2048, 256), jnp.int32(0))
 
 
@@ -90,7 +107,9 @@ def stage(rounds):
         compiled = jax.jit(advance).lower(behavior, state, log, data, {}, key, 0, 2).compile()
         return lambda: compiled(behavior, state, log, data, {}, key, 0, 2)
 
-    automatic = lambda fn: lambda primals, tangents: jax.jvp(fn, primals, tangents)
+    def automatic(fn):
+        return lambda primals, tangents: jax.jvp(fn, primals, tangents)
+
     # compiled in this order, so that the library's own rules are back in place at the end
     plain = program(PLAIN, automatic(PLAIN["mish"]), automatic(PLAIN["product"]))
     rewritten = program(REWRITTEN, nets._mish_jvp, nets._product_jvp)

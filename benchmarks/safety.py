@@ -63,7 +63,10 @@ def main() -> None:
         return
     print(f"{args.data}: rows noticed, smallest / median / largest over the signals")
     for name, rates in found.items():
-        print(f"  {name:<32}" + " / ".join(f"{100 * f(rates):.1f} %" for f in (np.min, np.median, np.max)[: 3 if len(rates) > 1 else 1]))
+        print(
+            f"  {name:<32}"
+            + " / ".join(f"{100 * f(rates):.1f} %" for f in (np.min, np.median, np.max)[: 3 if len(rates) > 1 else 1])
+        )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import published
 from report import markdown, write_csv
+
 from srpo import Dataset
-from srpo.checkpoint import write_atomically
 from srpo.errors import ConfigError
-from srpo.evaluation import bootstrap, evals_table
-from srpo.runs import Run
+from srpo.evaluation.scores import bootstrap, evals_table
+from srpo.runs.checkpoint import write_atomically
+from srpo.runs.run import Run
 
 SUITE = "mean of the suite"
 RECORDED = "(the data)"
@@ -25,7 +25,19 @@ COLUMNS = (
     "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds", "time_incomplete",
     "error", "settings",
 )  # fmt: skip
-EPISODE_COLUMNS = ("data", "algorithm", "seed", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco")
+EPISODE_COLUMNS = (
+    "data",
+    "algorithm",
+    "seed",
+    "episode",
+    "env_seed",
+    "return",
+    "length",
+    "score",
+    "env_id",
+    "gymnasium",
+    "mujoco",
+)
 
 Row = dict[str, Any]
 
@@ -84,7 +96,9 @@ def read(folder: Path) -> dict[tuple[str, str], Result]:
     if not (folder / "scores.csv").exists():
         return {}
     try:
-        rows, episodes = (list(csv.DictReader((folder / name).read_text().splitlines())) for name in ("scores.csv", "episodes.csv"))
+        rows, episodes = (
+            list(csv.DictReader((folder / name).read_text().splitlines())) for name in ("scores.csv", "episodes.csv")
+        )
         out = {}
         for r in rows:
             if r["status"] == "finished" and r["data"] != SUITE:
@@ -93,7 +107,9 @@ def read(folder: Path) -> dict[tuple[str, str], Result]:
                 out[r["data"], r["algorithm"]] = Result(r["data"], r["algorithm"], r["settings"], mine, *times, r["error"])
         return out
     except (OSError, KeyError, ValueError) as e:
-        raise ConfigError(f"{folder}: scores.csv and episodes.csv cannot be read ({e!r}); mend them, or choose another --keep") from None
+        raise ConfigError(
+            f"{folder}: scores.csv and episodes.csv cannot be read ({e!r}); mend them, or choose another --keep"
+        ) from None
 
 
 def figures(values: np.ndarray) -> Row:
@@ -106,7 +122,10 @@ def figures(values: np.ndarray) -> Row:
 
 def data_rows(sources: Mapping[str, Dataset]) -> list[Row]:
     """The mean score of the recorded episodes."""
-    return [{"data": name, "algorithm": RECORDED, "status": "recorded", "mean": d.score(d.returns).mean()} for name, d in sources.items()]
+    return [
+        {"data": name, "algorithm": RECORDED, "status": "recorded", "mean": d.score(d.returns).mean()}
+        for name, d in sources.items()
+    ]
 
 
 def suite_rows(sources: Mapping[str, Dataset], results: Mapping[tuple[str, str], Result]) -> list[Row]:
@@ -127,7 +146,9 @@ def suite_rows(sources: Mapping[str, Dataset], results: Mapping[tuple[str, str],
         values = np.mean([[by_seed[s] for s in common] for by_seed in found], 0)  # (seed, episode)
         times = {key: sum(getattr(r, key) for r in mine) for key in ("train_seconds", "eval_seconds")}
         incomplete = any(r.time_incomplete for r in mine)
-        out.append({"data": SUITE, "algorithm": name, "status": "finished", **figures(values), **times, "time_incomplete": incomplete})
+        out.append(
+            {"data": SUITE, "algorithm": name, "status": "finished", **figures(values), **times, "time_incomplete": incomplete}
+        )
     return out
 
 
@@ -144,9 +165,20 @@ def page(rows: Sequence[Row], suite: Sequence[str]) -> str:
     names = sorted(dict.fromkeys(r["algorithm"] for r in rows), key=lambda n: (n == RECORDED, -mean.get(n, -np.inf)))
     columns = [*suite, SUITE]
     table = [
-        [n, *(cell(at.get((n, c))) for c in columns), published.MEAN.get(n, "-"), hours([at[n, d] for d in suite if (n, d) in at])] for n in names
+        [
+            n,
+            *(cell(at.get((n, c))) for c in columns),
+            published.MEAN.get(n, "-"),
+            hours([at[n, d] for d in suite if (n, d) in at]),
+        ]
+        for n in names
     ]
-    header = ["algorithm", *(c.removesuffix("-zoo-v0") for c in columns), "published, D4RL locomotion", "training + evaluation, h"]
+    header = [
+        "algorithm",
+        *(c.removesuffix("-zoo-v0") for c in columns),
+        "published, D4RL locomotion",
+        "training + evaluation, h",
+    ]
     lines = [
         "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap"
         " interval of the mean, seeds and then episodes drawn with replacement]. The data are no D4RL data: only the order compares with the published means.",

@@ -30,19 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-
-import srpo
 from budgets import BUDGETS, KIN, Budget, configured, explain
 from report import check_place, has_place, insert
 from score_table import Result, Row, data_rows, final_rows, from_run, one, page, read, save, suite_rows
+
+import srpo
 from srpo import algorithms, config
-from srpo.checkpoint import write_json
 from srpo.cli import guarded
 from srpo.commands.train import parse_seeds
 from srpo.config import ConfigError
-from srpo.grid import Grid
-from srpo.progress import Bars
-from srpo.runs import Run, RunError, load_run
+from srpo.runs.checkpoint import write_json
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, RunError, load_run
+from srpo.training.progress import Bars
 
 SUITES = {
     "zoo": ("hopper-medium-replay-zoo-v0", "halfcheetah-medium-replay-zoo-v0", "halfcheetah-medium-expert-zoo-v0"),
@@ -233,7 +233,11 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--suite", default="zoo", help="zoo: three data sets (default); zoo-all: seven; or names of files, without .hdf5, and commas")
+    add(
+        "--suite",
+        default="zoo",
+        help="zoo: three data sets (default); zoo-all: seven; or names of files, without .hdf5, and commas",
+    )
     add("--data-dir", type=Path, required=True, metavar="DIR", help="where the files of the suite are")
     add("--algos", default="all", help="all (default), or names separated by commas")
     add("--seeds", default="3", metavar="N or S1,S2,...", help="how many seeds or which ones; default 3")
@@ -243,7 +247,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--keep", type=Path, metavar="DIR", help="where results are kept and looked for; default --out")
     add("--report", action="store_true", help="only write the tables of what is there")
     add("--into", type=Path, metavar="PAGE", help="also replace the table in this page, such as docs/results.md")
-    add("--pages", type=Path, metavar="DIR", help="also put each algorithm's scores into its page there, such as docs/algorithms")
+    add(
+        "--pages",
+        type=Path,
+        metavar="DIR",
+        help="also put each algorithm's scores into its page there, such as docs/algorithms",
+    )
     add("--quiet", action="store_true", help="one line for each run, no more")
     args = parser.parse_args(argv)
     return guarded(lambda: run(args))

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --data hopper-medium-expert-mini --stages critic,behavior,policy --json speed.json
 
-Each stage is trained at the paper's sizes through the library's own loop (srpo.loop.StageLoop), with the networks it
+Each stage is trained at the paper's sizes through the library's own loop (srpo.training.loop.StageLoop), with the networks it
 needs from earlier stages untrained. Between any two calls of that loop, plain float32 products of the stage's shapes
 run on the same backend; the two are compared by medians.
 
@@ -31,14 +31,15 @@ import jax.numpy as jnp
 from jax import lax
 
 import srpo
-from srpo import loop
-from srpo.checkpoint import write_atomically
 from srpo.config import ConfigError, closest
 from srpo.core import Algorithm
 from srpo.errors import UserError
-from srpo.grid import Grid
+from srpo.runs import mapping
+from srpo.runs.checkpoint import write_atomically
+from srpo.runs.grid import Grid
+from srpo.training import loop
 
-MAPPINGS = {"sequential": loop.sequential, "vectorized": loop.vectorized}
+MAPPINGS = {"sequential": mapping.sequential, "vectorized": mapping.vectorized}
 STEPS = {"critic": 400, "behavior": 12, "policy": 160}  # timed steps of one seed
 COLUMNS = ("stage", "seeds", "ms", "steps_per_s", "gflops", "product_gflops", "share", "cpu_ms", "cpu_share")
 
@@ -71,11 +72,21 @@ class Products:
 
     def __init__(self, m: int, k: int, n: int, seconds: float = 0.05):
         keys = jax.random.split(jax.random.key(0), 3)
-        draw = lambda key, *shape: jax.random.normal(key, shape) / shape[-2] ** 0.5
+
+        def draw(key, *shape):
+            return jax.random.normal(key, shape) / shape[-2] ** 0.5
+
         self.args = (draw(keys[0], 2, m, k), draw(keys[1], k, n), draw(keys[2], n, k))
-        back_and_forth = lambda x, a, b: (x @ a) @ b
-        chains = lambda x, a, b: [back_and_forth(x[0], a, b), back_and_forth(x[1], a, b)]
-        body = lambda x, a, b: jnp.stack(chains(x, a, b))
+
+        def back_and_forth(x, a, b):
+            return (x @ a) @ b
+
+        def chains(x, a, b):
+            return [back_and_forth(x[0], a, b), back_and_forth(x[1], a, b)]
+
+        def body(x, a, b):
+            return jnp.stack(chains(x, a, b))
+
         self.run = jax.jit(lambda count, x, a, b: lax.fori_loop(0, count, lambda _, x: body(x, a, b), x))
         self.flops, self.count = 8 * m * k * n, 1
         timed(self.run, 1, *self.args)
@@ -143,14 +154,19 @@ def measure(algorithm: Algorithm, data, name: str, seeds: int, steps: int, folde
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    cell = lambda name, value: f"{value:.0%}" if name.endswith("share") else value if isinstance(value, str) else f"{value:.3g}"
+    def cell(name, value):
+        return f"{value:.0%}" if name.endswith("share") else value if isinstance(value, str) else f"{value:.3g}"
+
     lines = [[cell(c, row[c]) for c in COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in [list(COLUMNS), *lines]) for i in range(len(COLUMNS))]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in [list(COLUMNS), *lines])
 
 
 def machine() -> dict[str, Any]:
-    cpu = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), platform.processor())
+    cpu = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        platform.processor(),
+    )
     return {"backend": jax.default_backend(), "device": str(jax.devices()[0].device_kind), "cpu": cpu, "cores": os.cpu_count(),
             "load": os.getloadavg()[0], "jax": jax.__version__, "python": platform.python_version()}  # fmt: skip
 
@@ -166,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file")
     args = parser.parse_args(argv)
     if args.mapping:
-        loop.mapping = lambda: MAPPINGS[args.mapping]
+        mapping.mapping = lambda: MAPPINGS[args.mapping]
     try:
         for name in set(args.stages.split(",")) - set(STEPS):
             raise ConfigError(closest(name, STEPS, "stage"))

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
-from srpo.nets import Normalizer, mish
+from srpo.networks.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.networks.layers import Normalizer, mish
 from srpo.policies import DeterministicPolicy, GaussianPolicy, Normalized
 
 OBS, ACT = 17, 6
 KEY = jax.random.key(0)
-DATA = (np.random.default_rng(0).normal(size=(3000, OBS)) * np.linspace(0.1, 4, OBS) + np.linspace(-2, 2, OBS)).astype(np.float32)
+DATA = (np.random.default_rng(0).normal(size=(3000, OBS)) * np.linspace(0.1, 4, OBS) + np.linspace(-2, 2, OBS)).astype(
+    np.float32
+)
 DATA[:, 1] += DATA[:, 16]  # two signals that go together
 FRESH = np.concatenate([DATA[-500:] * 0.9, np.random.default_rng(1).normal(size=(500, OBS)) * 30]).astype(np.float32)
 NORMALIZER, OTHER = Normalizer.of(jnp.asarray(DATA)), Normalizer.of(jnp.asarray(FRESH))

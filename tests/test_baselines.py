@@ -96,7 +96,9 @@ def test_gaussian_log_prob():
 
 
 def test_advantage_weight():
-    np.testing.assert_allclose(advantage_weight(jnp.array([0.5, 10.0, -1.0, 1e6]), 2.0), [2.718282, 100, 0.135335, 100], rtol=1e-5)
+    np.testing.assert_allclose(
+        advantage_weight(jnp.array([0.5, 10.0, -1.0, 1e6]), 2.0), [2.718282, 100, 0.135335, 100], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,10 @@ def test_pessimistic_value():
 
 def test_vae_loss():
     vae = jax.tree.map(jnp.zeros_like, BehaviorVAE(3, 1, (8,), KEY))
-    biases = lambda v: (v.encoder.layers[-1].bias, v.decoder.layers[-1].bias)
+
+    def biases(v):
+        return (v.encoder.layers[-1].bias, v.decoder.layers[-1].bias)
+
     vae = eqx.tree_at(biases, vae, (jnp.array([1.0, 0.0, np.log(2), 0.0]), jnp.array([np.arctanh(0.5)])))
     loss, metrics = vae.loss(jnp.ones((2, 3)), jnp.array([[0.0], [1.0]]), jnp.ones((2, 2)))
     assert metrics["vae_error"] == pytest.approx(0.25)  # the decoder says 0.5 to both
@@ -170,7 +175,10 @@ def test_td3_bc_takes_the_papers_critic_step_and_delays_the_actor():
     data, stage = chain(), eqx.tree_at(lambda s: s.noise, TD3BC, 0.0)
     start = init(stage, data, {}, KEY)
     batch = data.sample(jax.random.split(jax.random.fold_in(KEY, 0))[0], 64)  # what the first step sees
-    see = lambda obs: (obs - np.mean(data.obs, 0)) / (np.std(data.obs, 0) + 1e-3)
+
+    def see(obs):
+        return (obs - np.mean(data.obs, 0)) / (np.std(data.obs, 0) + 1e-3)
+
     q_next = start.q.target(see(batch.next_obs), start.actor.target(batch.next_obs))
     y = batch.reward + 0.99 * batch.mask * np.minimum(q_next[0], q_next[1])
     q1, q2 = start.q.model(see(batch.obs), batch.action)
@@ -263,7 +271,10 @@ def test_bear_multiplier_follows_the_constraint():
     assert float(BEAR_STAGE._dual_step(start, jnp.asarray(0.06))[0].model) == pytest.approx(0.01, rel=1e-3)  # Adam's first step
     assert float(BEAR_STAGE._dual_step(start, jnp.asarray(0.04))[0].model) == pytest.approx(-0.01, rel=1e-3)
     for value, distance, bound in ((10.0, 1.0, 10.0), (-5.0, 0.0, -5.0)):
-        assert float(BEAR_STAGE._dual_step(TrainState.create(jnp.asarray(value), adam(1.0)), jnp.asarray(distance))[0].model) == bound
+        assert (
+            float(BEAR_STAGE._dual_step(TrainState.create(jnp.asarray(value), adam(1.0)), jnp.asarray(distance))[0].model)
+            == bound
+        )
 
 
 def test_bear_climbs_q_within_the_support_of_the_data():
@@ -296,7 +307,9 @@ def test_presets_name_settings_that_exist(name):
 
 
 def test_presets_of_a_domain():
-    chosen = lambda name, preset, data: config.preset(algorithms.find(name).presets, preset, data)
+    def chosen(name, preset, data):
+        return config.preset(algorithms.find(name).presets, preset, data)
+
     maze = config.assign_all(IQL(), chosen("iql", "paper", "antmaze-large-play-v2"))
     assert (maze.critic.expectile, maze.policy.beta, maze.data.reward) == (0.9, 10.0, "minus-one")
     pen = config.assign_all(IQL(), chosen("iql", "quick", "pen-human-v1"))

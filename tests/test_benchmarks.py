@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import algorithms, config, dry_run
+from srpo import algorithms, config
 from srpo.config import ConfigError
+from srpo.training import dry_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import budgets  # noqa: E402
-import efficiency  # noqa: E402
-import flops  # noqa: E402
-import published  # noqa: E402
-import report  # noqa: E402
-import score_table  # noqa: E402
-import scores  # noqa: E402
+import budgets
+import efficiency
+import flops
+import published
+import report
+import score_table
+import scores
 
 NAME = "hopper-medium-replay-zoo-v0"
 
@@ -41,7 +42,9 @@ def test_xla_counts_bodies_of_loops_once_and_we_count_every_trip():
     product = 2 * 8 * 64 * 64
 
     def nested(x):
-        inner = lambda x: jax.lax.fori_loop(0, 2, lambda _, x: x @ w, x)
+        def inner(x):
+            return jax.lax.fori_loop(0, 2, lambda _, x: x @ w, x)
+
         return jax.lax.scan(lambda x, _: (inner(x) @ w, None), x @ w, None, length=7)[0]
 
     assert flops.counted_once(nested, x) == pytest.approx(3 * product, rel=0.01)  # the correction below stands on this
@@ -63,7 +66,10 @@ def test_every_algorithm_takes_the_same_number_of_steps(name):
         algorithm = budgets.configured(name, data, budget)
         counted = {n: s for n, s in algorithm.stages.items() if n not in budgets.UNCOUNTED}
         assert sum(s.steps for s in counted.values()) == budget.steps
-        assert max(s.batch_size for s in counted.values()) <= budget.largest_batch and min(s.steps for s in counted.values()) >= 1000
+        assert (
+            max(s.batch_size for s in counted.values()) <= budget.largest_batch
+            and min(s.steps for s in counted.values()) >= 1000
+        )
 
 
 def test_temperatures_are_those_of_the_task_of_the_same_kind():
@@ -91,7 +97,10 @@ def command(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
     fixed = ["--suite", NAME, "--data-dir", str(tmp_path), "--budget", "tiny", "--episodes", "2", "--quiet"]
-    run = lambda *more, seeds="2": scores.main([*fixed, "--out", str(tmp_path / "out"), "--seeds", seeds, *more])
+
+    def run(*more, seeds="2"):
+        return scores.main([*fixed, "--out", str(tmp_path / "out"), "--seeds", seeds, *more])
+
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "cloning.md").write_text("bc:\n<!-- scores bc -->\n<!-- /scores bc -->\nend\n")
     run.out, run.page, run.pages = tmp_path / "out", page, tmp_path / "pages"
@@ -147,7 +156,9 @@ def test_what_was_interrupted_goes_on_where_it_stopped(command, monkeypatch):
     episodes = rows(command.out / "episodes.csv")
     assert len(episodes) == 4 and cell["status"] == "finished" and cell["time_incomplete"] == "False"
     assert float(cell["mean"]) == pytest.approx(np.mean([float(e["score"]) for e in episodes]))
-    assert float(cell["std"]) == pytest.approx(np.std([np.mean([float(e["score"]) for e in episodes if e["seed"] == s]) for s in "01"]))
+    assert float(cell["std"]) == pytest.approx(
+        np.std([np.mean([float(e["score"]) for e in episodes if e["seed"] == s]) for s in "01"])
+    )
 
 
 def test_kept_results_stand_for_runs_that_are_gone(command, tmp_path, monkeypatch, capsys):
@@ -159,7 +170,9 @@ def test_kept_results_stand_for_runs_that_are_gone(command, tmp_path, monkeypatc
         patched.setattr(srpo, "train", lambda *args, **options: pytest.fail("trained again"), raising=False)
         assert command("--algos", "bc", *keep) == 0
     assert command("--algos", "bc-gaussian", *keep) == 0
-    assert [r for r in rows(tmp_path / "keep" / "scores.csv") if r["algorithm"] == "bc"] == [r for r in before if r["algorithm"] == "bc"]
+    assert [r for r in rows(tmp_path / "keep" / "scores.csv") if r["algorithm"] == "bc"] == [
+        r for r in before if r["algorithm"] == "bc"
+    ]
     held = (tmp_path / "keep" / "episodes.csv").read_text()
     shutil.rmtree(command.out)
     for more in ([], ["--report"]):  # another question must not lose the answer to this one
@@ -233,7 +246,11 @@ def test_costs_are_measured_counted_and_drawn(tmp_path, monkeypatch):
     (tmp_path / "e.json").write_text(json.dumps({"device": "a machine", "rows": list(found.values())}))
     assert efficiency.main(["--from", str(tmp_path / "e.json"), "--csv", str(tmp_path / "e.csv"), "--png", str(tmp_path)]) == 0
     assert (tmp_path / "figure1.png").stat().st_size > 10_000 and (tmp_path / "figure5.png").stat().st_size > 10_000
-    ratio = [float(r["ratio"]) for r in rows(tmp_path / "e.csv") if r["quantity"] == "operations per action" and r["algorithm"] == "bc-diffusion"]
+    ratio = [
+        float(r["ratio"])
+        for r in rows(tmp_path / "e.csv")
+        if r["quantity"] == "operations per action" and r["algorithm"] == "bc-diffusion"
+    ]
     assert ratio == [pytest.approx(found["bc-diffusion"]["flops"] / found["bc"]["flops"])]
 
 

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import algorithms, training
+from srpo import algorithms
 from srpo.config import assign_all
 from srpo.data import from_arrays
-from srpo.grid import Grid
-from srpo.loop import StageLoop
+from srpo.runs.grid import Grid
+from srpo.training import train as training
+from srpo.training.loop import StageLoop
 
 SEEDS = (3, 1)
 STEPS = 60
@@ -51,7 +52,8 @@ CASES = {
     "iql": Case(IQL | stage("policy", **HIDDEN, **LR), ("policy.beta", 0.5, 3.0), ("critic.q_loss", "policy.loss")),
     "td3-bc": Case(stage("policy", **HIDDEN, **LR), ("policy.alpha", 0.05, 0.5), ("policy.q_loss", "policy.cloning_error")),
     "bear": Case(
-        stage("policy", **HIDDEN, vae_hidden=(12,), next_actions=3, match_actions=3, warmup=20, lr_vae=1e-2, lr_q=1e-2) | {"candidates": 3},
+        stage("policy", **HIDDEN, vae_hidden=(12,), next_actions=3, match_actions=3, warmup=20, lr_vae=1e-2, lr_q=1e-2)
+        | {"candidates": 3},
         ("policy.threshold", 0.05, 0.5),
         ("policy.vae_error", "policy.q_loss"),
     ),
@@ -147,7 +149,9 @@ def test_presets_fit_every_data_set(name, data):
     """Each sets what exists, to values of the right type; `quick` is never longer than `paper`."""
     presets, steps = algorithms.find(name).presets, {}
     for preset in presets:
-        for robot, kind in itertools.product(("halfcheetah", "hopper", "walker2d"), ("medium", "medium-replay", "medium-expert", "mixed-zoo")):
+        for robot, kind in itertools.product(
+            ("halfcheetah", "hopper", "walker2d"), ("medium", "medium-replay", "medium-expert", "mixed-zoo")
+        ):
             made = srpo.configure(name, replace(data, name=f"{robot}-{kind}-v2"), preset)
             steps[preset, robot, kind] = sum(stage.steps for stage in made.stages.values())
         for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
@@ -184,7 +188,10 @@ def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
     """The last stage for one seed and one value, on what that seed's earlier stages left."""
     path, _, value = trained.case.sweep
     grid, point = trained.run.grid, ((path, value),)
-    mine = lambda name: jax.tree.map(lambda x: np.asarray(x)[1:2, grid.where(name, point)][:, None], trained.run.results[name])
+
+    def mine(name):
+        return jax.tree.map(lambda x: np.asarray(x)[1:2, grid.where(name, point)][:, None], trained.run.results[name])
+
     results = {name: mine(name) for name in trained.algorithm.stages}
     alone = Grid.create(trained.algorithm.set(path, value), SEEDS[1:], None)
     view = trained.algorithm.stages[trained.last].view(data.treated(trained.algorithm.data))
@@ -209,11 +216,17 @@ def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training.Reporter, "step", step)
-    go_on = lambda: train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
+
+    def go_on():
+        return train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
+
     for name, half in list(stops.items()):
         with pytest.raises(training.Interrupted, match=f"stopped at step {half} of stage {name}"):
             go_on()
-        go_on = lambda: srpo.resume(tmp_path / "run", data, quiet=True)
+
+        def go_on():
+            return srpo.resume(tmp_path / "run", data, quiet=True)
+
     resumed = go_on()
     assert_equal(resumed.results, trained.run.results)
     assert_equal(resumed.policies, trained.run.policies)
@@ -224,7 +237,10 @@ def test_its_policies_act_within_bounds_and_come_back_from_disk(trained, data):
     loaded = srpo.load_run(trained.run.path).policies
     assert_equal(loaded, trained.run.policies)
     keys = jax.random.split(jax.random.key(0), len(obs))
-    act = lambda policy: jax.vmap(policy.act)(obs, keys)
+
+    def act(policy):
+        return jax.vmap(policy.act)(obs, keys)
+
     actions = np.asarray(jax.jit(lambda all: jax.vmap(jax.vmap(act))(all))(loaded))
     assert actions.shape == (2, 2, 8, 2) and np.isfinite(actions).all() and np.abs(actions).max() <= 1
     assert not np.array_equal(actions[0], actions[1])  # seeds

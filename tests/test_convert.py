@@ -11,9 +11,9 @@ import pytest
 from torch_files import NoTorch, tensors, write_legacy, write_zip
 
 import srpo
-from srpo.checkpoint import CheckpointError
 from srpo.cli import main
 from srpo.convert.torch_file import read_tensors
+from srpo.runs.checkpoint import CheckpointError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BEHAVIOR, CRITIC = FIXTURES / "official_behavior.pth", FIXTURES / "official_critic.pth"  # written by PyTorch: make_official.py
@@ -89,20 +89,32 @@ def without(*gone):
 
 NETWORK = "diffusion_behavior.main"
 OTHER_NETWORKS = {
-    "critic as behavior": ("behavior", lambda a: read_tensors(CRITIC), "no diffusion_behavior.*, so it is not a behavior model"),
+    "critic as behavior": (
+        "behavior",
+        lambda a: read_tensors(CRITIC),
+        "no diffusion_behavior.*, so it is not a behavior model",
+    ),
     "behavior as critic": ("critic", lambda a: read_tensors(BEHAVIOR), "no q0.*, so it is not a critic"),
     "no last layer": ("behavior", without(f"{NETWORK}.out_fc"), "main.out_fc.weight is missing"),
     "no norm": ("behavior", without(f"{NETWORK}.blocks.1.layer_norm"), "main.blocks.1.layer_norm.weight is missing"),
     "no target": ("critic", without("q0_target"), "q0_target.q1.0.weight is missing"),
     "no value": ("critic", without("vf"), "vf.v.0.weight is missing"),
-    "shape": ("behavior", lambda a: a | {f"{NETWORK}.fc.bias": np.ones(7, "f4")}, "main.fc.bias: found float32[7], expected floats[8]"),
+    "shape": (
+        "behavior",
+        lambda a: a | {f"{NETWORK}.fc.bias": np.ones(7, "f4")},
+        "main.fc.bias: found float32[7], expected floats[8]",
+    ),
     "rank": ("critic", lambda a: a | {"vf.v.0.weight": np.ones(3, "f4")}, "vf.v.0.weight has shape (3,), expected two axes"),
     "integers": ("critic", lambda a: a | {"vf.v.0.bias": np.ones(8, "i8")}, "vf.v.0.bias: found int64[8], expected floats[8]"),
     "NaN": ("critic", lambda a: a | {"q0.q1.0.bias": np.full(8, np.nan, "f4")}, "q0.q1.0.bias holds NaN"),
     "too large": ("critic", lambda a: a | {"q0.q1.0.bias": np.full(8, 1e300)}, "q0.q1.0.bias holds NaN or infinity"),
     "a layer more": ("critic", lambda a: a | {"q0.q3.0.bias": np.ones(8, "f4")}, "q0.q3.0.bias is unknown here"),
     "no actions": ("critic", lambda a: a | {"vf.v.0.weight": np.ones((8, 5), "f4")}, "leave none for actions"),
-    "no observations": ("behavior", lambda a: a | {f"{NETWORK}.fc.weight": np.ones((8, 130), "f4")}, "leave none for observations"),
+    "no observations": (
+        "behavior",
+        lambda a: a | {f"{NETWORK}.fc.weight": np.ones((8, 130), "f4")},
+        "leave none for observations",
+    ),
     "another task": ("critic", lambda a: a | {"vf.v.0.weight": np.ones((8, 4), "f4")}, "of sizes (3, 2), "),
 }
 
@@ -143,7 +155,12 @@ def test_several_seeds_make_one_run(models, data, tmp_path, capsys):
     other = write_zip(tmp_path / "other.pth", tensors(shifted))
     out = tmp_path / "official"
     files = ["--behavior", str(BEHAVIOR), str(BEHAVIOR), "--critic", str(CRITIC), str(other)]
-    assert main(["convert", *files, "--data", str(data), "--out", str(out), "--preset", "authors-code", "--set", "data.reward=none"]) == 0
+    assert (
+        main(
+            ["convert", *files, "--data", str(data), "--out", str(out), "--preset", "authors-code", "--set", "data.reward=none"]
+        )
+        == 0
+    )
     command = capsys.readouterr().out
     assert "--preset authors-code --seeds 2 --from" in command and "--set data.reward=none" in command
     run = srpo.load_run(out)
@@ -160,7 +177,9 @@ def test_refusals_of_the_command(data, tmp_path, capsys):
 
     to = ("--out", tmp_path / "run")
     assert "cannot read nowhere.pth: No such file" in refused("--data", data, *to, behavior="nowhere.pth")
-    assert "of sizes (3, 2), halfcheetah-medium-replay-mini of (17, 6)" in refused("--data", "halfcheetah-medium-replay-mini", *to)
+    assert "of sizes (3, 2), halfcheetah-medium-replay-mini of (17, 6)" in refused(
+        "--data", "halfcheetah-medium-replay-mini", *to
+    )
     assert "unknown data set" in refused("--data", "nothing", *to)
     assert "unknown preset 'papre'" in refused("--data", data, *to, "--preset", "papre")
     assert "behavior.width is read off the files (8)" in refused("--data", data, *to, "--set", "behavior.width=16")

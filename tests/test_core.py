@@ -10,8 +10,8 @@ import pytest
 from srpo.algorithms.sfbc import SfBC
 from srpo.config import ConfigError, assign_all, setting, static
 from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, average, descend, metric_names
-from srpo.grid import Grid
 from srpo.optim import adam, adamw
+from srpo.runs.grid import Grid
 
 KEY = jax.random.key(0)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from srpo.core import Treatment
 from srpo.data import DataError, from_arrays
-from srpo.data.treat import authors_returns, counted_timeouts
+from srpo.data.treatments import authors_returns, counted_timeouts
 
 
 def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None):
@@ -47,7 +47,9 @@ def test_transitions_follow_d4rl_bit_for_bit(flags, seed):
     single = {key: x.astype(np.float32) for key, x in raw.items() if key in ("obs", "action", "reward")}
     obs, action, reward, next_obs, done = d4rl_rule(**single, terminal=raw["terminal"], timeout=raw["timeout"], limit=None)
     batch = data.transitions
-    for found, expected in zip(batch, (obs, action, reward, next_obs, 1 - done.astype(np.float32), np.arange(len(obs))), strict=True):
+    for found, expected in zip(
+        batch, (obs, action, reward, next_obs, 1 - done.astype(np.float32), np.arange(len(obs))), strict=True
+    ):
         np.testing.assert_array_equal(np.asarray(found), expected)
         assert np.asarray(found).dtype in (np.float32, np.int32)
 

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from srpo.data import DataError, d4rl, load_dataset
+from srpo.data import DataError, load_dataset
+from srpo.data.sources import d4rl
 
 NAME, FILE = "hopper-medium-v2", "hopper_medium-v2.hdf5"
 
@@ -74,7 +75,9 @@ def test_download_from_the_first_host(server, tmp_path, capsys):
     assert server.asked == [FIRST]  # and the second time there is nothing to ask
 
 
-@pytest.mark.parametrize("first", [None, (content(), len(content()) + 1000), (content()[:900], 900), (b"<html>not here</html>", 21)])
+@pytest.mark.parametrize(
+    "first", [None, (content(), len(content()) + 1000), (content()[:900], 900), (b"<html>not here</html>", 21)]
+)
 def test_the_mirror_is_asked_when_the_first_host_fails(server, tmp_path, first):
     if first:
         server.answers[FIRST] = first
@@ -148,9 +151,19 @@ def test_files_have_the_names_of_d4rl():
     assert len(d4rl.IDS) == len(d4rl.FILES)
     assert d4rl.FILES["walker2d-medium-replay-v0"] == ("gym_mujoco", "walker_mixed.hdf5")
     assert d4rl.FILES["halfcheetah-full-replay-v2"] == ("gym_mujoco_v2", "halfcheetah_full_replay-v2.hdf5")
-    assert d4rl.FILES["antmaze-umaze-v2"] == ("ant_maze_v2", "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5")
-    assert d4rl.FILES["antmaze-large-diverse-v0"] == ("ant_maze_new", "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse.hdf5")
-    table = [f"{env}-{kind}-v2" for env in ("halfcheetah", "hopper", "walker2d") for kind in ("medium", "medium-replay", "medium-expert")]
+    assert d4rl.FILES["antmaze-umaze-v2"] == (
+        "ant_maze_v2",
+        "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed.hdf5",
+    )
+    assert d4rl.FILES["antmaze-large-diverse-v0"] == (
+        "ant_maze_new",
+        "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse.hdf5",
+    )
+    table = [
+        f"{env}-{kind}-v2"
+        for env in ("halfcheetah", "hopper", "walker2d")
+        for kind in ("medium", "medium-replay", "medium-expert")
+    ]
     mazes = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
     assert set(table) | {f"antmaze-{maze}-v2" for maze in mazes} <= set(d4rl.FILES)  # the paper's fifteen tasks
 

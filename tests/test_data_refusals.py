@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from srpo.data import DataError, check_environment, from_arrays, load_dataset
+from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.checks import FIELDS
 from srpo.errors import UserError
+from srpo.evaluation.environments import check_environment
 
 
 def good(rows=20):
@@ -34,7 +35,10 @@ def at(field, index, value):
 BAD = {  # what is wrong: arrays, and what the message must say
     "missing observations": (good() | {"observations": None}, ("'observations' is missing", "actions")),
     "missing actions": (good() | {"actions": None}, ("'actions' is missing",)),
-    "missing rewards": ({k: v for k, v in good().items() if k != "rewards"} | {"reward": np.ones(20)}, ("'rewards' is missing", "rename 'reward'")),
+    "missing rewards": (
+        {k: v for k, v in good().items() if k != "rewards"} | {"reward": np.ones(20)},
+        ("'rewards' is missing", "rename 'reward'"),
+    ),
     "missing terminals": (good() | {"terminals": None}, ("'terminals' is missing",)),
     "rank of observations": (good() | {"observations": np.ones(20)}, ("observations", "(20,)", "(rows, size)")),
     "rank of actions": (good() | {"actions": np.ones((20, 2, 1))}, ("actions", "(20, 2, 1)")),
@@ -42,12 +46,18 @@ BAD = {  # what is wrong: arrays, and what the message must say
     "empty rows": (good() | {"actions": np.ones((20, 0))}, ("actions", "(20, 0)")),
     "length of actions": (good() | {"actions": np.ones((19, 2))}, ("actions has 19 rows", "observations has 20")),
     "length of timeouts": (good() | {"timeouts": np.ones(21, bool)}, ("timeouts has 21 rows",)),
-    "shape of next observations": (good() | {"next_observations": np.ones((20, 4))}, ("next_observations", "(20, 4)", "leave the field out")),
+    "shape of next observations": (
+        good() | {"next_observations": np.ones((20, 4))},
+        ("next_observations", "(20, 4)", "leave the field out"),
+    ),
     "NaN observation": (at("observations", (4, 2), np.nan), ("observations[4, 2] is nan", "finite")),
     "infinite reward": (at("rewards", 5, -np.inf), ("rewards[5] is -inf",)),
     "NaN terminal": (at("terminals", 6, np.nan), ("terminals[6] is nan",)),
     "too large for float32": (at("observations", (1, 0), 1e39), ("observations[1, 0] is 1e+39", "float32")),
-    "a mark for a missing reading": (at("observations", (1, 0), np.finfo(np.float32).max), ("observations[1, 0] is 3.40282e+38", "missing")),
+    "a mark for a missing reading": (
+        at("observations", (1, 0), np.finfo(np.float32).max),
+        ("observations[1, 0] is 3.40282e+38", "missing"),
+    ),
     "action too large": (at("actions", (7, 1), 2.5), ("actions[7, 1] is 2.5", "expected [-1, 1]", "rescale")),
     "action just too large": (at("actions", (0, 0), -1.0001), ("actions[0, 0] is -1.0001",)),
     "flag": (at("terminals", 3, 0.5), ("terminals[3] is 0.5", "true or false")),
@@ -186,7 +196,11 @@ def test_paths(tmp_path):
 
 @pytest.mark.parametrize(
     "name, near",
-    [("hopper-medium-v3", "hopper-medium-v2"), ("halfcheetah-medium-replay-min", "halfcheetah-medium-replay-mini"), ("antmaze-umase-v2", "antmaze-umaze-v2")],
+    [
+        ("hopper-medium-v3", "hopper-medium-v2"),
+        ("halfcheetah-medium-replay-min", "halfcheetah-medium-replay-mini"),
+        ("antmaze-umase-v2", "antmaze-umaze-v2"),
+    ],
 )
 def test_unknown_names_are_answered_with_the_closest(name, near):
     assert refusal(name) == f"unknown data set {name!r}; did you mean {near!r}?"

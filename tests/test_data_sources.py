@@ -12,8 +12,8 @@ import pytest
 from test_data import arrays
 
 from srpo.data import DataError, from_arrays, load_dataset
-from srpo.data.builtin import BUILTIN, builtin_path
 from srpo.data.checks import FIELDS
+from srpo.data.sources.builtin import BUILTIN, builtin_path
 
 
 def write(path, raw, **attributes):
@@ -55,7 +55,11 @@ def test_the_hash_is_of_the_content(tmp_path):
 
 def test_rewards_and_flags_as_columns_and_other_types():
     raw = arrays(20, terminal=[5])
-    odd = raw | {"reward": raw["reward"][:, None], "terminal": raw["terminal"].astype(np.float64)[:, None], "timeout": raw["timeout"].tolist()}
+    odd = raw | {
+        "reward": raw["reward"][:, None],
+        "terminal": raw["terminal"].astype(np.float64)[:, None],
+        "timeout": raw["timeout"].tolist(),
+    }
     np.testing.assert_array_equal(from_arrays(**odd).reward, from_arrays(**raw).reward)
     np.testing.assert_array_equal(from_arrays(**odd).terminal, raw["terminal"])
 
@@ -142,7 +146,9 @@ def test_minari(minari):
     np.testing.assert_array_equal(data.next_obs[3], [8, 9])
 
 
-@pytest.mark.parametrize("name, text", [("a/nested-v0", "not plain vectors"), ("a/empty-v0", "no episode"), ("absent-v0", "cannot be loaded")])
+@pytest.mark.parametrize(
+    "name, text", [("a/nested-v0", "not plain vectors"), ("a/empty-v0", "no episode"), ("absent-v0", "cannot be loaded")]
+)
 def test_minari_refusals(minari, name, text):
     with pytest.raises(DataError, match=f"^minari:{name}: .*{text}"):
         load_dataset(f"minari:{name}")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from srpo.data import DataError, from_arrays
-from srpo.data.windows import values_to_go
+from srpo.data.views import values_to_go
 
 
 def recording(lengths=(12, 3, 20), ended=(True, False, False), tail=5):

@@ -14,7 +14,6 @@ import pytest
 from deploy_cases import ACT, DATA, FRESH, KEY, OBS, POLICIES, acted
 
 import srpo.deploy
-from srpo.actors import DeterministicActor
 from srpo.deploy import DeployError, Network, Policy, export_policy
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
@@ -23,6 +22,7 @@ from srpo.deploy.onnx_file import act as onnx_act
 from srpo.deploy.onnx_file import read as read_onnx
 from srpo.deploy.onnx_file import write as write_onnx
 from srpo.deploy.verify import observations, parity
+from srpo.networks.actors import DeterministicActor
 from srpo.policies import BestOf, DeterministicPolicy
 
 CHEETAH = {"algorithm": "bc", "data": {"name": "tiny", "env_id": "HalfCheetah-v4", "sha256": "ab"}}
@@ -131,7 +131,9 @@ def test_a_file_that_acts_differently_is_never_named(tmp_path, monkeypatch):
 
     (tmp_path / "policy.onnx").write_text("before")
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=wrong))
-    with pytest.raises(DeployError, match=r"onnx differs from the JAX policy by .* at in-distribution observation .*nothing was written"):
+    with pytest.raises(
+        DeployError, match=r"onnx differs from the JAX policy by .* at in-distribution observation .*nothing was written"
+    ):
         export_policy(POLICIES["srpo"], tmp_path, formats=["numpy", "onnx"], force=True, calls=0)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("policy.onnx", "before")]
 

@@ -26,7 +26,11 @@ def file(tmp_path_factory):
     rng, n = np.random.default_rng(0), 200
     path = tmp_path_factory.mktemp("data") / "hopper-tiny.npz"
     timeouts = np.arange(n) % 20 == 19
-    arrays = {"observations": rng.normal(size=(n, OBS)), "actions": rng.uniform(-0.9, 0.9, (n, ACT)), "rewards": rng.normal(size=n)}
+    arrays = {
+        "observations": rng.normal(size=(n, OBS)),
+        "actions": rng.uniform(-0.9, 0.9, (n, ACT)),
+        "rewards": rng.normal(size=n),
+    }
     np.savez(path, **arrays, terminals=np.zeros(n, bool), timeouts=timeouts)
     return path
 
@@ -36,11 +40,24 @@ def run(file, tmp_path_factory):
     """Two seeds and two learning rates of behavior cloning, evaluated at the end."""
     tiny = srpo.configure("bc", srpo.load_dataset(file), **{"policy.steps": 20, "policy.hidden": (16,), "policy.batch_size": 8})
     out = tmp_path_factory.mktemp("runs") / "swept"
-    return srpo.train(tiny, file, seeds=(3, 5), sweep={"policy.lr": [1e-3, 1e-2]}, out=out, eval_every=20, eval_episodes=2, quiet=True)
+    return srpo.train(
+        tiny, file, seeds=(3, 5), sweep={"policy.lr": [1e-3, 1e-2]}, out=out, eval_every=20, eval_episodes=2, quiet=True
+    )
 
 
 def test_export_of_one_seed_and_point(run, file, tmp_path, capsys):
-    command = ["export", run.path, "--seed", 5, "--set-point", "policy.lr=0.01", "--to", f"{tmp_path}/robot/", "--formats", "onnx,numpy"]
+    command = [
+        "export",
+        run.path,
+        "--seed",
+        5,
+        "--set-point",
+        "policy.lr=0.01",
+        "--to",
+        f"{tmp_path}/robot/",
+        "--formats",
+        "onnx,numpy",
+    ]
     assert main([str(part) for part in command]) == 0
     said = capsys.readouterr().out
     assert "bc, seed 5: 11 -> 16 -> 3, relu" in said and "us per action" in said

@@ -40,6 +40,8 @@ def test_c_loop(robot, tmp_path):
     options = [f"POLICY={robot / 'policy.c'}", f"PYTHON={sys.executable}", "RATE=500", "DURATION=0.3"]
     run = subprocess.run(["make", "-C", folder, *options, "run"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "150 ticks at 500 Hz" in run.stdout and re.search(r"m/s forward in 7.5 simulated seconds; fall-back in \d+ ticks", run.stdout)
+    assert "150 ticks at 500 Hz" in run.stdout and re.search(
+        r"m/s forward in 7.5 simulated seconds; fall-back in \d+ ticks", run.stdout
+    )
     wrong = [folder / "control_loop", "model.xml", "5", "500"]
     assert subprocess.run(wrong, capture_output=True).returncode == 2

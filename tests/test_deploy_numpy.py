@@ -101,9 +101,18 @@ def damaged(raw, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "cut", "empty", "not safetensors", "another", "newer", "array missing", "another shape", "half precision",
-        "a number as an array", "metadata in a list", "a version that is no text",
-    ],  # fmt: skip
+        "cut",
+        "empty",
+        "not safetensors",
+        "another",
+        "newer",
+        "array missing",
+        "another shape",
+        "half precision",
+        "a number as an array",
+        "metadata in a list",
+        "a version that is no text",
+    ],
 )
 def test_damaged_files_are_refused(exported, tmp_path, name):
     path = tmp_path / "policy.safetensors"

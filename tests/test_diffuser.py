@@ -14,10 +14,10 @@ from srpo.core import TrainState
 from srpo.data import DataError, from_arrays
 from srpo.diffusion.samplers import posterior
 from srpo.diffusion.schedules import Discrete
-from srpo.nets import Normalizer
+from srpo.networks.layers import Normalizer
+from srpo.networks.unet import Conv, GroupNorm, LinearAttention, ReturnNet, TemporalUNet, Upsample, check_sizes
 from srpo.optim import adam
 from srpo.policies import Planner
-from srpo.unet import Conv, GroupNorm, LinearAttention, ReturnNet, TemporalUNet, Upsample, check_sizes
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 8, 16))
@@ -171,7 +171,10 @@ def test_the_average_copies_then_follows():
     net = jnp.ones(3)
     state = TrainState(net, jnp.zeros(3), adam(1e-3).init(net))
     average = Average(rate=0.25, every=10, start=20)
-    after = lambda step: average(state, jnp.int32(step)).target[0]
+
+    def after(step):
+        return average(state, jnp.int32(step)).target[0]
+
     assert [after(step) for step in (0, 10, 19, 20, 21, 30)] == [1, 1, 0, 0.25, 0, 0.25]
 
 
@@ -228,8 +231,13 @@ def test_a_guided_step_by_hand():
     directly and 3/4 sqrt(3/4) / (13/16) of the prediction; at k = 0 the sample is the prediction.
     """
     model, obs = Toward(1.0, Discrete((0.25, 0.75))), jnp.asarray([0.7])
-    make = lambda scale, free: Planner(model, FirstAction(), 5, scale, 2, free)
-    plan = lambda *a: make(*a).plan(obs, KEY)[0]
+
+    def make(scale, free):
+        return Planner(model, FirstAction(), 5, scale, 2, free)
+
+    def plan(*a):
+        return make(*a).plan(obs, KEY)[0]
+
     push = 2 * 2 * 3 / 13 * jnp.asarray([3.0, -1.0])
     kept = 2 / 13 + 12 / 13 * np.sqrt(3 / 4) * np.sqrt(3 / 16)  # x0_hat = alpha x for unit variance
     change = plan(2.0, 0) - plan(0.0, 0)
@@ -244,7 +252,10 @@ def test_planning_climbs_the_return():
     keys = jax.random.split(KEY, 200)
     plans = jax.jit(jax.vmap(lambda policy, key: policy.plan(obs, key)[0][:, 0, 0], (None, 0)))
     acts = jax.jit(jax.vmap(lambda policy, key: policy.act(obs, key)[0], (None, 0)))
-    make = lambda scale: Planner(model, FirstAction(), 16, scale, 2, 2)
+
+    def make(scale):
+        return Planner(model, FirstAction(), 16, scale, 2, 2)
+
     free = plans(make(0.0), keys)
     variance = 1.0  # of x_k, from the last step on: each is linear in the one before
     for k in range(20)[::-1]:

@@ -14,8 +14,8 @@ from srpo.core import average
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import improvement
-from srpo.nets import QEnsemble, mish
-from srpo.score_nets import ScoreMLP
+from srpo.networks.layers import QEnsemble, mish
+from srpo.networks.score import ScoreMLP
 
 double = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 TINY = DiffusionPolicyQ(batch_size=16, hidden=(8,), backup_actions=3)
@@ -39,8 +39,13 @@ def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_b
     """A Q of 4 on the recorded actions and of 8 on all others, by both heads."""
     stage, batch = replace(TINY, q_scale=q_scale), bandit(16)
     state = start(stage, batch, {}, random.key(0))
-    value = lambda action: jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
-    q = lambda obs, action: jnp.stack([value(action), value(action)])
+
+    def value(action):
+        return jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
+
+    def q(obs, action):
+        return jnp.stack([value(action), value(action)])
+
     metrics = jax.jit(lambda actor: stage._actor_step(actor, q, batch, random.key(1))[1])(state.actor)
     assert metrics["improvement"] == pytest.approx(expected)
 
@@ -57,7 +62,10 @@ def test_gradient_through_all_denoising_steps_against_finite_differences():
         actor = NoisePrediction(ScoreMLP(2, 2, (8, 8), k_actor, time_size=4), Discrete.vp(5))
         actor = jax.tree.map(lambda x: 0.3 * x, actor)  # most of the chain inside the clip
         q, obs = QEnsemble(2, 2, (8,), k_q, activation=mish), random.normal(k_obs, (4, 2))
-        mean_q = lambda actor: jnp.mean(q(obs, sample_actions(actor, obs, k_step))[0])
+
+        def mean_q(actor):
+            return jnp.mean(q(obs, sample_actions(actor, obs, k_step))[0])
+
         gradient = jax.jit(jax.grad(mean_q))(actor)
         direction = jax.tree.map(lambda x: random.normal(random.key(x.size), x.shape), actor)
         move = jax.jit(lambda h: mean_q(jax.tree.map(lambda a, d: a + h * d, actor, direction)))
@@ -83,9 +91,13 @@ def test_the_moving_average_starts_late_and_follows_every_fifth_step():
 
 def test_gradients_are_clipped():
     state = start(TINY, bandit(16), {}, random.key(2))
-    moments = lambda norm: update(replace(TINY, clip_norm=norm), state, jnp.asarray(0)).q.opt_state[1][0].mu
 
-    square = lambda tree: sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))
+    def moments(norm):
+        return update(replace(TINY, clip_norm=norm), state, jnp.asarray(0)).q.opt_state[1][0].mu
+
+    def square(tree):
+        return sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(tree))
+
     assert square(moments(1e-2)) ** 0.5 == pytest.approx(0.1 * 1e-2, rel=1e-3)  # Adam's first moment is 0.1 of the gradient
     assert square(moments(1e3)) ** 0.5 > 0.1 * 1e-2
 
@@ -93,7 +105,9 @@ def test_gradients_are_clipped():
 def test_larger_eta_moves_the_policy_from_the_behavior_to_argmax_q():
     data, algorithm = bandit(), DiffusionQL()
 
-    policy = lambda eta: algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data)[0]})
+    def policy(eta):
+        return algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data)[0]})
+
     cloned = policy(0.0)
     sample = cloned.sampler.sample(jnp.ones(1), random.key(3), 500)
     assert 0.35 < (sample > 0).mean() < 0.65

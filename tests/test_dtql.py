@@ -13,8 +13,8 @@ from srpo.algorithms.dtql import DTQL
 from srpo.algorithms.dtql_kl import DTQLKL
 from srpo.diffusion.denoising import Denoiser, denoising_loss, matching_direction
 from srpo.diffusion.edm import draw_sigma, precondition
-from srpo.nets import QEnsemble, ValueNet
-from srpo.score_nets import ScoreMLP
+from srpo.networks.layers import QEnsemble, ValueNet
+from srpo.networks.score import ScoreMLP
 from srpo.stages.trust_region import JointCritic, Values, WarmUp, levels_and_noise
 
 OBS = jnp.zeros((1, 1))
@@ -38,7 +38,10 @@ def test_trust_region_gradient_flows_through_input_and_target():
     k = var / (var + s**2)
     c_out2 = 0.5**2 * s**2 / (0.5**2 + s**2)
     error = k * (a + s * n) + (1 - k) * mean - a
-    loss = lambda a: denoising_loss(gaussian_denoiser(mean, var), OBS, a, jnp.asarray([s]), jnp.asarray([[n]]))[0]
+
+    def loss(a):
+        return denoising_loss(gaussian_denoiser(mean, var), OBS, a, jnp.asarray([s]), jnp.asarray([[n]]))[0]
+
     action = jnp.asarray([[a]])
     np.testing.assert_allclose(loss(action), error**2 / c_out2, rtol=1e-5)
     np.testing.assert_allclose(jax.grad(loss)(action)[0, 0], 2 * error * (k - 1) / c_out2, rtol=1e-5)
@@ -46,7 +49,10 @@ def test_trust_region_gradient_flows_through_input_and_target():
 
 def test_trust_region_where_the_denoised_action_is_clipped_pulls_through_the_target_alone():
     far = gaussian_denoiser(3.0, 0.01)
-    loss = lambda a: denoising_loss(far, OBS, a, jnp.asarray([0.6]), jnp.asarray([[0.0]]))[0]
+
+    def loss(a):
+        return denoising_loss(far, OBS, a, jnp.asarray([0.6]), jnp.asarray([[0.0]]))[0]
+
     c_out = precondition(1.0, 0.6)[2]
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([[0.7]]))[0, 0], -2 * (1 - 0.7) / c_out**2, rtol=1e-5)
 
@@ -81,7 +87,10 @@ def test_descending_the_matching_direction_makes_the_policy_the_behavior():
     def descend(params, key):
         k_start, k_sigma, k_noise = random.split(key, 3)
         start, noise = random.normal(k_start, (512, 1)), random.normal(k_noise, (512, 1))
-        generate = lambda p: p[0] + p[1] * start
+
+        def generate(p):
+            return p[0] + p[1] * start
+
         fake, real = gaussian_denoiser(params[0], params[1] ** 2), gaussian_denoiser(0.3, 0.04)
         g = matching_direction(real, fake, OBS, generate(params), draw_sigma(k_sigma, (512,)), noise)
         return params - 0.02 * jax.grad(lambda p: jnp.mean(g * generate(p)))(params), params
@@ -103,7 +112,10 @@ def test_critic_regresses_v_on_the_chosen_q_and_both_before_their_step(v_from):
     np.testing.assert_allclose(metrics["v_loss"], jnp.mean(jnp.where(u > 0, 0.9, 0.1) * u**2), rtol=1e-5)
     y = data.reward + 0.5 * v
     np.testing.assert_allclose(metrics["q_loss"], jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2), rtol=1e-5)
-    moved = lambda net: float(jnp.max(jnp.abs(net.layers[0].weight)))
+
+    def moved(net):
+        return float(jnp.max(jnp.abs(net.layers[0].weight)))
+
     assert new.model.v.net.layers[0].weight.shape == (1, 8) and moved(new.model.v.net) != moved(state.model.v.net)
     follows = 0.995 * state.target.q.members[0].layers[0].weight + 0.005 * new.model.q.members[0].layers[0].weight
     np.testing.assert_allclose(new.target.q.members[0].layers[0].weight, follows, rtol=1e-5)
@@ -112,8 +124,15 @@ def test_critic_regresses_v_on_the_chosen_q_and_both_before_their_step(v_from):
 
 def test_presets_differ_where_paper_and_code_do():
     for algorithm in (DTQL, DTQLKL):
-        of = {name: config.assign_all(algorithm(), config.preset(algorithm.presets, name, "hopper-medium-v2")) for name in algorithm.presets}
-        assert {name: a.warm_up.critic.v_from for name, a in of.items()} == {"paper": "target", "authors-code": "online", "quick": "target"}
+        of = {
+            name: config.assign_all(algorithm(), config.preset(algorithm.presets, name, "hopper-medium-v2"))
+            for name in algorithm.presets
+        }
+        assert {name: a.warm_up.critic.v_from for name, a in of.items()} == {
+            "paper": "target",
+            "authors-code": "online",
+            "quick": "target",
+        }
 
 
 SMALL = {
@@ -166,7 +185,7 @@ def test_dtql_moves_from_the_trust_region_s_optimum_to_argmax_q_as_alpha_falls(w
 def test_likelihood_pulls_towards_the_data(warm):
     """With the likelihood alone the Gaussian covers both modes: mean 0, deviation atanh of about 0.6."""
     likely = {"policy.alpha": 0.0, "policy.likelihood": 100.0, "policy.hidden": (32, 32)}
-    policy, metrics = trained(DTQL(), likely, warm)
+    policy, _metrics = trained(DTQL(), likely, warm)
     mean, log_std = policy.sampler.actor(jnp.ones(1))
     assert abs(mean[0]) < 0.15 and jnp.exp(log_std[0]) == pytest.approx(0.72, abs=0.12)
 

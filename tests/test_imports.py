@@ -9,17 +9,15 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "srpo"
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
     {"errors"},
-    {"config", "environments"},
-    {"core", "checkpoint"},
-    {"nets", "losses", "optim", "data"},
-    {"actors", "score_nets", "unet", "diffusion"},
+    {"config"},
+    {"core"},
+    {"networks", "losses", "optim", "diffusion", "data"},
     {"policies", "stages"},
     {"algorithms"},
-    {"grid", "loop", "runs"},
-    {"evaluation", "curves"},
-    {"progress"},
-    {"training", "video", "dry_run", "deploy", "convert"},
-    {"demo", "paper"},
+    {"runs"},
+    {"evaluation"},
+    {"training"},
+    {"deploy", "convert", "paper"},
     {"commands"},
     {"cli"},
 ]
@@ -40,7 +38,9 @@ def imports(path):
             yield from (alias.name for alias in node.names if alias.name.startswith("srpo."))
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) not in ("__init__", "__main__")], ids=lambda p: str(p.relative_to(SRC)))
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(p) not in ("__init__", "__main__")], ids=lambda p: str(p.relative_to(SRC))
+)
 def test_imports_point_down(path):
     here = FLOOR[room(path)]
     for name in imports(path):

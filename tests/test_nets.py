@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo.nets import MLP, LayerNorm, Linear, dropout, mish
-from srpo.score_nets import ScoreResNet
+from srpo.networks.layers import MLP, LayerNorm, Linear, dropout, mish
+from srpo.networks.score import ScoreResNet
 
 KEY = jax.random.key(0)
 
@@ -88,8 +88,12 @@ def test_linear_and_its_gradients_on_any_leading_axes(lead):
     def loss(f):
         return lambda w, b, x: jnp.sum(jnp.sin(f(w, b, x)))
 
-    ours = lambda w, b, x: linear(w, b)(x)
-    plain = lambda w, b, x: x @ w + b
+    def ours(w, b, x):
+        return linear(w, b)(x)
+
+    def plain(w, b, x):
+        return x @ w + b
+
     args = (layer.weight, layer.bias, x)
     np.testing.assert_allclose(ours(*args), plain(*args), rtol=1e-6)
     for a, b in zip(*(jax.grad(loss(f), (0, 1, 2))(*args) for f in (ours, plain)), strict=True):
@@ -98,7 +102,10 @@ def test_linear_and_its_gradients_on_any_leading_axes(lead):
 
 def test_linear_differentiates_forwards_and_under_vmap():
     weight, x, dx = normal(1, 2, 7, 4), normal(2, 2, 5, 7), normal(3, 2, 5, 7)
-    run = lambda w, x: linear(w, jnp.zeros(4))(x)
+
+    def run(w, x):
+        return linear(w, jnp.zeros(4))(x)
+
     _, tangent = jax.vmap(lambda w, x, dx: jax.jvp(lambda x: run(w, x), (x,), (dx,)))(weight, x, dx)
     np.testing.assert_allclose(tangent, dx @ weight, rtol=1e-5, atol=1e-6)
     gradient = jax.vmap(jax.grad(lambda w, x: jnp.sum(run(w, x) ** 2)))(weight, x)
@@ -132,9 +139,16 @@ def test_mlp_by_hand():
 
 def score_by_hand(net, x, t, obs):
     """The LayerNorm residual network in NumPy, in double precision."""
-    array = lambda a: np.asarray(a, np.float64)
-    apply = lambda layer, h: h @ array(layer.weight) + array(layer.bias)
-    soft = lambda h: h * np.tanh(np.logaddexp(h, 0))
+
+    def array(a):
+        return np.asarray(a, np.float64)
+
+    def apply(layer, h):
+        return h @ array(layer.weight) + array(layer.bias)
+
+    def soft(h):
+        return h * np.tanh(np.logaddexp(h, 0))
+
     angle = 2 * np.pi * array(t) * array(net.fourier.frequency.value)
     e = np.concatenate([np.sin(angle), np.cos(angle)])
     e = apply(net.embed.layers[1], soft(apply(net.embed.layers[0], e)))

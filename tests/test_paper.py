@@ -125,7 +125,13 @@ def test_surrogate_finds_its_own_optimum():
     k = 30 * float(jnp.mean(sigma**3 * alpha / ((alpha * std) ** 2 + sigma**2)))
     target = jnp.array([[3.0, 2.0]])
     found = climb(
-        GaussianMixture(mean[None], std), Quadratic(target), target, jnp.full(3, 30.0), jax.random.key(0), steps=1000, gradient="eq15"
+        GaussianMixture(mean[None], std),
+        Quadratic(target),
+        target,
+        jnp.full(3, 30.0),
+        jax.random.key(0),
+        steps=1000,
+        gradient="eq15",
     )
     np.testing.assert_allclose(found[-1], (2 * target + k * mean) / (2 + k), atol=0.01)
 

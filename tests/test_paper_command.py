@@ -103,7 +103,12 @@ def test_dtql_toys_put_both_methods_on_the_same_data(tmp_path, capsys, monkeypat
     assert trust[likely].mean() < 0.7 * trust[~likely].mean()  # the valleys of both landscapes are where the data are
     policies = table(tmp_path / "dtql-toys_policies.csv")
     assert len(policies) == 8 * 9
-    norm = lambda name, method: np.mean([np.hypot(float(p["x"]), float(p["y"])) for p in policies if (p["reward"], p["method"]) == (name, method)])
+
+    def norm(name, method):
+        return np.mean(
+            [np.hypot(float(p["x"]), float(p["y"])) for p in policies if (p["reward"], p["method"]) == (name, method)]
+        )
+
     for method in ("DTQL", "SRPO"):
         assert norm("far", method) > norm("near", method)
         assert norm("far", method) == pytest.approx(reward["far", method], abs=0.01)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo.actors import GaussianActor, SquashedGaussianActor
+from srpo.networks.actors import GaussianActor, SquashedGaussianActor
 from srpo.policies import BestOf, GaussianPolicy
 
 OBS = jnp.array([0.2, -0.4])
@@ -112,7 +112,7 @@ def test_log_std_is_clipped():
 
 
 def test_dropout_of_an_actor_needs_a_key_and_keeps_the_mean_of_the_layer():
-    from srpo.nets import MLP
+    from srpo.networks.layers import MLP
 
     net = MLP((4, 512, 1), jax.random.key(0))
     x = jnp.ones(4)

@@ -21,7 +21,9 @@ from srpo.stages.support import Support
 def test_contrastive_energy_by_hand():
     q, energy = jnp.log(jnp.asarray([1.0, 3.0])), jnp.asarray([0.0, 0.0])
     assert contrastive_energy(energy, q, 1.0) == pytest.approx(np.log(2))
-    assert contrastive_energy(q + 7, q, 1.0) == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75), rel=1e-5)  # least: the entropy
+    assert contrastive_energy(q + 7, q, 1.0) == pytest.approx(
+        -0.25 * np.log(0.25) - 0.75 * np.log(0.75), rel=1e-5
+    )  # least: the entropy
     gradient = jax.grad(lambda e: contrastive_energy(e, q, 2.0))(2 * q - 5)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 

@@ -53,7 +53,9 @@ def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, 
     state = start(stage, recorded, given, jax.random.key(1))
     np.testing.assert_allclose(state.target, [3, 4, 4, 1.5, 1])
     assert float(state.mean) == pytest.approx(2.7) and float(state.std) == pytest.approx(np.std([3, 4, 4, 1.5, 1]))
-    update = jax.jit(lambda state, step: stage.update(state, recorded.sample(jax.random.key(step), 4), given, jax.random.key(9), step)[0])
+    update = jax.jit(
+        lambda state, step: stage.update(state, recorded.sample(jax.random.key(step), 4), given, jax.random.key(9), step)[0]
+    )
     for step in range(3):
         state = update(state, step)
         np.testing.assert_allclose(state.target, [3, 4, 4, 1.5, 1])  # not yet
@@ -63,8 +65,11 @@ def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, 
     renewed = update(state, 3)
     np.testing.assert_allclose(renewed.target, planned_returns(REWARD, LAST, value, 0.5, maximum), rtol=1e-5)
     assert float(renewed.mean) == pytest.approx(float(renewed.target.mean())) and not np.allclose(renewed.target, state.target)
+
     # the critic is the first one after a single step: further from the trained one than from the fresh one
-    distance = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    def distance(a, b):
+        return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
     assert distance(renewed.q.model, state.fresh.model) <= 1.01e-2 and distance(state.q.model, state.fresh.model) > 1.01e-2
     assert int(renewed.q.opt_state[0].count) == 1
 

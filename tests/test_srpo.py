@@ -52,7 +52,10 @@ class GaussianBehavior(eqx.Module):
 def test_the_direction_by_hand():
     """At t = 0.5: alpha = 0.281183, sigma = 0.959654 (known values of the VP schedule)."""
     critic = LinearCritic(jnp.array([[1.0, 0.0], [3.0, 8.0]]))  # mean gradient (2, 4)
-    behavior = lambda x, t, obs: 2.0 * x
+
+    def behavior(x, t, obs):
+        return 2.0 * x
+
     action, noise = jnp.array([[0.5, -0.5], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [-1.0, 2.0]])
     t = jnp.array([0.5, 0.5])
     x = 0.281183 * np.array(action) + 0.959654 * np.array(noise)
@@ -67,7 +70,10 @@ def test_the_direction_by_hand():
         found = policy_direction(critic, behavior, VP(), OBS, action, t, noise, beta=0.1, **options)
         np.testing.assert_allclose(found, score - 0.1 * np.array([2.0, 4.0]), rtol=2e-5, atol=1e-6)
     q_only = dict(beta=1.0, weight="1")
-    still = lambda x, t, obs: noise  # the score term vanishes
+
+    def still(x, t, obs):
+        return noise  # the score term vanishes
+
     for normalize, norm in (("2-norm", 20**0.5), ("rms", 10**0.5)):
         found = policy_direction(critic, still, VP(), OBS, action, t, noise, normalize=normalize, **q_only)
         np.testing.assert_allclose(found, -np.array([[2.0, 4.0]] * 2) / norm, rtol=1e-6)
@@ -80,10 +86,38 @@ def test_a_zero_gradient_stays_zero_when_normalized():
         assert not np.any(policy_direction(flat, *args, beta=1.0, normalize=normalize))
 
 
-TABLE_2 = """halfcheetah-medium-expert 0.01 halfcheetah-medium 0.2 halfcheetah-medium-replay 0.2 hopper-medium-expert 0.01
-hopper-medium 0.05 hopper-medium-replay 0.2 walker2d-medium-expert 0.1 walker2d-medium 0.05 walker2d-medium-replay 0.5
-antmaze-umaze 0.02 antmaze-umaze-diverse 0.04 antmaze-medium-play 0.08 antmaze-medium-diverse 0.05
-antmaze-large-play 0.06 antmaze-large-diverse 0.05""".split()
+TABLE_2 = [
+    "halfcheetah-medium-expert",
+    "0.01",
+    "halfcheetah-medium",
+    "0.2",
+    "halfcheetah-medium-replay",
+    "0.2",
+    "hopper-medium-expert",
+    "0.01",
+    "hopper-medium",
+    "0.05",
+    "hopper-medium-replay",
+    "0.2",
+    "walker2d-medium-expert",
+    "0.1",
+    "walker2d-medium",
+    "0.05",
+    "walker2d-medium-replay",
+    "0.5",
+    "antmaze-umaze",
+    "0.02",
+    "antmaze-umaze-diverse",
+    "0.04",
+    "antmaze-medium-play",
+    "0.08",
+    "antmaze-medium-diverse",
+    "0.05",
+    "antmaze-large-play",
+    "0.06",
+    "antmaze-large-diverse",
+    "0.05",
+]
 
 
 @pytest.mark.parametrize("task", range(15))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from torch_files import EMPTY, START, STOP, NoTorch, Tensor, changed, name, plain, state_dict, write_legacy, write_zip
 
-from srpo.checkpoint import CheckpointError
 from srpo.convert import unpickle
 from srpo.convert.torch_file import read_tensors
+from srpo.runs.checkpoint import CheckpointError
 
 CRITIC = Path(__file__).parent / "fixtures" / "official_critic.pth"  # written by PyTorch: make_official.py
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
@@ -71,7 +71,15 @@ CALL = {  # pickles that would run `canary.sing` if anyone followed them
     "as a new object": START + name("canary", "Song") + b")\x81" + STOP,
     "as an instance": START + b"(icanary\nSong\n" + STOP,
     "as an object": START + b"(" + name("canary", "Song") + b"o" + STOP,
-    "by a reference": START + b"(" + plain("storage") + name("canary", "Song") + plain("0") + plain("cpu") + plain(1) + b"tQ" + STOP,
+    "by a reference": START
+    + b"("
+    + plain("storage")
+    + name("canary", "Song")
+    + plain("0")
+    + plain("cpu")
+    + plain(1)
+    + b"tQ"
+    + STOP,
     "as state": START + EMPTY + name("canary", "sing") + b")Rb" + STOP,
     "of the system": START + name("posix", "system") + plain("touch SONG") + b"\x85R" + STOP,
     "of a builtin": START + name("builtins", "exec") + plain("open('SONG', 'w')") + b"\x85R" + STOP,
@@ -116,7 +124,10 @@ REFUSED = {
     "deep key": (lambda p: write_zip(p, ONE, START + b"}N" + b"\x85" * 3 * 10**5 + b"Ns" + STOP), "something named by a tuple"),
     "nothing on the stack": (lambda p: write_zip(p, ONE, START + b"\x86" + STOP), "too little on the stack"),
     "no function": (lambda p: write_zip(p, ONE, START + b"N)R" + STOP), "a nonetype in the place of a maker"),
-    "training state": (lambda p: write_zip(p, ONE | {"epoch": plain(3)}), "holds 'epoch' of type int, expected named tensors only"),
+    "training state": (
+        lambda p: write_zip(p, ONE | {"epoch": plain(3)}),
+        "holds 'epoch' of type int, expected named tensors only",
+    ),
     "nested": (lambda p: write_zip(p, ONE | {"model": EMPTY}), "holds 'model' of type dict"),
     "a list": (lambda p: write_zip(p, ONE, START + b"]" + STOP), "holds a list"),
     "a tensor": (lambda p: write_zip(p, ONE, START + ONE["x"].pickled() + STOP), "holds a tensor"),

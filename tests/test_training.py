@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import algorithms, config, training, video
-from srpo.checkpoint import CheckpointError
+from srpo import algorithms, config
 from srpo.cli import main
 from srpo.config import ConfigError
 from srpo.data import from_arrays
-from srpo.evaluation import bootstrap
-from srpo.progress import Bars
-from srpo.runs import RunError
+from srpo.evaluation import video
+from srpo.evaluation.scores import bootstrap
+from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.run import RunError
+from srpo.training import train as training
+from srpo.training.progress import Bars
 
 TINY = {
     "critic.steps": 12, "critic.batch_size": 8, "critic.hidden": (8,),
@@ -83,7 +85,9 @@ def test_a_run_is_whole_on_disk(swept):
     metrics = rows(swept.path / "metrics.csv")
     assert {r["policy.beta"] for r in metrics if r["stage"] == "critic"} == {""}  # shared by both temperatures
     assert {r["policy.beta"] for r in metrics if r["stage"] == "policy"} == {"0.1", "0.5"}
-    assert [r["step"] for r in metrics if (r["stage"], r["seed"], r["metric"]) == ("critic", "3", "v_loss")] == [str(i + 1) for i in range(12)]
+    assert [r["step"] for r in metrics if (r["stage"], r["seed"], r["metric"]) == ("critic", "3", "v_loss")] == [
+        str(i + 1) for i in range(12)
+    ]
 
 
 def test_earlier_stages_are_shared_and_later_ones_differ(swept):
@@ -102,7 +106,10 @@ def test_a_run_of_the_grid_is_the_run_alone(swept, data, algorithm, tmp_path):
 
 def test_with_normalized_observations_their_units_do_not_matter(algorithm, tmp_path):
     recorded, acts = arrays(), []
-    acted = lambda run: jax.jit(jax.vmap(run.policy(1).act))(data.obs[:5])
+
+    def acted(run):
+        return jax.jit(jax.vmap(run.policy(1).act))(data.obs[:5])
+
     for name, unit in (("plain", np.ones(11)), ("odd", 2.0 ** np.arange(-8, 14, 2))):
         data = from_arrays(**recorded | {"obs": recorded["obs"] * unit}, name=name)
         run = srpo.train(algorithm.set("data.normalize_obs", True), data, seeds=2, out=tmp_path / name, quiet=True)
@@ -190,7 +197,9 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
 
     monkeypatch.setattr(training.Reporter, "step", step)
     options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2}
-    with pytest.raises(training.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"):
+    with pytest.raises(
+        training.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"
+    ):
         srpo.train(algorithm, data, out=tmp_path / "run", quiet=True, **options)
     monkeypatch.undo()
     with open(tmp_path / "run" / "metrics.csv", "a") as f:
@@ -198,7 +207,10 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
     run = srpo.resume(tmp_path / "run", data, quiet=True)
     assert leaves_equal(run.results, swept.results)
     assert (run.path / "metrics.csv").read_text() == (swept.path / "metrics.csv").read_text()
-    trained = lambda r: [x for x in rows(r.path / "evals.csv") if x["kind"] == "training"]
+
+    def trained(r):
+        return [x for x in rows(r.path / "evals.csv") if x["kind"] == "training"]
+
     assert trained(run) == trained(swept)
     assert not list((run.path / "state").iterdir())
 
@@ -234,7 +246,7 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
 def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
     command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
-    code = "import sys; from srpo import training, cli; training.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; from srpo import cli; from srpo.training import train as training; training.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(tmp_path / "killed")])
     state = tmp_path / "killed" / "state" / "critic.safetensors"
     while not state.exists():
@@ -287,7 +299,9 @@ def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, alg
     info = json.loads((path / "run.json").read_text())
     failure = {"stage": "critic", "step": 7, "metric": "v_loss", "seed": 3, "point": []}
     (path / "run.json").write_text(json.dumps(info | {"failures": [failure]}))
-    run = srpo.train(algorithm, data, seeds=(3, 1), start_from=path, out=tmp_path / "run", eval_every=10, eval_episodes=1, quiet=True)
+    run = srpo.train(
+        algorithm, data, seeds=(3, 1), start_from=path, out=tmp_path / "run", eval_every=10, eval_episodes=1, quiet=True
+    )
     assert run.failures == [failure] and {r["seed"] for r in rows(run.path / "evals.csv")} == {"1"}
     with pytest.raises(RunError, match="seed 3 failed"):
         run.policy(3)
@@ -295,7 +309,10 @@ def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, alg
 
 def test_a_state_that_is_not_finite_at_the_start_is_named(data, algorithm, tmp_path, monkeypatch):
     critic = type(algorithm.critic)
-    spoil = lambda x: x * np.nan if x.dtype == "float32" else x
+
+    def spoil(x):
+        return x * np.nan if x.dtype == "float32" else x
+
     monkeypatch.setattr(critic, "init", lambda self, *args, init=critic.init: jax.tree.map(spoil, init(self, *args)))
     with pytest.raises(FloatingPointError, match="state of stage critic is not finite before its first step"):
         srpo.train(algorithm, data, out=tmp_path / "run", eval_every=0, quiet=True)
@@ -388,7 +405,10 @@ def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
     info = json.loads((path / "run.json").read_text())
     stage = path / "stages" / "policy.safetensors"
     change = {
-        "newer": (lambda: (path / "run.json").write_text(json.dumps(info | {"format": 99})), "has format 99, this version reads up to"),
+        "newer": (
+            lambda: (path / "run.json").write_text(json.dumps(info | {"format": 99})),
+            "has format 99, this version reads up to",
+        ),
         "json": (lambda: (path / "run.json").write_text("{"), "run.json is damaged"),
         "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "policy.safetensors is damaged"),
         "shape": (lambda: info["settings"].update({"policy.hidden": [9]}), "expected float32"),
@@ -415,7 +435,13 @@ def test_time_left_does_not_count_compilation(monkeypatch, capsys):
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with Bars() as bars:
         bars.open("policy", 100)
-        for now, done in ((20.0, 10), (30.0, 30), (36.0, 42), (60.0, 90), (65.0, 100)):  # 20 s to compile, then two steps a second
+        for now, done in (  # noqa: B007  (the clock reads it)
+            (20.0, 10),
+            (30.0, 30),
+            (36.0, 42),
+            (60.0, 90),
+            (65.0, 100),
+        ):  # 20 s to compile, then two steps a second
             bars.update(done)
     said = ["10/100, 20 s", "42/100, 36 s, 29 s left", "90/100, 60 s, 5 s left", "100/100, 65 s"]
     assert capsys.readouterr().err.splitlines() == [f"policy: {line}" for line in said]

@@ -11,15 +11,15 @@ _HOME = {
     "load_dataset": "srpo.data",
     "from_arrays": "srpo.data",
     "Dataset": "srpo.data",
-    "train": "srpo.training",
-    "evaluate": "srpo.evaluation",
-    "resume": "srpo.training",
-    "configure": "srpo.training",
-    "load_run": "srpo.runs",
-    "Run": "srpo.runs",
+    "train": "srpo.training.train",
+    "evaluate": "srpo.evaluation.scores",
+    "resume": "srpo.training.train",
+    "configure": "srpo.training.train",
+    "load_run": "srpo.runs.run",
+    "Run": "srpo.runs.run",
     "SRPO": "srpo.algorithms.srpo",
 }
-__all__ = [*_HOME, "algorithms", "convert", "deploy"]  # noqa: F822
+__all__ = [*_HOME, "algorithms", "convert", "deploy"]
 
 
 def __getattr__(name):

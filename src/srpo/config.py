@@ -73,7 +73,9 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
             out |= settings(value, path + ".")
         else:
             meaning = f.metadata.get("meaning", "")
-            out[path] = Setting(path, value, hints[f.name], meaning, not f.metadata.get("static", False), f.metadata.get("within"))
+            out[path] = Setting(
+                path, value, hints[f.name], meaning, not f.metadata.get("static", False), f.metadata.get("within")
+            )
     return out
 
 

@@ -46,13 +46,16 @@ class Batch(NamedTuple):
 class Treatment(eqx.Module):
     """How an algorithm wants the recorded data: part of its recipe, so part of its settings."""
 
-    reward: Literal["none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize", "beyond-19"] = static(
+    reward: Literal[
+        "none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize", "beyond-19"
+    ] = static(
         "none",
         "none; return-range: 1000 r / (max - min episode return), return-range-authors with returns as SRPO's code cuts them; "
         "minus-one: r - 1; four-centered: 4 (r - 0.5); standardize: (r - mean) / std; beyond-19: SfBC's mended antmaze-medium-play-v2",
     )
     episodes: Literal["all", "trimmed"] = static(
-        "all", "trimmed: without episodes of fewer than 5 rows and the last row of those that did not terminate (SfBC on antmaze)"
+        "all",
+        "trimmed: without episodes of fewer than 5 rows and the last row of those that did not terminate (SfBC on antmaze)",
     )
     keep_timeouts: bool = static(False, "keep the last transition of timed-out episodes (needs recorded next observations)")
     normalize_obs: bool = static(
@@ -172,7 +175,10 @@ class Log(eqx.Module):
 
     def add(self, metrics: Metrics, step) -> Log:
         total = {n: self.total[n] + metrics[n] for n in self.total}
-        first = lambda n: jnp.where((self.bad_step[n] < 0) & ~jnp.isfinite(metrics[n]), step, self.bad_step[n])
+
+        def first(n):
+            return jnp.where((self.bad_step[n] < 0) & ~jnp.isfinite(metrics[n]), step, self.bad_step[n])
+
         return Log(total, {n: first(n) for n in self.bad_step})
 
 

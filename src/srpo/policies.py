@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from srpo.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
 from srpo.diffusion.samplers import posterior
-from srpo.nets import Normalizer
+from srpo.networks.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.networks.layers import Normalizer
 
 
 class DeterministicPolicy(eqx.Module):
@@ -89,7 +89,9 @@ class BestOf(eqx.Module):
     def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
         """Raises ValueError without a key."""
         if key is None:
-            raise ValueError(f"this policy draws {self.n} candidates at random; give a key, as in policy.act(obs, jax.random.key(0))")
+            raise ValueError(
+                f"this policy draws {self.n} candidates at random; give a key, as in policy.act(obs, jax.random.key(0))"
+            )
         k_sample, k_choice = jax.random.split(key)
         action = self.sampler.sample(obs, k_sample, self.n)
         value = self._value(self.score(jnp.broadcast_to(obs, (self.n, *obs.shape)), action))
@@ -120,7 +122,9 @@ class Guided(eqx.Module):
     def net(self):
         return self.behavior.net
 
-    def __call__(self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]) -> Float[Array, "... act"]:
+    def __call__(
+        self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]
+    ) -> Float[Array, "... act"]:
         push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
         return self.behavior(x, t, obs) - self.scale * self.schedule(t)[1] * push  # noise = -sigma * score
 
@@ -147,7 +151,9 @@ class Planner(eqx.Module):
         plan, value = self.plan(obs, key)
         return jnp.clip(self.model.frame.action_of(plan[jnp.argmax(value), 0]), -1.0, 1.0)
 
-    def plan(self, obs: Float[Array, " obs"], key: PRNGKeyArray) -> tuple[Float[Array, "plans horizon act+obs"], Float[Array, " plans"]]:
+    def plan(
+        self, obs: Float[Array, " obs"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "plans horizon act+obs"], Float[Array, " plans"]]:
         """Normalized trajectories from `obs`, and their predicted returns."""
         schedule, fix = self.model.schedule, self.model.frame.starting_from(obs)
         k_start, k_steps = jax.random.split(key)

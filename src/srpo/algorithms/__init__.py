@@ -39,4 +39,6 @@ def name_of(algorithm) -> str:
     for name, home in ALGORITHMS.items():
         if home == here:
             return name
-    raise ConfigError(f"the algorithm {here} has no name, so that its runs could not be read; add it to srpo.algorithms.ALGORITHMS")
+    raise ConfigError(
+        f"the algorithm {here} has no name, so that its runs could not be read; add it to srpo.algorithms.ALGORITHMS"
+    )

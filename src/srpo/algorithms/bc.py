@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from srpo.actors import DeterministicActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
-from srpo.nets import Normalizer
+from srpo.networks.actors import DeterministicActor
+from srpo.networks.layers import Normalizer
 from srpo.optim import adam
 from srpo.policies import DeterministicPolicy, GaussianPolicy
 from srpo.stages.weighted_cloning import WeightedCloning

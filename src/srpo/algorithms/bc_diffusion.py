@@ -15,9 +15,9 @@ from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
+from srpo.networks.score import ScoreMLP
 from srpo.optim import adam
 from srpo.policies import DiffusionPolicy
-from srpo.score_nets import ScoreMLP
 
 
 class DiffusionCloning(Stage):

@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srpo.actors import SquashedGaussianActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.losses import backup, mmd
-from srpo.nets import MLP, QEnsemble
+from srpo.networks.actors import SquashedGaussianActor
+from srpo.networks.layers import MLP, QEnsemble
 from srpo.optim import adam
 from srpo.policies import BestOf, GaussianPolicy
 

@@ -23,10 +23,10 @@ from jaxtyping import Array, Float, Int
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, average, descend
 from srpo.diffusion.schedules import Discrete, perturb
-from srpo.nets import Normalizer
+from srpo.networks.layers import Normalizer
+from srpo.networks.unet import ReturnNet, TemporalUNet, check_sizes
 from srpo.optim import adam
 from srpo.policies import Planner
-from srpo.unet import ReturnNet, TemporalUNet, check_sizes
 
 X = Float[Array, "... horizon act+obs"]
 
@@ -86,7 +86,10 @@ class Average(eqx.Module):
 
     def __call__(self, state: TrainState, step) -> TrainState:
         rate = jnp.where(step < self.start, 1.0, self.rate)
-        follow = lambda: average(state.target, state.model, rate)
+
+        def follow():
+            return average(state.target, state.model, rate)
+
         target = lax.cond(step % self.every == 0, follow, lambda: state.target)
         return TrainState(state.model, target, state.opt_state)
 
@@ -103,7 +106,9 @@ class TrajectoryDiffusion(Stage):
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(64, "windows per step")
     width: int = static(32, "channels of the U-Net's first level")
-    multipliers: tuple[int, ...] = static((1, 2, 4, 8), "channels of each level, in widths; every level has half the rows of the one before")
+    multipliers: tuple[int, ...] = static(
+        (1, 2, 4, 8), "channels of each level, in widths; every level has half the rows of the one before"
+    )
     attention: bool = static(False, "linear attention over the rows after every level")
     diffusion_steps: int = static(20, "K of the cosine schedule")
     action_weight: float = setting(10.0, "weight of the first action in the loss")
@@ -173,9 +178,13 @@ class Planning(eqx.Module):
     """How the trained models act."""
 
     plans: int = static(64, "plans drawn at every step, of which the best is followed")
-    pushes: int = static(2, "pushes along the gradient of the return per diffusion step; to plan without any, set the scale to 0")
+    pushes: int = static(
+        2, "pushes along the gradient of the return per diffusion step; to plan without any, set the scale to 0"
+    )
     free_steps: int = static(2, "last diffusion steps without a push", "[0, inf)")
-    scale: float = setting(0.1, "size of a push, times the posterior variance; larger: higher predicted returns, less likely plans")
+    scale: float = setting(
+        0.1, "size of a push, times the posterior variance; larger: higher predicted returns, less likely plans"
+    )
 
 
 CHEETAH = {

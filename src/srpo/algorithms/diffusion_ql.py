@@ -30,10 +30,10 @@ from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import backup, improvement
-from srpo.nets import QEnsemble, mish
+from srpo.networks.layers import QEnsemble, mish
+from srpo.networks.score import ScoreMLP
 from srpo.optim import adam, clipped
 from srpo.policies import BestOf, DiffusionPolicy
-from srpo.score_nets import ScoreMLP
 
 
 def sample_actions(actor, obs: Float[Array, "... obs"], key) -> Float[Array, "... act"]:
@@ -61,8 +61,12 @@ class DiffusionPolicyQ(Stage):
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of policy and Q")
     diffusion_steps: int = static(5, "diffusion steps K")
-    backup_actions: int = static(1, "actions per next state; each target head takes its best (max-Q backup), then the lower head counts")
-    q_scale: Literal["data", "policy"] = static("data", "whose actions set the scale of Q: the data's, or the policy's by the other head")
+    backup_actions: int = static(
+        1, "actions per next state; each target head takes its best (max-Q backup), then the lower head counts"
+    )
+    q_scale: Literal["data", "policy"] = static(
+        "data", "whose actions set the scale of Q: the data's, or the policy's by the other head"
+    )
     ema_start: int = static(1000, "step at which the policy's moving average starts to follow", "[0, inf)")
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
@@ -81,7 +85,10 @@ class DiffusionPolicyQ(Stage):
         actor = NoisePrediction(ScoreMLP(obs, act, self.hidden, k_actor), Discrete.vp(self.diffusion_steps))
         q = QEnsemble(obs, act, self.hidden, k_q, activation=mish)
         optimize = self._optimizer
-        return State(TrainState.create(actor, optimize(self.lr), target=True), TrainState.create(q, optimize(self.critic_lr), target=True))
+        return State(
+            TrainState.create(actor, optimize(self.lr), target=True),
+            TrainState.create(q, optimize(self.critic_lr), target=True),
+        )
 
     def update(self, state, batch, given, key, step):
         k_critic, k_actor = jax.random.split(key)

@@ -17,12 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from srpo.actors import SquashedGaussianActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.denoising import denoising_loss
 from srpo.losses import gaussian_log_prob
-from srpo.nets import QEnsemble
+from srpo.networks.actors import SquashedGaussianActor
+from srpo.networks.layers import QEnsemble
 from srpo.optim import adam, cosine
 from srpo.policies import BestOf, GaussianPolicy
 from srpo.stages import trust_region
@@ -69,7 +69,11 @@ class TrustRegionPolicy(Stage):
             trust = jnp.mean(denoising_loss(behavior, batch.obs, action, sigma, noise))
             value = jnp.mean(jnp.min(q(batch.obs, action), 0))
             likelihood = jnp.mean(gaussian_log_prob(recorded, mean, log_std))
-            return self.alpha * trust - value - self.likelihood * likelihood, {"trust": trust, "q": value, "likelihood": likelihood}
+            return self.alpha * trust - value - self.likelihood * likelihood, {
+                "trust": trust,
+                "q": value,
+                "likelihood": likelihood,
+            }
 
         actor, more = descend(state.actor, adam(decay * self.lr), loss)
         return State(warm, actor), metrics | more

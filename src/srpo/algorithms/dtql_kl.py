@@ -22,10 +22,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.denoising import Denoiser, matching_direction
-from srpo.nets import QEnsemble
+from srpo.networks.layers import QEnsemble
+from srpo.networks.score import ScoreMLP
 from srpo.optim import adam, cosine
 from srpo.policies import BestOf
-from srpo.score_nets import ScoreMLP
 from srpo.stages import trust_region
 from srpo.stages.trust_region import WarmUp, levels_and_noise
 
@@ -66,7 +66,10 @@ class KLPolicy(Stage):
 
     def init(self, data, given, key):
         warm = jax.tree.map(jnp.copy, given["warm_up"].state)  # buffers are donated: no sharing
-        start = lambda: jax.tree.map(jnp.copy, warm.behavior.model)
+
+        def start():
+            return jax.tree.map(jnp.copy, warm.behavior.model)
+
         return State(warm, TrainState.create(Generator(start().net), adam(self.lr)), TrainState.create(start(), adam(self.lr)))
 
     def update(self, state, batch, given, key, step):

@@ -25,10 +25,10 @@ from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import expectile
-from srpo.nets import LayerNorm, QEnsemble, ValueNet, mish
+from srpo.networks.layers import LayerNorm, QEnsemble, ValueNet, mish
+from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy
-from srpo.score_nets import ResNetStyle, ScoreResNet
 from srpo.stages.iql_critic import QUICK_CRITIC, CriticState, iql_step
 
 Rows = Float[Array, "..."]
@@ -64,7 +64,9 @@ class ImplicitCritic(Stage):
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and V")
     loss: Literal["expectile", "quantile", "exponential"] = static("expectile", "f in V = argmin E f(Q - V)")
     value_norm: bool = static(False, "LayerNorm on the input of V")
-    level: float = setting(0.7, "level of the expectile or quantile, or sharpness of the exponential loss; larger: closer to the maximum")
+    level: float = setting(
+        0.7, "level of the expectile or quantile, or sharpness of the exponential loss; larger: closer to the maximum"
+    )
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")

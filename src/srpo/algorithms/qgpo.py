@@ -27,7 +27,7 @@ from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.schedules import perturb
 from srpo.diffusion.solver import Solver
 from srpo.losses import backup, contrastive_energy, softmax_mean
-from srpo.nets import MLP, GaussianFourier, Linear, QEnsemble
+from srpo.networks.layers import MLP, GaussianFourier, Linear, QEnsemble
 from srpo.optim import adam
 from srpo.policies import DiffusionPolicy, Guided
 from srpo.stages.score_behavior import ScoreBehavior
@@ -159,6 +159,9 @@ class QGPO(Algorithm):
             "*": UNKNOWN | {"data.reward": "return-range-authors", "critic.beta": 3.0},
             "antmaze-*": ANTMAZE,
         }
-        | {name: values | {"critic.beta": 1.0} if name == "walker2d-medium-expert-v2" else values for name, values in TASKS.items()},
+        | {
+            name: values | {"critic.beta": 1.0} if name == "walker2d-medium-expert-v2" else values
+            for name, values in TASKS.items()
+        },
         "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
     }

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from srpo.config import ConfigError, setting, static
 from srpo.core import Algorithm, Batch, Stage, TrainState, Treatment, descend
 from srpo.losses import softmax_mean
-from srpo.nets import QEnsemble
+from srpo.networks.layers import QEnsemble
 from srpo.optim import adam
 from srpo.policies import BestOf, DiffusionPolicy
 from srpo.stages.score_behavior import ScoreBehavior
@@ -78,9 +78,15 @@ class PlannedCritic(Stage):
     steps: int = static(48_755, "gradient steps")
     batch_size: int = static(4096, "rows per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q")
-    replan_every: int = static(24_500, "steps after which the returns are planned anew and Q starts again from its first weights")
-    maximum: Maximum = static("next state", "where the planned return is compared with V: at the next state (paper) or the same (code)")
-    sharpness: float = setting(20.0, "V(s) weighs its proposed actions by softmax(sharpness Q); larger: closer to their maximum")
+    replan_every: int = static(
+        24_500, "steps after which the returns are planned anew and Q starts again from its first weights"
+    )
+    maximum: Maximum = static(
+        "next state", "where the planned return is compared with V: at the next state (paper) or the same (code)"
+    )
+    sharpness: float = setting(
+        20.0, "V(s) weighs its proposed actions by softmax(sharpness Q); larger: closer to their maximum"
+    )
     lr: float = setting(1e-3, "learning rate (Adam)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
 
@@ -128,11 +134,15 @@ class Acting(eqx.Module):
 
     candidates: int = static(32, "actions drawn from the behavior model")
     average: int = static(1, "actions drawn among the candidates without replacement, and averaged")
-    sharpness: float = setting(100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q")
+    sharpness: float = setting(
+        100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q"
+    )
 
     def __check_init__(self):
         if self.average > self.candidates:
-            raise ConfigError(f"acting.average: found {self.average}, expected no more than acting.candidates, {self.candidates}")
+            raise ConfigError(
+                f"acting.average: found {self.average}, expected no more than acting.candidates, {self.candidates}"
+            )
 
 
 LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srpo.actors import DeterministicActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
 from srpo.diffusion.schedules import Schedule, perturb
+from srpo.networks.actors import DeterministicActor
 from srpo.optim import adam, cosine
 from srpo.policies import DeterministicPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from srpo.actors import DeterministicActor
 from srpo.config import setting, static
 from srpo.core import Algorithm, Metrics, Stage, TrainState, Treatment, average, descend
 from srpo.losses import backup, improvement
-from srpo.nets import Normalizer, QEnsemble
+from srpo.networks.actors import DeterministicActor
+from srpo.networks.layers import Normalizer, QEnsemble
 from srpo.optim import adam
 from srpo.policies import DeterministicPolicy
 
@@ -38,7 +38,9 @@ class TD3BCPolicy(Stage):
     steps: int = static(1_000_000, "gradient steps of the critic")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and policy")
-    q_scale: Literal["data", "policy"] = static("data", "whose actions set the scale of Q in lambda: the data's or the policy's")
+    q_scale: Literal["data", "policy"] = static(
+        "data", "whose actions set the scale of Q in lambda: the data's or the policy's"
+    )
     actor_every: int = static(2, "the actor and both targets move at every n-th step")
     alpha: float = setting(2.5, "weight of Q against cloning; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of Q and policy (Adam)")
@@ -78,7 +80,10 @@ class TD3BCPolicy(Stage):
 
     def _actor_step(self, state, batch):
         obs = state.actor.model.normalizer(batch.obs)
-        q = lambda action: state.q.model(obs, action)[0]
+
+        def q(action):
+            return state.q.model(obs, action)[0]
+
         recorded = q(batch.action) if self.q_scale == "data" else None
 
         def loss(actor):

@@ -36,7 +36,9 @@ def main(args: argparse.Namespace) -> int:
 
     batches = tuple(args.batch or (1, 256))
     if args.calls < 100 or min(batches) < 1:
-        raise ConfigError(f"--calls {args.calls} --batch {min(batches)}: expected at least 100 calls and batches of one or more")
+        raise ConfigError(
+            f"--calls {args.calls} --batch {min(batches)}: expected at least 100 calls and batches of one or more"
+        )
     with tempfile.TemporaryDirectory() as folder:
         rows = _measure(_file(args, Path(folder)), args.calls, batches, args.quiet)
     found = {"policy": str(args.policy), "processor": processor(), "calls": args.calls, "rows": rows}
@@ -56,7 +58,7 @@ def _file(args: argparse.Namespace, folder: Path) -> Path:
     from srpo.deploy.describe import describe
     from srpo.deploy.export import choose
     from srpo.deploy.numpy_file import write
-    from srpo.runs import load_run
+    from srpo.runs.run import load_run
 
     network = describe(choose(load_run(args.policy), args.seed, read_point(args.set_point))[0])
     write(Bundle.bare(network), folder / "policy.safetensors")
@@ -65,7 +67,7 @@ def _file(args: argparse.Namespace, folder: Path) -> Path:
 
 def _measure(path: Path, calls: int, batches: tuple[int, ...], quiet: bool) -> list[dict[str, Any]]:
     from srpo.deploy.latency import measure
-    from srpo.progress import Bars
+    from srpo.training.progress import Bars
 
     def tell(what: str, done: int, of: int) -> None:
         if done == 0:

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="{info,list}")
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES}
-    about = commands.add_parser("info", help="table and pictures of one data set", description="Shows what a data set holds.", **raw)
+    about = commands.add_parser(
+        "info", help="table and pictures of one data set", description="Shows what a data set holds.", **raw
+    )
     about.add_argument("data", metavar="DATA", help="built-in name, path to .hdf5 or .npz, D4RL id, or minari:ID")
     about.add_argument("--png", type=Path, metavar="FILE", help="draw histograms of returns and actions to FILE")
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)

@@ -1,8 +1,8 @@
 """The whole way in minutes: train SRPO on a small built-in data set, evaluate it in MuJoCo, compare.
 
-  srpo demo                     on two cores: some minutes
-  srpo demo --seeds 3           three seeds, with intervals over them
-  srpo demo --json              one JSON object, for scripts
+srpo demo                     on two cores: some minutes
+srpo demo --seeds 3           three seeds, with intervals over them
+srpo demo --json              one JSON object, for scripts
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from srpo.commands.train import parse_seeds
-    from srpo.demo import DATA, demo, show
+    from srpo.training.demo import DATA, demo, show
 
     began = time.monotonic()
     out = args.out or Path("runs", f"demo-{time.strftime('%Y%m%d-%H%M%S')}")

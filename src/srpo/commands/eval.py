@@ -31,15 +31,15 @@ def main(args: argparse.Namespace) -> int:
 
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
-    from srpo.evaluation import evaluate
-    from srpo.progress import Bars
-    from srpo.runs import load_run
+    from srpo.evaluation.scores import evaluate
+    from srpo.runs.run import load_run
+    from srpo.training.progress import Bars
 
     run = load_run(args.run)
     run.require_complete()
     film = None
     if args.video is not None:  # first: it takes seconds, and may fail
-        from srpo.video import record
+        from srpo.evaluation.video import record
 
         film = str(record(run, args.video, seed=args.seed, env_id=args.env))
     with Bars(args.quiet) as bars:

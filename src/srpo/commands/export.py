@@ -22,7 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", type=Path, metavar="RUN", help="folder of a finished run")
     add("--to", required=True, metavar="TARGET", help="policy.onnx, policy.safetensors, policy.c, or a folder for all")
     add("--seed", type=int, help="which seed, if the run has several")
-    add("--set-point", action="append", default=[], metavar="PATH=VALUE", help="which swept value, if the run has several (repeatable)")
+    add(
+        "--set-point",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="which swept value, if the run has several (repeatable)",
+    )
     add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
     add("--force", action="store_true", help="replace files that are there")
@@ -34,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from srpo.deploy.export import export_run
-    from srpo.runs import load_run
+    from srpo.runs.run import load_run
 
     run = load_run(args.run)
     point = read_point(args.set_point)
@@ -56,7 +62,9 @@ def read_point(texts: list[str]) -> dict[str, float]:
 def summary(contract: dict[str, Any]) -> str:
     """What was exported, as a few lines of text."""
     sizes = [contract["input"]["shape"][1], *contract["network"]["hidden"], contract["output"]["shape"][1]]
-    lines = [f"{contract['algorithm']}, seed {contract['seed']}: {' -> '.join(map(str, sizes))}, {contract['network']['activation']}"]
+    lines = [
+        f"{contract['algorithm']}, seed {contract['seed']}: {' -> '.join(map(str, sizes))}, {contract['network']['activation']}"
+    ]
     parity = contract["parity"]
     lines.append(f"largest error against the JAX policy on {sum(parity['observations'].values())} observations:")
     lines.append(f"  {'':<22}" + "".join(f"{name:>17}" for name in parity["observations"]))

@@ -25,10 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     parser.add_argument("figure", metavar="FIGURE", help=f"list, or one of {', '.join(FIGURES)}")
     parser.add_argument("--quick", action="store_true", help="a coarse version in at most a minute")
-    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where PNG and CSV files go (default: figures)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="where PNG and CSV files go (default: figures)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same figure (default: 0)")
     parser.add_argument("--data", metavar="NAME", help="another 2-D data set; several, separated by commas, for fig7")
-    parser.add_argument("--gradient", default="eq10", metavar="EQ", help="eq10 (the paper's figures) or eq15 (the surrogate), in fig3 and fig7")
+    parser.add_argument(
+        "--gradient", default="eq10", metavar="EQ", help="eq10 (the paper's figures) or eq15 (the surrogate), in fig3 and fig7"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -45,7 +49,9 @@ def main(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - began
     files = [str(f) for f in job.files]
     if args.json:
-        print(json.dumps({"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows}))
+        print(
+            json.dumps({"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows})
+        )
     else:
         _print(rows, files, seconds)
     return 0
@@ -61,7 +67,7 @@ def _prepare(args):
             raise
         raise ConfigError(f"the figures need {e.name}, which is not installed; pip install 'srpo[paper]'") from None
     from srpo.paper import job
-    from srpo.progress import Bars
+    from srpo.training.progress import Bars
 
     data = tuple(args.data.split(",")) if args.data else ()
     for name in data:

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="?", metavar="DATA", help="what to train on; with --resume only if it was moved")
     add("--algo", default="srpo", help="algorithm: srpo (default), bc, iql, td3-bc, ...; a wrong name lists them")
-    add("--preset", default="paper", help="values for this data set: paper (default), quick, or another of the algorithm's, such as authors-code")
+    add(
+        "--preset",
+        default="paper",
+        help="values for this data set: paper (default), quick, or another of the algorithm's, such as authors-code",
+    )
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
     add("--seeds", default="1", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default 1")
@@ -34,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="RUN", help="continue a run that was stopped")
     add("--from", dest="start_from", type=Path, metavar="RUN", help="reuse the finished stages of a run that fit the settings")
     add("--no-eval", action="store_true", help="never act in an environment (data without one needs no flag)")
-    add("--eval-every", type=int, metavar="STEPS", help="steps of the last stage between evaluations; default a twentieth of it")
+    add(
+        "--eval-every", type=int, metavar="STEPS", help="steps of the last stage between evaluations; default a twentieth of it"
+    )
     add("--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation and run; default 10")
     add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="also log to TensorBoard")
     add("--wandb", action="append_const", dest="sinks", const="wandb", help="also log to Weights & Biases")
@@ -60,23 +66,29 @@ def parse_seeds(text: str) -> int | tuple[int, ...]:
 
 
 def main(args: argparse.Namespace) -> int:
-    from srpo import training
     from srpo.data import load_dataset
+    from srpo.training import train as training
 
     if args.resume is not None:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         free = ("data", "resume", "sinks", "json", "quiet")
-        changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
+        changed = [
+            name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value
+        ]
         if changed:
             what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
-            raise ConfigError(f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}")
+            raise ConfigError(
+                f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}"
+            )
         data = load_dataset(args.data) if args.data else None  # where it is now, if it was moved
         run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or ())
         return report(run, args.json)
 
     if args.data is None:
-        raise ConfigError("no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none")
+        raise ConfigError(
+            "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
+        )
     from srpo import algorithms, config
 
     cls = algorithms.find(args.algo)
@@ -91,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
     sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
-        from srpo.dry_run import dry_run
+        from srpo.training.dry_run import dry_run
 
         return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, **options)
     eval_every = 0 if args.no_eval else args.eval_every
@@ -104,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
 
 def report(run, as_json: bool) -> int:
     """Where the run is and how it scored; exit code 1 if some of its runs failed."""
-    from srpo.evaluation import last_training_scores
+    from srpo.evaluation.scores import last_training_scores
 
     evaluation = last_training_scores(run)
     if as_json:
@@ -123,6 +135,10 @@ def next_commands(run) -> list[str]:
     from srpo.deploy.describe import exportable
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
-    one = (f" --seed {seed}" if more_seeds else "") + "".join(f" --set-point {path}={value:g}" for path, value in point if more_points)
-    evaluate = f"srpo eval {run.path} --episodes 100" + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
+    one = (f" --seed {seed}" if more_seeds else "") + "".join(
+        f" --set-point {path}={value:g}" for path, value in point if more_points
+    )
+    evaluate = f"srpo eval {run.path} --episodes 100" + (
+        "" if run.info["data"]["env_id"] else " --env ID, if there is a simulator"
+    )
     return [evaluate] + ([f"srpo export {run.path}{one} --to policy.safetensors"] if exportable(run) else [])

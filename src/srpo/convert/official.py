@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.checkpoint import CheckpointError, flatten
 from srpo.convert.torch_file import read_tensors
 from srpo.diffusion.parametrization import NoisePrediction
-from srpo.nets import QEnsemble, ValueNet
-from srpo.score_nets import ScoreResNet
+from srpo.networks.layers import QEnsemble, ValueNet
+from srpo.networks.score import ScoreResNet
+from srpo.runs.checkpoint import CheckpointError, flatten
 from srpo.stages.iql_critic import Critic
 
 T = TypeVar("T")
@@ -86,7 +86,9 @@ def _read_critic(path: Path) -> Critic:
     hidden = {of: _hidden(path, tensors, of) for of in ("q0.q1", "vf.v")}
     obs, both = (_matrix(path, tensors, f"{of}.0.weight")[1] for of in ("vf.v", "q0.q1"))
     if both <= obs:
-        raise CheckpointError(f"{path}: the {both} inputs of Q, {obs} of them observations, leave none for actions; give critic_ckpt*.pth")
+        raise CheckpointError(
+            f"{path}: the {both} inputs of Q, {obs} of them observations, leave none for actions; give critic_ckpt*.pth"
+        )
 
     def build(key):
         q = QEnsemble(obs, both - obs, hidden["q0.q1"], key)

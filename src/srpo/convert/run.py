@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from srpo import config
-from srpo.checkpoint import CheckpointError
 from srpo.config import ConfigError
 from srpo.convert.official import official, sizes
 from srpo.data import Dataset, load_dataset
-from srpo.grid import Grid
-from srpo.runs import Run, describe
-from srpo.training import configure, new_run
+from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, describe
+from srpo.training.train import configure, new_run
 
 File = str | Path
 
@@ -50,13 +50,17 @@ def official_run(
                 f"{data.name} of {(data.obs_size, data.action_size)}; give the data that they were trained on"
             )
         if kinds[-1] != kinds[0]:
-            raise CheckpointError(f"{b} and {c} hold other sizes of networks than {behaviors[0]} and {critics[0]}; convert them apart")
+            raise CheckpointError(
+                f"{b} and {c} hold other sizes of networks than {behaviors[0]} and {critics[0]}; convert them apart"
+            )
     changes = dict(changes or {})
     if fixed := sorted(changes.keys() & kinds[0].keys()):
         raise ConfigError(f"{fixed[0]} is read off the files ({kinds[0][fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
     algorithm = configure("srpo", data, preset, **changes, **kinds[0])
     if algorithm.data.normalize_obs:
-        raise ConfigError("data.normalize_obs: found true, expected false, as the networks in the files take observations as recorded")
+        raise ConfigError(
+            "data.normalize_obs: found true, expected false, as the networks in the files take observations as recorded"
+        )
     grid = Grid.create(algorithm, len(models), None)
     files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
     sources = dict.fromkeys(kinds[0], "checkpoint") | dict.fromkeys(changes, "--set")
@@ -79,7 +83,10 @@ def architecture(models: Mapping[str, Any]) -> dict[str, Any]:
 def training_arguments(run: Run, data: str, preset: str) -> list[str]:
     """The arguments of `srpo train` that train a policy from this run."""
     usual = config.settings(configure("srpo", load_dataset(data), preset))
-    text = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    def text(value):
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     changed = [f"{path}={text(value)}" for path, value in run.info["settings"].items() if usual[path].value != value]
     chosen = ["--preset", preset] * (preset != "paper") + ["--seeds", str(len(run.seeds))] * (len(run.seeds) > 1)
     return ["train", data, *chosen, "--from", str(run.path), *(word for one in changed for word in ("--set", one))]

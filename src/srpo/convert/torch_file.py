@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from srpo.checkpoint import CheckpointError
 from srpo.convert.unpickle import TYPES, Machine, Storage, Tensor, damaged, refuse, short, type_name
+from srpo.runs.checkpoint import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from srpo.checkpoint import CheckpointError
+from srpo.runs.checkpoint import CheckpointError
 
 TYPES = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "u2", "LongStorage": "i8",
@@ -60,7 +60,7 @@ def _make_tensor(storage, offset, size, stride, *_) -> Tensor:
 STAND_INS = {
     "torch._utils._rebuild_tensor_v2": Maker(_make_tensor),
     "torch._utils._rebuild_parameter": Maker(lambda tensor, *_: tensor),
-    "collections.OrderedDict": Maker(lambda: {}),
+    "collections.OrderedDict": Maker(dict),
 } | {f"torch.{kind}": StorageType(kind) for kind in TYPES}
 
 

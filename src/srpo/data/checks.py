@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from srpo.environments import check_env
 from srpo.errors import UserError
 
 LARGEST = 1e15  # of all numbers: means of their squares must be finite in float32
@@ -82,7 +81,9 @@ def _field(array: Any, key: str, what: str) -> np.ndarray:
         return _flags(array, what)
     if array.size and not (np.abs(array) <= LARGEST).all():
         at, value = _first(array, ~(np.abs(array) <= LARGEST))
-        raise DataError(f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings")
+        raise DataError(
+            f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
+        )
     return np.ascontiguousarray(array.astype(np.float32, copy=False))
 
 
@@ -119,9 +120,3 @@ def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
     hint = f"rename {near[0]!r}" if near else f"it holds {', '.join(known[:8]) or 'nothing'}"
     needed = ", ".join(FIELDS[k] for k in REQUIRED)
     return DataError(f"{where}: field {key!r} is missing ({hint}); D4RL's layout needs {needed} and, if known, timeouts")
-
-
-def check_environment(dataset) -> None:
-    """Raises MissingEnvironment if the environment that a data set names is not installed, or other sizes than its own."""
-    if dataset.env_id is not None:
-        check_env(dataset.env_id, dataset.obs_size, dataset.action_size)

@@ -12,7 +12,7 @@ import numpy as np
 from srpo.data.checks import DataError
 
 if TYPE_CHECKING:
-    from srpo.data.dataset import Dataset
+    from srpo.data.recording import Dataset
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 AT_BOUND = 0.999  # actions beyond this count as saturated
@@ -62,11 +62,17 @@ def warnings_about(data: Dataset) -> list[str]:
     """Lines about what is allowed but often a mistake."""
     lines = []
     if data.timeouts_from == "counted":
-        lines.append("the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does")
+        lines.append(
+            "the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does"
+        )
     if data.timeouts_from == "none":
-        lines.append("the field timeouts is missing; where an episode was cut, the next episode's first row is taken as its next observation")
+        lines.append(
+            "the field timeouts is missing; where an episode was cut, the next episode's first row is taken as its next observation"
+        )
     if not data.complete.any():
-        lines.append("no end of an episode is marked: returns are unknown, and algorithms on whole trajectories refuse this data")
+        lines.append(
+            "no end of an episode is marked: returns are unknown, and algorithms on whole trajectories refuse this data"
+        )
     same = np.flatnonzero(np.ptp(data.obs, axis=0) == 0)
     if len(same):
         lines.append(f"observation columns {_listed(same)} are constant")
@@ -83,7 +89,9 @@ def warnings_about(data: Dataset) -> list[str]:
         lines.append(f"action columns {_listed(still)} are constant")
     share = (np.abs(data.action) >= AT_BOUND).mean(axis=0)
     if (share > 0.5).any():
-        lines.append(f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions")
+        lines.append(
+            f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions"
+        )
     if (limit := np.abs(data.action).max()) < 0.1:
         lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
     ordered = np.sort(_row_hash(data))
@@ -112,7 +120,9 @@ def _discontinuities(data: Dataset) -> list[str]:
     broken = inside[(np.abs(data.next_obs[inside] - data.obs[inside + 1]) > 1e-6).any(axis=1)]
     if len(broken) == 0:
         return []
-    return [f"next_observations differ from the next row in {len(broken)} rows that end no episode (first: {broken[0]}); are time-outs missing?"]
+    return [
+        f"next_observations differ from the next row in {len(broken)} rows that end no episode (first: {broken[0]}); are time-outs missing?"
+    ]
 
 
 def _listed(columns: np.ndarray) -> str:
@@ -183,8 +193,8 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def listing() -> list[dict[str, Any]]:
     """Every name that `load_dataset` knows, with what it is and whether its file is here."""
-    from srpo.data import d4rl
-    from srpo.data.builtin import BUILTIN, builtin_path
+    from srpo.data.sources import d4rl
+    from srpo.data.sources.builtin import BUILTIN, builtin_path
 
     rows = [
         {"name": name, "kind": "built-in", "meaning": entry.meaning, "path": str(builtin_path(name)), "here": True}
@@ -192,7 +202,9 @@ def listing() -> list[dict[str, Any]]:
     ]
     for name, (_, file) in d4rl.FILES.items():
         path = d4rl.local(name)
-        rows.append({"name": name, "kind": "D4RL", "meaning": file, "path": str(path) if path else None, "here": path is not None})
+        rows.append(
+            {"name": name, "kind": "D4RL", "meaning": file, "path": str(path) if path else None, "here": path is not None}
+        )
     return rows
 
 

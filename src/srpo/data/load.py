@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from srpo.data import d4rl, treat
-from srpo.data.builtin import BUILTIN, builtin_path
+from srpo.data import treatments
 from srpo.data.checks import FIELDS, DataError, check_arrays
-from srpo.data.dataset import Dataset
-from srpo.data.minari import PREFIX, read_minari
-from srpo.data.read import SUFFIXES, file_hash, read_file
+from srpo.data.recording import Dataset
 from srpo.data.reference import environment
+from srpo.data.sources import d4rl
+from srpo.data.sources.builtin import BUILTIN, builtin_path
+from srpo.data.sources.files import SUFFIXES, file_hash, read_file
+from srpo.data.sources.minari import PREFIX, read_minari
 
 
 def load_dataset(source: str | Path) -> Dataset:
@@ -36,7 +37,11 @@ def load_dataset(source: str | Path) -> Dataset:
     if path.suffix in SUFFIXES or path.exists():
         return from_file(path, d4rl.IDS.get(path.name))
     near = difflib.get_close_matches(name, [*BUILTIN, *d4rl.FILES], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"give a path to a {' or '.join(SUFFIXES)} file, or a name of `srpo data list`"
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else f"give a path to a {' or '.join(SUFFIXES)} file, or a name of `srpo data list`"
+    )
     raise DataError(f"unknown data set {name!r}; {hint}")
 
 
@@ -46,7 +51,9 @@ def from_file(path: Path, name: str | None = None) -> Dataset:
     return _build(check_arrays(fields, str(path)), name or path.stem, env_id, str(path), file_hash(path))
 
 
-def from_arrays(obs, action, reward, terminal, timeout=None, next_obs=None, env_id: str | None = None, name: str = "arrays") -> Dataset:
+def from_arrays(
+    obs, action, reward, terminal, timeout=None, next_obs=None, env_id: str | None = None, name: str = "arrays"
+) -> Dataset:
     """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError."""
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
     return _build(check_arrays(found, name, {key: key for key in FIELDS}), name, env_id, "arrays")
@@ -67,7 +74,7 @@ def _build(fields: dict[str, np.ndarray], name: str, env_id: str | None, source:
     if "timeout" not in fields:
         timeouts_from = "counted" if known else "none"
         none = np.zeros(len(fields["terminal"]), bool)
-        fields["timeout"] = treat.counted_timeouts(fields["terminal"], known.max_steps) if known else none
+        fields["timeout"] = treatments.counted_timeouts(fields["terminal"], known.max_steps) if known else none
     return Dataset(
         name=name,
         **fields,

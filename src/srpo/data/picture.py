@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from srpo.data.dataset import Dataset
+from srpo.data.recording import Dataset
 
 BLUE, GRAY = "#2b6cb0", "#555555"
 MOST = 32  # action columns drawn

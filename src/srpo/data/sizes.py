@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from srpo.core import Batch, Treatment
-from srpo.data.windows import Windows
+from srpo.data.views import Windows
 
 
 class ShapeOnly:

@@ -111,7 +111,9 @@ def _arrays(network: Network) -> str:
 
 
 def _steps(network: Network):
-    yield "for (i = 0; i < POLICY_OBS; i++) a[i] = " + ("(obs[i] - policy_mean[i]) / policy_std[i];" if network.normalizes else "obs[i];")
+    yield "for (i = 0; i < POLICY_OBS; i++) a[i] = " + (
+        "(obs[i] - policy_mean[i]) / policy_std[i];" if network.normalizes else "obs[i];"
+    )
     n_in, here, there = network.obs_size, "a", "b"
     for i, (_, bias) in enumerate(network.layers):
         yield f"policy_dense{block(bias.size)}(policy_w{i}, policy_b{i}, {n_in}, {padded(bias.size)}, {here}, {there});"
@@ -133,6 +135,11 @@ def _about(bundle: Bundle) -> str:
     """What the policy is, as lines of a C comment."""
     known = bundle.contract
     data = known.get("data") or {}
-    facts = {"algorithm": known.get("algorithm"), "data": data.get("name"), "sha256": data.get("sha256"), "environment": data.get("env_id")}
+    facts = {
+        "algorithm": known.get("algorithm"),
+        "data": data.get("name"),
+        "sha256": data.get("sha256"),
+        "environment": data.get("env_id"),
+    }
     lines = [f" * {name}: {value}" for name, value in facts.items() if value]
     return "\n".join(lines).replace("*/", "* /")

@@ -16,7 +16,9 @@ from srpo.deploy.signals import Signal
 FORMAT = 1
 
 
-def static(network: Network, support: Support | None, info: dict[str, Any], signals: tuple[list[Signal], list[Signal]]) -> dict[str, Any]:
+def static(
+    network: Network, support: Support | None, info: dict[str, Any], signals: tuple[list[Signal], list[Signal]]
+) -> dict[str, Any]:
     """What is known before anything is written; it goes into the files, too."""
     bounds = zip(network.low.tolist(), network.high.tolist(), strict=True)
     outputs = [signal | {"low": low, "high": high} for signal, (low, high) in zip(signals[1], bounds, strict=True)]
@@ -62,7 +64,7 @@ def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
 
 def expected(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any] | None:
     """Return and normalized score of the episodes that `srpo eval` kept, else of the last ones in training."""
-    from srpo.evaluation import evals_table
+    from srpo.evaluation.scores import evals_table
 
     if not (run.path / "evals.csv").exists():
         return None

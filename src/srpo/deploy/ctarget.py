@@ -27,7 +27,9 @@ def compiler() -> list[str]:
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return [found]
-    raise DeployError("no C compiler (cc, gcc or clang) is on PATH, so policy.c cannot be checked; install one, or leave out the format c")
+    raise DeployError(
+        "no C compiler (cc, gcc or clang) is on PATH, so policy.c cannot be checked; install one, or leave out the format c"
+    )
 
 
 def builds() -> dict[str, tuple[str, ...]]:
@@ -75,7 +77,9 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as e:
-        raise DeployError(f"cannot run the C compiler {command[0]!r} ({e.strerror}); install one, or leave out the format c") from None
+        raise DeployError(
+            f"cannot run the C compiler {command[0]!r} ({e.strerror}); install one, or leave out the format c"
+        ) from None
 
 
 def _call(command: list[str]) -> None:

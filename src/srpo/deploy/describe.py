@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo import policies
-from srpo.actors import SquashedGaussianActor
 from srpo.deploy.graph import DeployError, Network
-from srpo.nets import MLP, Normalizer, mish
+from srpo.networks.actors import SquashedGaussianActor
+from srpo.networks.layers import MLP, Normalizer, mish
 
 NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh"}
 SINGLE = policies.DeterministicPolicy, policies.GaussianPolicy
@@ -29,7 +29,9 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
         m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
         return replace(network, mean=m + s * network.mean, std=s * network.std)
     if not isinstance(policy, SINGLE):
-        raise DeployError(f"{type(policy).__name__} samples its actions and is no single network; what can be exported: {EXPORTABLE}")
+        raise DeployError(
+            f"{type(policy).__name__} samples its actions and is no single network; what can be exported: {EXPORTABLE}"
+        )
     actor = policy.actor
     layers = [(_array(layer.weight, 2), _array(layer.bias, 1)) for layer in actor.net.layers]
     if isinstance(actor, SquashedGaussianActor):  # its last layer gives the means, then the deviations
@@ -49,11 +51,15 @@ def exportable(run: Any) -> bool:
 def _activation(net: MLP) -> str:
     if net.norms or net.activation not in NAMES:
         found = "LayerNorm" if net.norms else getattr(net.activation, "__name__", net.activation)
-        raise DeployError(f"found a policy with {found}, expected linear layers with {', '.join(sorted(set(NAMES.values())))} between them")
+        raise DeployError(
+            f"found a policy with {found}, expected linear layers with {', '.join(sorted(set(NAMES.values())))} between them"
+        )
     return NAMES[net.activation]
 
 
 def _array(leaf: Any, ndim: int) -> np.ndarray:
     if jnp.ndim(leaf) != ndim:
-        raise DeployError(f"found {jnp.ndim(leaf) - ndim} more axes than one policy has, so these are several; choose a seed and a point")
+        raise DeployError(
+            f"found {jnp.ndim(leaf) - ndim} more axes than one policy has, so these are several; choose a seed and a point"
+        )
     return np.ascontiguousarray(np.asarray(leaf, np.float32))

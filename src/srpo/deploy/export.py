@@ -14,8 +14,8 @@ import numpy as np
 
 from srpo.config import ConfigError
 from srpo.data import DataError, load_dataset
-from srpo.data.builtin import BUILTIN
 from srpo.data.load import recorded_source
+from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
@@ -25,7 +25,7 @@ from srpo.deploy.latency import measure
 from srpo.deploy.safety import Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
-from srpo.environments import MissingEnvironment
+from srpo.evaluation.environments import MissingEnvironment
 
 CHECK = "policy_check.c"
 GOLDEN = 16
@@ -80,7 +80,9 @@ def export_policy(
 def choose(run: Any, seed: int | None = None, point: Mapping[str, float] | None = None) -> tuple[Any, dict[str, Any]]:
     """The policy of a `srpo.Run` and its origin. Raises RunError, or ConfigError if a seed or point must be chosen."""
     if seed is None and len(run.seeds) > 1:
-        raise ConfigError(f"{run.path} holds the seeds {', '.join(map(str, run.seeds))}; choose one, such as --seed {run.seeds[0]}")
+        raise ConfigError(
+            f"{run.path} holds the seeds {', '.join(map(str, run.seeds))}; choose one, such as --seed {run.seeds[0]}"
+        )
     point = dict(point or (run.points[0] if len(run.points) == 1 else ()))
     seed = run.seeds[0] if seed is None else seed
     policy = run.policy(seed, **point)
@@ -111,7 +113,9 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
     if given is not None:
         dataset = load_dataset(given)
         if dataset.sha256 != known["sha256"]:
-            raise DataError(f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)")
+            raise DataError(
+                f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)"
+            )
         return dataset.obs, None
     source = recorded_source(known)
     if source not in BUILTIN and not Path(source).exists():
@@ -159,7 +163,9 @@ def _workshop(folder: Path):
         with tempfile.TemporaryDirectory(prefix=".srpo-export-", dir=here) as made:
             yield Path(made)
     except OSError as e:
-        raise DeployError(f"cannot write to {folder}: {e.strerror or e}; make room or give another folder, and export again") from e
+        raise DeployError(
+            f"cannot write to {folder}: {e.strerror or e}; make room or give another folder, and export again"
+        ) from e
 
 
 def _write(bundle: Bundle, folder: Path, places: Mapping[str, Path]) -> dict[str, Path]:

@@ -25,7 +25,9 @@ def onnx_module():
 
         from srpo.deploy import onnx_file
     except ImportError as e:
-        raise DeployError(f"{e.name or 'onnx'} is not installed; pip install 'srpo[deploy]', or leave out the format onnx") from None
+        raise DeployError(
+            f"{e.name or 'onnx'} is not installed; pip install 'srpo[deploy]', or leave out the format onnx"
+        ) from None
     return onnx_file
 
 
@@ -37,9 +39,15 @@ class Format:
 
 
 FORMATS = {
-    "onnx": Format("policy.onnx", lambda bundle, path: onnx_module().write(bundle, path), lambda path: {"onnx": onnx_module().act(path)}),
+    "onnx": Format(
+        "policy.onnx", lambda bundle, path: onnx_module().write(bundle, path), lambda path: {"onnx": onnx_module().act(path)}
+    ),
     "numpy": Format("policy.safetensors", numpy_file.write, lambda path: {"numpy": Policy(path).act}),
-    "c": Format("policy.c", c_file.write, lambda path: {name: ctarget.CompiledPolicy(path, f).act for name, f in ctarget.builds().items()}),
+    "c": Format(
+        "policy.c",
+        c_file.write,
+        lambda path: {name: ctarget.CompiledPolicy(path, f).act for name, f in ctarget.builds().items()},
+    ),
 }
 SUFFIXES = {Path(form.file).suffix: name for name, form in FORMATS.items()}
 
@@ -59,5 +67,7 @@ def targets(to: str | Path, forms: Sequence[str] | None = None) -> dict[str, Pat
         raise DeployError(f"{path}: {closest(path.suffix, SUFFIXES, 'format')}, or a folder for all formats")
     name = SUFFIXES[path.suffix]
     if forms and list(forms) != [name]:
-        raise DeployError(f"{path} is one file of format {name}, but {', '.join(forms)} was asked for; give a folder for several")
+        raise DeployError(
+            f"{path} is one file of format {name}, but {', '.join(forms)} was asked for; give a folder for several"
+        )
     return {name: path, CONTRACT: path.with_suffix(".contract.json")}

@@ -135,7 +135,7 @@ class Network:
 
 
 def activate(name: str, x, xp=np):
-    """One of ACTIVATIONS; mish is x tanh(softplus(x)), written with one exponential as in `srpo.nets`."""
+    """One of ACTIVATIONS; mish is x tanh(softplus(x)), written with one exponential as in `srpo.networks.layers`."""
     if name == "relu":
         return xp.maximum(x, 0)
     if name == "tanh":

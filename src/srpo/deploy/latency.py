@@ -51,7 +51,11 @@ def measure(
     job = json.dumps({"path": str(path), "calls": calls, "batches": list(batches), "forms": list(forms)})
     rows = []
     with subprocess.Popen(
-        [sys.executable, "-m", "srpo.deploy.latency", job], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "srpo.deploy.latency", job],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as worker:
         for line in worker.stdout:
             message = json.loads(line)
@@ -118,7 +122,10 @@ def _numpy(sources) -> dict[str, Timer]:
 def _onnx(sources) -> dict[str, Timer]:
     session = sources.session()
     run, names = session.run, ["action"]
-    return {"onnxruntime": _around(lambda x: run(names, {"obs": x})), "onnxruntime, bound buffers": _bound(session, sources.network)}
+    return {
+        "onnxruntime": _around(lambda x: run(names, {"obs": x})),
+        "onnxruntime, bound buffers": _bound(session, sources.network),
+    }
 
 
 def _bound(session: Any, network: Network) -> Timer:

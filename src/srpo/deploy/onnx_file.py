@@ -80,7 +80,12 @@ def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="srpo", doc_string=ABOUT
     )
-    meta = {"format": FORMAT, "version": str(VERSION), "activation": bundle.network.activation, "contract": bundle.contract_text}
+    meta = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "activation": bundle.network.activation,
+        "contract": bundle.contract_text,
+    }
     helper.set_model_props(model, meta)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -84,9 +84,13 @@ class Policy:
         """The observations as float32. Raises DeployError as `act` does."""
         obs = np.asarray(obs)
         if obs.dtype.kind != "f":
-            raise DeployError(f"found observations of type {obs.dtype}, expected floating-point numbers; convert with astype('float32')")
+            raise DeployError(
+                f"found observations of type {obs.dtype}, expected floating-point numbers; convert with astype('float32')"
+            )
         if obs.ndim not in (1, 2) or obs.shape[-1] != self.obs_size:
-            raise DeployError(f"found observations of shape {obs.shape}, expected ({self.obs_size},) or (batch, {self.obs_size})")
+            raise DeployError(
+                f"found observations of shape {obs.shape}, expected ({self.obs_size},) or (batch, {self.obs_size})"
+            )
         if obs.dtype != np.float32:
             with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is then refused
                 obs = obs.astype(np.float32)

@@ -94,9 +94,15 @@ class SafePolicy:
         hold: int = 0,
     ):
         if policy.support is None:
-            raise DeployError("the file holds no statistics of the data, so nothing tells what is far; export with the data at hand")
-        if max_change is not None and (np.shape(max_change) not in ((), (policy.action_size,)) or not np.all(np.asarray(max_change) >= 0)):
-            raise DeployError(f"max_change: found {max_change}, expected a number or ({policy.action_size},) numbers, zero or more")
+            raise DeployError(
+                "the file holds no statistics of the data, so nothing tells what is far; export with the data at hand"
+            )
+        if max_change is not None and (
+            np.shape(max_change) not in ((), (policy.action_size,)) or not np.all(np.asarray(max_change) >= 0)
+        ):
+            raise DeployError(
+                f"max_change: found {max_change}, expected a number or ({policy.action_size},) numbers, zero or more"
+            )
         if hold < 0:
             raise DeployError(f"hold: found {hold}, expected zero or more observations")
         self.policy, self.max_change, self.hold = policy, max_change, hold
@@ -108,7 +114,9 @@ class SafePolicy:
 
         Beyond the bounds it counts as the nearest bound. Raises DeployError unless it is (act,) finite numbers.
         """
-        self._last = None if action is None else np.clip(self._checked(action, "reset was given"), self.policy.low, self.policy.high)
+        self._last = (
+            None if action is None else np.clip(self._checked(action, "reset was given"), self.policy.low, self.policy.high)
+        )
         self._fine, self.reason = self.hold, None
 
     def act(self, obs: np.ndarray) -> np.ndarray:

@@ -18,7 +18,11 @@ class Sources:
     def __init__(self, given: Path, made: Path):
         """Raises DeployError unless one of the files can be read."""
         self.made = made
-        places = {name: given / form.file for name, form in FORMATS.items()} if given.is_dir() else {SUFFIXES.get(given.suffix): given}
+        places = (
+            {name: given / form.file for name, form in FORMATS.items()}
+            if given.is_dir()
+            else {SUFFIXES.get(given.suffix): given}
+        )
         self.found = {name: path for name, path in places.items() if path.exists()}
         if not self.found.keys() & {"onnx", "numpy"}:
             found = "no such file" if not given.exists() else "no policy there"

@@ -20,7 +20,9 @@ def observations(network: Network, data: np.ndarray | None = None, n: int = 10_0
     Extremes: corners of the box around the data, single signals a hundred deviations out, and zero.
     """
     rng = np.random.default_rng(0)
-    inside = rng.normal(network.mean, network.std, (n, network.obs_size)) if data is None else data[rng.integers(0, len(data), n)]
+    inside = (
+        rng.normal(network.mean, network.std, (n, network.obs_size)) if data is None else data[rng.integers(0, len(data), n)]
+    )
     m = 3 * n // 10
     inside = inside[: n - 2 * m]
     mean, std, low, high = (f(inside, axis=0) for f in (np.mean, np.std, np.min, np.max))

@@ -50,7 +50,10 @@ def _velocity(model, schedule, x, log_snr, obs):
 
 def _solve(field, state, start, stop, tolerance):
     """The state at `stop`, by an explicit Runge-Kutta method of order 5 with adaptive steps."""
-    worst = lambda error: jnp.max(jnp.stack([jnp.max(jnp.abs(e)) for e in jax.tree.leaves(error)]))
+
+    def worst(error):
+        return jnp.max(jnp.stack([jnp.max(jnp.abs(e)) for e in jax.tree.leaves(error)]))
+
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field), diffrax.Tsit5(), start, stop, None, state, max_steps=100_000,
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=worst), adjoint=diffrax.DirectAdjoint(),

@@ -117,6 +117,9 @@ def _block(predict, schedule, form, x, times, order):
         return _first(x, p + change / (2 * r1), s, t)
     s2 = inner[1]
     r2 = (s2.log_ratio - s.log_ratio) / h
-    bend = lambda u: jnp.expm1(u) / u - 1
+
+    def bend(u):
+        return jnp.expm1(u) / u - 1
+
     x2 = _first(x, p, s, s2) - r2 / r1 * s2.b * bend(r2 * h) * change
     return _first(x, p, s, t) - t.b / r2 * bend(h) * (predict(x2, s2) - p)

@@ -24,7 +24,10 @@ def precondition(alpha: Level | float, sigma: Level, data_std: float = 0.5) -> t
 
 def draw_sigma(key: PRNGKeyArray, shape, data_std: float = 0.5, low: float = 0.002, high: float = 80.0) -> Level:
     """Noise levels from a log-logistic law of median and scale `data_std`, truncated to [low, high] (DTQL's training draw)."""
-    cdf = lambda sigma: jax.nn.sigmoid(jnp.log(sigma / data_std) / data_std)
+
+    def cdf(sigma):
+        return jax.nn.sigmoid(jnp.log(sigma / data_std) / data_std)
+
     u = jax.random.uniform(key, shape, minval=cdf(low), maxval=cdf(high))
     return data_std * jnp.exp(data_std * jax.scipy.special.logit(u))
 
@@ -45,7 +48,10 @@ def heun(denoise: Callable[[X, Level], X], x: X, sigmas: Float[Array, " n+1"]) -
         s, t = levels
         slope = (x - denoise(x, s)) / s
         y = x + (t - s) * slope
-        correct = lambda: x + (t - s) * (slope + (y - denoise(y, t)) / t) / 2
+
+        def correct():
+            return x + (t - s) * (slope + (y - denoise(y, t)) / t) / 2
+
         return jax.lax.cond(t > 0, correct, lambda: y), None
 
     return jax.lax.scan(body, x, jnp.stack([sigmas[:-1], sigmas[1:]], 1))[0]

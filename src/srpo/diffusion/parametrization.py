@@ -65,7 +65,9 @@ class Preconditioned(eqx.Module):
         return self.net(c_in * x, t, obs, key) - (action - c_skip * x) / c_out
 
 
-def discrete_error(model: NoisePrediction, action: Float[Array, "B act"], obs: Float[Array, "B obs"], key: PRNGKeyArray) -> Action:
+def discrete_error(
+    model: NoisePrediction, action: Float[Array, "B act"], obs: Float[Array, "B obs"], key: PRNGKeyArray
+) -> Action:
     """`model.error` at steps drawn uniformly from its discrete schedule, with dropout."""
     k_step, k_noise, k_dropout = jax.random.split(key, 3)
     step = jax.random.randint(k_step, action.shape[:-1], 0, model.schedule.steps)

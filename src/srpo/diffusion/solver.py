@@ -18,7 +18,11 @@ class Solver(eqx.Module):
     order: int = static(3, "order of the solver's steps: 1, 2 or 3", "[1, 3]")
     evaluations: int = static(15, "evaluations of the network per action")
 
-    def __call__(self, predict_noise: Model, schedule: Schedule, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    def __call__(
+        self, predict_noise: Model, schedule: Schedule, key: PRNGKeyArray, shape: tuple[int, ...]
+    ) -> Float[Array, "..."]:
         """Actions of the given shape from predict_noise(x, t), not clipped; the times run from 1 to 1e-3, uniformly."""
         orders = block_orders(self.evaluations, self.order, single_tail=self.form == "data")
-        return singlestep(predict_noise, schedule, jax.random.normal(key, shape), uniform_times(self.evaluations), orders, self.form)
+        return singlestep(
+            predict_noise, schedule, jax.random.normal(key, shape), uniform_times(self.evaluations), orders, self.form
+        )

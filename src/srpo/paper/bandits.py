@@ -21,10 +21,10 @@ from srpo.config import ConfigError, closest
 from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, metric_names
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
-from srpo.nets import MLP
+from srpo.networks.layers import MLP
 from srpo.optim import adamw
-from srpo.progress import Bars
 from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.training.progress import Bars
 
 Points = Float[np.ndarray, "n 2"]
 NO_OBS = jnp.zeros(0)  # the observation of a bandit
@@ -159,7 +159,9 @@ class PlaneNet(eqx.Module):
         """`std`: of the data; the projections' lengths are about 4 / std."""
         k_frequency, k_mlp = jax.random.split(key)
         sizes = (2 + 2 * waves + 5, *(width,) * layers, 2)
-        return cls(Frozen(4 / std * jax.random.normal(k_frequency, (2, waves))), MLP(sizes, k_mlp, jax.nn.silu, "orthogonal sqrt2"))
+        return cls(
+            Frozen(4 / std * jax.random.normal(k_frequency, (2, waves))), MLP(sizes, k_mlp, jax.nn.silu, "orthogonal sqrt2")
+        )
 
     def __call__(self, x: Float[Array, "... 2"], t: Float[Array, "..."], obs=None, key=None) -> Float[Array, "... 2"]:
         angle, log_snr = x @ self.frequency.value, jnp.broadcast_to(self.schedule.log_snr(t), x.shape[:-1])[..., None]

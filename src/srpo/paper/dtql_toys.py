@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.denoising import Denoiser, denoising_loss
+from srpo.networks.score import ScoreMLP
 from srpo.optim import adam, cosine
 from srpo.paper import panels
 from srpo.paper.bandits import find, fit, train
 from srpo.paper.job import Job
 from srpo.paper.study import OUTSIDE, climb, densities, grid_points
-from srpo.score_nets import ScoreMLP
 from srpo.stages.trust_region import levels_and_noise
 
 DATA = ("25gaussians",)
@@ -133,7 +133,10 @@ def make(job: Job) -> list[dict]:
         "x": placed[:, 0], "y": placed[:, 1], "log_density": own, "in_support": inside,
     })  # fmt: skip
     job.csv("dtql-toys_landscape", {"x": points[:, 0], "y": points[:, 1], "trust_region_loss": trust, "log_density": density})
-    square = lambda values: values.reshape(budget.grid, budget.grid)
+
+    def square(values):
+        return values.reshape(budget.grid, budget.grid)
+
     with panels.style():
         job.picture("dtql-toys", draw(bandit.extent, actions, square(trust), square(density), ends))
     value = np.concatenate([Reward(REWARDS.index(reward), bandit.extent)(a) for (reward, _), a in ends.items()])

@@ -34,7 +34,13 @@ def make(job: Job) -> list[dict]:
     weight /= weight.sum()
     rng = np.random.default_rng(job.seed)
     behavior = fit(job.budget.behavior(), actions, job.key(0), job.bars, "behavior")
-    weighted = fit(job.budget.behavior(), actions[rng.choice(len(actions), len(actions), p=weight)], job.key(1), job.bars, "weighted diffusion")
+    weighted = fit(
+        job.budget.behavior(),
+        actions[rng.choice(len(actions), len(actions), p=weight)],
+        job.key(1),
+        job.bars,
+        "weighted diffusion",
+    )
     drawn = dict(zip(METHODS, (
         bandit.actions(SHOWN, job.seed + 1),
         rng.multivariate_normal(weight @ actions, np.cov(actions.T, aweights=weight), SHOWN),
@@ -51,7 +57,9 @@ def make(job: Job) -> list[dict]:
     outside = {name: 100 * float(np.mean(d < floor)) for name, d in density.items()}
     with panels.style():
         job.picture("fig2", draw(bandit.extent, mixture, floor, target, drawn, outside))
-    return [{"policy": m, "out of support, %": round(outside[m], 1), "mean Q": round(float(value[m].mean()), 2)} for m in METHODS]
+    return [
+        {"policy": m, "out of support, %": round(outside[m], 1), "mean Q": round(float(value[m].mean()), 2)} for m in METHODS
+    ]
 
 
 def _all(parts):
@@ -60,7 +68,9 @@ def _all(parts):
 
 @jax.jit
 def _diffusion_samples(model, key):
-    predict = lambda x, t: model(x, jnp.full(len(x), t), NO_OBS)
+    def predict(x, t):
+        return model(x, jnp.full(len(x), t), NO_OBS)
+
     return multistep(predict, model.schedule, jax.random.normal(key, (SHOWN, 2)), uniform_times(100))
 
 
@@ -80,8 +90,16 @@ def draw(extent, mixture, floor, target, drawn, outside):
     axes = figure.subplots(1, 4, sharey=True)
     points = grid_points(extent, 200)
     support = np.asarray(mixture.log_density(jnp.asarray(points)) >= floor).reshape(200, 200)
-    value = lambda a: np.asarray(Quadratic(target).q_target(None, a)[0])
-    titles = ["(a) Behavior data", "(b) Forward KL,\nunimodal policy", "(c) Forward KL,\nexpressive policy", "(d) Reverse KL,\nunimodal policy"]
+
+    def value(a):
+        return np.asarray(Quadratic(target).q_target(None, a)[0])
+
+    titles = [
+        "(a) Behavior data",
+        "(b) Forward KL,\nunimodal policy",
+        "(c) Forward KL,\nexpressive policy",
+        "(d) Reverse KL,\nunimodal policy",
+    ]
     for axis, title, (name, actions) in zip(axes, titles, drawn.items(), strict=True):
         axis.contourf(support, [0.5, 1], colors="#dddddd", extent=(-extent, extent, -extent, extent))
         alone = name == METHODS[-1]  # its actions lie on top of each other

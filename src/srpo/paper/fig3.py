@@ -25,7 +25,10 @@ def draw(s: Study):
     """The figure, as wide as the text: five squares, below them their scales."""
     side, gap, left, bottom, height = 1.14, 0.13, 0.32, 0.56, 1.9  # inches
     figure = panels.page(panels.TEXT_WIDTH, height, layout="none")
-    box = lambda i, x, y, w, h: ((left + i * (side + gap) + x) / panels.TEXT_WIDTH, y / height, w / panels.TEXT_WIDTH, h / height)
+
+    def box(i, x, y, w, h):
+        return ((left + i * (side + gap) + x) / panels.TEXT_WIDTH, y / height, w / panels.TEXT_WIDTH, h / height)
+
     axes = [figure.add_axes(box(i, 0, bottom, side, side)) for i in range(5)]
     extent = s.bandit.extent
     panels.samples(axes[0], s.actions)

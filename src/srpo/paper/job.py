@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from srpo.checkpoint import write_atomically
-from srpo.progress import Bars
+from srpo.runs.checkpoint import write_atomically
 from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.training.progress import Bars
 
 
 @dataclass(frozen=True)

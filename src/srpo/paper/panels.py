@@ -18,7 +18,9 @@ STYLE = {
 TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
 BLUE, GREEN, RED, DARK, ORANGE, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#1f4e79", "#ff7f0e", "#777777"
 
-style = lambda: matplotlib.rc_context(STYLE)
+
+def style():
+    return matplotlib.rc_context(STYLE)
 
 
 def page(width: float, height: float, layout: str = "constrained") -> Figure:
@@ -29,7 +31,9 @@ def page(width: float, height: float, layout: str = "constrained") -> Figure:
 def square(axis: Axes, extent: float) -> None:
     """Equal axes over [-extent, extent]^2, labeled at multiples of 4."""
     ticks = np.floor(extent / 4) * 4
-    axis.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[-ticks, 0, ticks], yticks=[-ticks, 0, ticks])
+    axis.set(
+        xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[-ticks, 0, ticks], yticks=[-ticks, 0, ticks]
+    )
 
 
 def image(axis: Axes, values: np.ndarray, extent: float, cmap: str, **options):

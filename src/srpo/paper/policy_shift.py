@@ -77,7 +77,10 @@ def _eq15(behavior, critic, draws):
         k_time, k_noise = jax.random.split(key)
         n = len(action)
         t = 0.02 + 0.96 * (jnp.arange(draws)[:, None] + jax.random.uniform(k_time, (draws, n))) / draws
-        one = lambda t, noise: policy_direction(critic, behavior, behavior.schedule, jnp.zeros((n, 0)), action, t, noise, beta=beta)
+
+        def one(t, noise):
+            return policy_direction(critic, behavior, behavior.schedule, jnp.zeros((n, 0)), action, t, noise, beta=beta)
+
         return jnp.mean(jax.vmap(one)(t, jax.random.normal(k_noise, (draws, n, 2))), 0)
 
     return descent

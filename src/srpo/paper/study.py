@@ -13,7 +13,7 @@ from srpo.diffusion.density import log_density
 from srpo.paper.bandits import NO_OBS, Bandit, Points, Quadratic, find, fit
 from srpo.paper.job import Job
 from srpo.paper.policy_shift import MOST, shift, target_grid
-from srpo.progress import Bars
+from srpo.training.progress import Bars
 
 CHUNK = 1200  # rows whose ODEs share their steps
 OUTSIDE = 0.01  # share of the behavior that its support leaves out
@@ -38,7 +38,10 @@ class Study:
 
     def report(self) -> dict:
         """A row of numbers to print."""
-        shares = {f"in support at 1/beta={k:g}, %": round(100 * float(s), 1) for k, s in zip(self.inverse_beta[[0, -1]], self.inside, strict=True)}
+        shares = {
+            f"in support at 1/beta={k:g}, %": round(100 * float(s), 1)
+            for k, s in zip(self.inverse_beta[[0, -1]], self.inside, strict=True)
+        }
         return {"data": self.name, "density integral": round(self.integral, 4), **shares}
 
 
@@ -48,7 +51,9 @@ def grid_points(extent: float, n: int) -> Points:
     return np.stack(np.meshgrid(line, line), -1).reshape(-1, 2).astype(np.float32)
 
 
-_log_density = jax.jit(lambda model, x, mean, std: log_density(model, model.schedule, x, NO_OBS, mean=mean, std=std, tolerance=1e-3))
+_log_density = jax.jit(
+    lambda model, x, mean, std: log_density(model, model.schedule, x, NO_OBS, mean=mean, std=std, tolerance=1e-3)
+)
 climb = jax.jit(shift, static_argnames=("steps", "gradient"))
 
 
@@ -71,7 +76,9 @@ def study(job: Job, name: str, label: str = "") -> Study:
     targets = jnp.asarray(target_grid(bandit.extent, budget.targets))
     inverse_beta = np.linspace(0, MOST[job.gradient], budget.temperatures, dtype=np.float32)
     job.bars.open(f"{label}: policies", 1)
-    policies = climb(model, Quadratic(targets), targets, jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient)
+    policies = climb(
+        model, Quadratic(targets), targets, jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient
+    )
     targets, policies = np.asarray(targets), np.asarray(policies)
     job.bars.update(1)
     held_out = bandit.actions(1000, job.seed + 1)
@@ -94,6 +101,8 @@ def write_numbers(job: Job, figure: str, studies: Sequence[Study]) -> None:
         })  # fmt: skip
         points = grid_points(s.bandit.extent, len(s.log_density))
         density = s.log_density.ravel()
-        tables["density"].append({"data": np.full(len(density), s.name), "x": points[:, 0], "y": points[:, 1], "log_density": density})
+        tables["density"].append(
+            {"data": np.full(len(density), s.name), "x": points[:, 0], "y": points[:, 1], "log_density": density}
+        )
     for name, parts in tables.items():
         job.csv(f"{figure}_{name}", {column: np.concatenate([p[column] for p in parts]) for column in parts[0]})

@@ -40,7 +40,10 @@ def score_terms(behavior, action, t, noise, baseline: bool):
 def moments(behavior, exact, action, t, noise) -> dict:
     """Variances (trace of the covariance), squared mean, and squared difference of the means of model and exact, over actions."""
     with_baseline = score_terms(behavior, action, t, noise, True)
-    variance = lambda g: jnp.mean(jnp.sum(jnp.var(g, 1), -1))
+
+    def variance(g):
+        return jnp.mean(jnp.sum(jnp.var(g, 1), -1))
+
     mean, true = (jnp.mean(g, 1) for g in (with_baseline, score_terms(exact, action, t, noise, True)))
     return {
         "without_baseline": variance(score_terms(behavior, action, t, noise, False)),
@@ -71,10 +74,14 @@ def make(job: Job) -> list[dict]:
     place = held[:PLACES] + 0.5 * jax.random.normal(k_place, (PLACES, 2))
     noise = jax.random.normal(k_noise, (PLACES, job.budget.draws, 2))
     single = [moments(models["noise"], exact, place, jnp.full(noise.shape[:2], t), noise) for t in LEVELS]
-    ensemble = moments(models["noise"], exact, place, jax.random.uniform(k_time, noise.shape[:2], minval=0.02, maxval=0.98), noise)
+    ensemble = moments(
+        models["noise"], exact, place, jax.random.uniform(k_time, noise.shape[:2], minval=0.02, maxval=0.98), noise
+    )
     table = {name: np.array([float(m[name]) for m in [*single, ensemble]]) for name in ensemble}
     spread = jax.random.normal(k_held, held.shape)
-    error = {kind: np.array([float(score_error(model, exact, held, t, spread)) for t in LEVELS]) for kind, model in models.items()}
+    error = {
+        kind: np.array([float(score_error(model, exact, held, t, spread)) for t in LEVELS]) for kind, model in models.items()
+    }
     job.csv("variance", {
         "t": np.array([*(f"{t:.4g}" for t in LEVELS), ENSEMBLE.replace(",", " to")], object), **table,
         **{f"score_error_{kind}": np.append(e, np.nan) for kind, e in error.items()},

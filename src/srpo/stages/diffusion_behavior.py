@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
+from srpo.networks.score import ScoreResNet
 from srpo.optim import adamw
-from srpo.score_nets import ScoreResNet
 
 PARAMETRIZATIONS = {"noise": NoisePrediction, "preconditioned": Preconditioned}
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from srpo.config import setting, static
 from srpo.core import Batch, Metrics, Stage, TrainState, descend
 from srpo.losses import backup, expectile
-from srpo.nets import Init, QEnsemble, ValueNet
+from srpo.networks.layers import Init, QEnsemble, ValueNet
 from srpo.optim import adam
 
 QUICK_CRITIC = {"critic.steps": 50_000, "critic.lr": 1e-3}  # for the presets `quick`, by experiment: docs/quick.md
@@ -71,7 +71,9 @@ class IQLCritic(Stage):
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and V")
     layer_init: Init = static("torch", "initialization of the layers")
-    next_value: Literal["before", "after"] = static("before", "V(s') before (SRPO) or after (IQL, IDQL) the V step of the same iteration")
+    next_value: Literal["before", "after"] = static(
+        "before", "V(s') before (SRPO) or after (IQL, IDQL) the V step of the same iteration"
+    )
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
@@ -84,7 +86,9 @@ class IQLCritic(Stage):
         return CriticState.create(q, ValueNet(obs, self.hidden, k_v, init=self.layer_init), self.lr)
 
     def update(self, state, batch, given, key, step):
-        loss = lambda u: expectile(u, self.expectile)
+        def loss(u):
+            return expectile(u, self.expectile)
+
         return iql_step(state, batch, loss, self.lr, self.discount, self.ema, self.next_value)
 
     def result(self, state) -> Critic:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.parametrization import NoisePrediction
-from srpo.nets import MLP, GaussianFourier, Linear
+from srpo.networks.layers import MLP, GaussianFourier, Linear
 from srpo.optim import adam
 
 Rows = Literal["transitions", "steps"]
@@ -56,7 +56,11 @@ class ScoreNet(eqx.Module):
     def __init__(self, obs: int, act: int, key: PRNGKeyArray, widths: tuple[int, ...] = (512, 256, 128), size: int = 32):
         """`size`: of the embeddings of time and state; the condition made of them is four times as wide."""
         k_fourier, k_time, k_obs, k_condition, k_middle, k_last, *keys = jax.random.split(key, 5 + 2 * len(widths))
-        self.fourier, self.time, self.obs = GaussianFourier(size, k_fourier), Linear(size, size, k_time), Linear(obs, size, k_obs)
+        self.fourier, self.time, self.obs = (
+            GaussianFourier(size, k_fourier),
+            Linear(size, size, k_time),
+            Linear(obs, size, k_obs),
+        )
         c = 4 * size
         self.condition = MLP((2 * size, c, c), k_condition, jax.nn.silu)
         ways_in, ways_out = zip((act, *widths), widths, strict=False), zip(widths[1:], widths, strict=False)
@@ -87,7 +91,9 @@ class ScoreBehavior(Stage):
     steps: int = static(600_000, "gradient steps")
     batch_size: int = static(4096, "rows per step")
     widths: tuple[int, ...] = static((512, 256, 128), "widths of the network's blocks on the way in; the way out mirrors them")
-    rows: Rows = static("transitions", "what is modeled: the rows of d4rl.qlearning_dataset (QGPO) or all recorded steps (SfBC)")
+    rows: Rows = static(
+        "transitions", "what is modeled: the rows of d4rl.qlearning_dataset (QGPO) or all recorded steps (SfBC)"
+    )
     lr: float = setting(1e-4, "learning rate (Adam)")
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 

@@ -48,7 +48,9 @@ class SupportActions(Stage):
         return Whole(getattr(dataset, self.rows))
 
     def init(self, data, given, key):
-        empty = lambda: jnp.zeros((data.rows.obs.shape[0], self.count, data.rows.action.shape[-1]))
+        def empty():
+            return jnp.zeros((data.rows.obs.shape[0], self.count, data.rows.action.shape[-1]))
+
         return Support(empty(), empty() if self.next_states else None)
 
     def update(self, state, batch, given, key, step):

@@ -25,9 +25,9 @@ from srpo.core import Batch, Metrics, Stage, TrainState, descend
 from srpo.diffusion.denoising import Denoiser, denoising_loss
 from srpo.diffusion.edm import draw_sigma
 from srpo.losses import backup, expectile
-from srpo.nets import QEnsemble, ValueNet, mish
+from srpo.networks.layers import QEnsemble, ValueNet, mish
+from srpo.networks.score import ScoreMLP
 from srpo.optim import adam
-from srpo.score_nets import ScoreMLP
 
 
 class Values(eqx.Module):
@@ -37,7 +37,9 @@ class Values(eqx.Module):
 
 class JointCritic(eqx.Module):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of Q and V; Q has LayerNorm")
-    v_from: Literal["target", "online"] = static("target", "which Q the expectile V is of: the moving average or the one in training")
+    v_from: Literal["target", "online"] = static(
+        "target", "which Q the expectile V is of: the moving average or the one in training"
+    )
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")

@@ -11,11 +11,11 @@ import abc
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srpo.actors import GaussianActor
 from srpo.config import setting, static
 from srpo.core import Batch, Given, Stage, TrainState, descend
 from srpo.losses import gaussian_log_prob
-from srpo.nets import Init
+from srpo.networks.actors import GaussianActor
+from srpo.networks.layers import Init
 from srpo.optim import adam, cosine
 
 

@@ -66,16 +66,26 @@ def check_spaces(env: Any, env_id: str, obs_size: int, action_size: int) -> None
     spaces = {"observations": (env.observation_space, obs_size), "actions": (env.action_space, action_size)}
     for what, (space, size) in spaces.items():
         if not isinstance(space, Box) or len(space.shape) != 1:
-            raise MissingEnvironment(f"environment {env_id!r} has {what} of the kind {space}, expected vectors of numbers (Box); name another one")
+            raise MissingEnvironment(
+                f"environment {env_id!r} has {what} of the kind {space}, expected vectors of numbers (Box); name another one"
+            )
         if space.shape != (size,):
             raise MissingEnvironment(
                 f"{what} have {size} columns, but {env_id} has {space.shape[0]}; name the environment that was recorded: "
                 "the attribute env_id of a data file, or --env"
             )
     if not all(np.isfinite(bound).all() for bound in (env.action_space.low, env.action_space.high)):
-        raise MissingEnvironment(f"environment {env_id!r} has actions without bounds, so [-1, 1] means nothing there; name another one")
+        raise MissingEnvironment(
+            f"environment {env_id!r} has actions without bounds, so [-1, 1] means nothing there; name another one"
+        )
 
 
 def scale_action(space: Any, action: np.ndarray) -> np.ndarray:
     """From [-1, 1], clipped, to the bounds of an action space."""
     return space.low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (space.high - space.low)
+
+
+def check_environment(dataset: Any) -> None:
+    """Raises MissingEnvironment if the environment that a data set names is not installed, or other sizes than its own."""
+    if dataset.env_id is not None:
+        check_env(dataset.env_id, dataset.obs_size, dataset.action_size)

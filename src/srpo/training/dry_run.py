@@ -17,9 +17,9 @@ from srpo import config
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.data.info import warnings_about
-from srpo.grid import Grid
-from srpo.loop import StageLoop
-from srpo.progress import Bars
+from srpo.runs.grid import Grid
+from srpo.training.loop import StageLoop
+from srpo.training.progress import Bars
 
 MEASURE_SECONDS = 2.0
 
@@ -41,18 +41,32 @@ def expected(grid: Grid, data: Dataset, quiet: bool = False) -> dict[str, dict[s
             compiled, worked, first = time.perf_counter(), time.process_time(), loop.step
             while loop.step < stage.steps and time.perf_counter() - compiled < MEASURE_SECONDS:
                 next(calls)
-            ms, cpu_ms = (1e3 * t / max(loop.step - first, 1) for t in (time.perf_counter() - compiled, time.process_time() - worked))
-            out[name] = {"compile_s": compiled - begin, "ms_per_step": ms, "cpu_ms_per_step": cpu_ms, "hours": ms * stage.steps / 3.6e6}
+            ms, cpu_ms = (
+                1e3 * t / max(loop.step - first, 1) for t in (time.perf_counter() - compiled, time.process_time() - worked)
+            )
+            out[name] = {
+                "compile_s": compiled - begin,
+                "ms_per_step": ms,
+                "cpu_ms_per_step": cpu_ms,
+                "hours": ms * stage.steps / 3.6e6,
+            }
             results[name] = loop.result()
     return out
 
 
-def dry_run(algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool, quiet: bool = False) -> int:
+def dry_run(
+    algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool, quiet: bool = False
+) -> int:
     grid = Grid.create(algorithm, seeds, sweep)
     times = expected(grid, data.treated(algorithm.data), quiet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
     rows = [
-        {"path": s.path, "value": list(grid.sweep.get(s.path, ())) or s.value, "source": sources.get(s.path, "default"), "meaning": s.meaning}
+        {
+            "path": s.path,
+            "value": list(grid.sweep.get(s.path, ())) or s.value,
+            "source": sources.get(s.path, "default"),
+            "meaning": s.meaning,
+        }
         for s in config.settings(algorithm).values()
     ]
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
@@ -67,9 +81,13 @@ def dry_run(algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, see
     for name, t in times.items():
         points = len(grid.stage_points(name))
         many = f"{len(grid.seeds)} seed{'s' * (len(grid.seeds) > 1)}" + (f" x {points} values" if points > 1 else "")
-        console.print(f"{name}: {algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}")
+        console.print(
+            f"{name}: {algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
+        )
     total = clock(sum(t["hours"] for t in times.values()))
-    console.print(f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement")
+    console.print(
+        f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement"
+    )
     return 0
 
 

@@ -79,7 +79,9 @@ def load_tree(path: Path, like: Any) -> Any:
     found = _opened(path, lambda f: {name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
     if found.keys() != wanted.keys():
         odd = sorted(found.keys() ^ wanted.keys())
-        raise CheckpointError(f"{path} does not fit its run's settings: {odd[0]!r} is {'extra' if odd[0] in found else 'missing'}")
+        raise CheckpointError(
+            f"{path} does not fit its run's settings: {odd[0]!r} is {'extra' if odd[0] in found else 'missing'}"
+        )
     for name, leaf in wanted.items():
         a = found[name]
         if a.shape != tuple(leaf.shape) or a.dtype != leaf.dtype:

@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from srpo.data.checks import DataError
-from srpo.data.read import read_file
+from srpo.data.sources.files import read_file
 
 HOSTS = (
     "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
@@ -34,7 +34,11 @@ def _files() -> dict[str, tuple[str, str]]:
                 files[f"{env}-{kind}-v0"] = "gym_mujoco", f"{prefix}_{old}.hdf5"
     mazes = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
     tasks = {"umaze": ("", "-diverse"), "medium": ("-play", "-diverse"), "large": ("-play", "-diverse")}
-    starts = {"": "multistart_False_multigoal_False", "-play": "multistart_True_multigoal_False", "-diverse": "multistart_True_multigoal_True"}
+    starts = {
+        "": "multistart_False_multigoal_False",
+        "-play": "multistart_True_multigoal_False",
+        "-diverse": "multistart_True_multigoal_True",
+    }
     for version, folder, end in (("v0", "ant_maze_new", "sparse"), ("v2", "ant_maze_v2", "sparse_fixed")):
         for maze, kinds in tasks.items():
             for kind in kinds:
@@ -78,7 +82,9 @@ def download(name: str, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{name}: the folder for its file cannot be made ({error}); set D4RL_DATASET_DIR to another one") from None
+        raise DataError(
+            f"{name}: the folder for its file cannot be made ({error}); set D4RL_DATASET_DIR to another one"
+        ) from None
     failures = []
     for host in HOSTS:
         url = host.format(folder=folder, file=file)

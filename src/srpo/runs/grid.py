@@ -37,12 +37,16 @@ class Grid:
         except TypeError:
             raise ConfigError(f"seeds: found {seeds!r}, expected how many, or which ones as whole numbers") from None
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
-            raise ConfigError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0")
+            raise ConfigError(
+                f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0"
+            )
         axes = {}
         for path, values in (sweep or {}).items():
             found = config.lookup(algorithm, path)
             if not found.sweepable:
-                raise ConfigError(f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=...")
+                raise ConfigError(
+                    f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=..."
+                )
             axes[path] = tuple(found.read(v) for v in values)
             if not axes[path] or len(set(axes[path])) < len(axes[path]):
                 raise ConfigError(f"{path}: expected one or more different values to sweep, found {list(values)}")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from srpo.checkpoint import write_atomically
 from srpo.data.reference import normalized
-from srpo.runs import Run, Table
+from srpo.runs.checkpoint import write_atomically
+from srpo.runs.run import Run
+from srpo.runs.tables import Table
 
 
 def _series(rows: Iterable[dict[str, Any]], run: Run, value: str) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -39,7 +40,13 @@ def _draw_data(ax, data: dict[str, Any], unit: str) -> None:
     """The mean of the recorded episodes, where policies are judged."""
     mean = data.get("mean_return")
     if mean is not None:
-        ax.axhline(normalized(mean, data["reference"]) if unit == "score" else mean, color="0.5", lw=1, ls="--", label="mean of the data")
+        ax.axhline(
+            normalized(mean, data["reference"]) if unit == "score" else mean,
+            color="0.5",
+            lw=1,
+            ls="--",
+            label="mean of the data",
+        )
 
 
 def draw_curves(run: Run) -> None:
@@ -52,14 +59,22 @@ def draw_curves(run: Run) -> None:
 
     rows = Table(run.path / "metrics.csv", []).read()
     panels = sorted({(r["stage"], r["metric"]) for r in rows}, key=lambda p: (list(run.algorithm.stages).index(p[0]), p[1]))
-    evals = [r for r in Table(run.path / "evals.csv", []).read() if r["kind"] == "training"] if (run.path / "evals.csv").exists() else []
+    evals = (
+        [r for r in Table(run.path / "evals.csv", []).read() if r["kind"] == "training"]
+        if (run.path / "evals.csv").exists()
+        else []
+    )
     columns = min(4, len(panels) + bool(evals))
     if columns == 0:
         return
     height = -(-(len(panels) + bool(evals)) // columns)
     fig, axes = plt.subplots(height, columns, figsize=(3.2 * columns, 2.4 * height), squeeze=False, layout="constrained")
     axes = list(axes.flat)
-    colors = {point: plt.cm.viridis(i / max(len(run.points) - 1, 1) * 0.9) for i, point in enumerate(run.points)} if len(run.points) > 1 else {}
+    colors = (
+        {point: plt.cm.viridis(i / max(len(run.points) - 1, 1) * 0.9) for i, point in enumerate(run.points)}
+        if len(run.points) > 1
+        else {}
+    )
     if evals:
         unit = "score" if evals[0]["score"] != "" else "return"
         _plot(axes[0], _series(evals, run, unit), colors)

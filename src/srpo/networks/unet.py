@@ -6,14 +6,16 @@ networks of one shape are trained at once. Initializations are PyTorch's.
 
 from __future__ import annotations
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from srpo.config import ConfigError
-from srpo.nets import MLP, LayerNorm, Linear, mish
-from srpo.score_nets import sinusoidal
+from srpo.networks.layers import MLP, LayerNorm, Linear, mish
+from srpo.networks.score import sinusoidal
 
 X = Float[Array, "... horizon channels"]
 Embedded = Float[Array, "... time"]
@@ -161,7 +163,10 @@ class TemporalUNet(eqx.Module):
         sizes = [channels, *(width * m for m in multipliers)]
         n = len(multipliers)
         k_embed, k_middle, k_last, *keys = jax.random.split(key, 3 + 4 * n)
-        level = lambda i, o, k: Level(i, o, width, k, attention)
+
+        def level(i, o, k):
+            return Level(i, o, width, k, attention)
+
         self.embed = _time_embedding(width, k_embed)
         self.down = tuple(level(i, o, k) for i, o, k in zip(sizes[:-1], sizes[1:], keys[:n], strict=True))
         self.halve = tuple(Conv(c, c, 3, k, stride=2) for c, k in zip(sizes[1:-1], keys[n:], strict=False))
@@ -201,10 +206,11 @@ class ReturnNet(eqx.Module):
         narrow = [sizes[-1], sizes[-1] // 2, sizes[-1] // 4]
         k_embed, k_last, *keys = jax.random.split(key, 2 + 2 * (len(multipliers) + 2))
         self.embed = _time_embedding(width, k_embed)
-        makers = [(Level, *io) for io in zip(sizes[:-1], sizes[1:], strict=True)]
-        makers += [(TemporalBlock, *io) for io in zip(narrow[:-1], narrow[1:], strict=True)]
+        makers = [(Level, *io) for io in itertools.pairwise(sizes)]
+        makers += [(TemporalBlock, *io) for io in itertools.pairwise(narrow)]
         self.levels = tuple(
-            (make(i, o, width, a), Conv(o, o, 3, b, stride=2)) for (make, i, o), a, b in zip(makers, keys[::2], keys[1::2], strict=True)
+            (make(i, o, width, a), Conv(o, o, 3, b, stride=2))
+            for (make, i, o), a, b in zip(makers, keys[::2], keys[1::2], strict=True)
         )
         rows = horizon
         for _ in makers:
@@ -224,7 +230,9 @@ def check_sizes(horizon: int, width: int, multipliers: tuple[int, ...]) -> None:
     """Raises ConfigError for a horizon that cannot be halved at every level, or channels that cannot be grouped."""
     factor = 2 ** (len(multipliers) - 1)
     if horizon % factor or horizon == 0:
-        raise ConfigError(f"a horizon of {horizon} rows cannot be halved {len(multipliers) - 1} times; choose a multiple of {factor}")
+        raise ConfigError(
+            f"a horizon of {horizon} rows cannot be halved {len(multipliers) - 1} times; choose a multiple of {factor}"
+        )
     if not multipliers or width % 8 or width == 0 or width * multipliers[-1] % 32:
         raise ConfigError(
             f"width {width} with multipliers {multipliers}: expected a width of 8, 16, 24, ... and a widest level of 32, 64, 96, ... "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.schedules import Times
-from srpo.nets import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, mish
+from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, mish
 
 
 def sinusoidal(t: Times, size: int) -> Float[Array, "... d"]:
@@ -89,7 +89,10 @@ class ScoreResNet(eqx.Module):
         def block(k_expand, k_contract):
             expand, contract = (width, 4 * width, k_expand), (4 * width, width, k_contract)
             return ResidualBlock(
-                LayerNorm(width, style.eps), Linear(*expand, style.block_init), Linear(*contract, style.block_init), style.activation
+                LayerNorm(width, style.eps),
+                Linear(*expand, style.block_init),
+                Linear(*contract, style.block_init),
+                style.activation,
             )
 
         self.blocks = tuple(block(a, b) for a, b in zip(k_blocks[::2], k_blocks[1::2], strict=True))

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from srpo import algorithms, config
-from srpo.checkpoint import CheckpointError, save_tree
 from srpo.core import Algorithm
-from srpo.data import Dataset, check_environment, load_dataset
+from srpo.data import Dataset, load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.load import recorded_source
-from srpo.evaluation import Evaluator
-from srpo.grid import Grid
-from srpo.loop import StageLoop
-from srpo.progress import Reporter, check_sinks
-from srpo.runs import Run, RunError, describe, load_run, save_info
+from srpo.evaluation.environments import check_environment
+from srpo.evaluation.scores import Evaluator
+from srpo.runs.checkpoint import CheckpointError, save_tree
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, RunError, describe, load_run, save_info
+from srpo.training.loop import StageLoop
+from srpo.training.progress import Reporter, check_sinks
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -82,7 +83,9 @@ def train(
     if eval_episodes < 1:
         raise config.ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
     if eval_every and data.env_id is None:
-        raise config.ConfigError(f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out")
+        raise config.ConfigError(
+            f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out"
+        )
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
         check_environment(data)

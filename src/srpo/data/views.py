@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from srpo.data.checks import DataError
 
 if TYPE_CHECKING:
-    from srpo.data.dataset import Dataset
+    from srpo.data.recording import Dataset
 
 
 class Window(NamedTuple):
@@ -68,7 +68,10 @@ class Windows(eqx.Module):
         rows = start[:, None] + jnp.arange(self.horizon)  # (B, horizon)
         inside = rows < self.stop[which][:, None]
         rows = jnp.minimum(rows, self.obs.shape[0] - 1)
-        zero_past = lambda x: jnp.where(inside[..., None], x[rows], 0)
+
+        def zero_past(x):
+            return jnp.where(inside[..., None], x[rows], 0)
+
         return Window(zero_past(self.obs), zero_past(self.action), self.value[start], inside, start)
 
 

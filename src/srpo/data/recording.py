@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srpo.data import treat
+from srpo.data import treatments
 from srpo.data.checks import FIELDS, DataError
 from srpo.data.reference import normalized
 
 if TYPE_CHECKING:
     from srpo.core import Batch, Treatment
-    from srpo.data.windows import Windows
+    from srpo.data.views import Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,9 @@ class Dataset:
     def score(self, returns):
         """Normalized score(s): 0 for a random policy, 100 for an expert. Raises DataError without reference returns."""
         if self.reference is None:
-            raise DataError(f"{self.source}: no reference returns are known for {self.env_id or self.name!r}; report raw returns")
+            raise DataError(
+                f"{self.source}: no reference returns are known for {self.env_id or self.name!r}; report raw returns"
+            )
         return normalized(np.asarray(returns), self.reference)
 
     def summary(self) -> dict[str, Any]:
@@ -110,18 +112,18 @@ class Dataset:
         chosen = self
         if treatment.best_fraction < 1:
             self.require_episodes("best_fraction")
-            chosen = self._only(treat.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction))
+            chosen = self._only(treatments.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction))
         if treatment.reward == "beyond-19":
-            wrong = treat.mislabeled(chosen.reward, chosen.obs[:, :2])
+            wrong = treatments.mislabeled(chosen.reward, chosen.obs[:, :2])
             chosen = replace(chosen, reward=np.where(wrong, np.float32(0), chosen.reward), terminal=chosen.terminal & ~wrong)
         if treatment.episodes == "trimmed":
-            rows, last = treat.trimmed(chosen.episodes, chosen.terminal)
+            rows, last = treatments.trimmed(chosen.episodes, chosen.terminal)
             if len(rows) == 0:
                 raise DataError(f"{self.source}: no episode has five rows; use data.episodes=all")
             chosen = chosen._only(rows)
             chosen = replace(chosen, timeout=last & ~chosen.terminal)
         chosen = replace(chosen, treatment=treatment)
-        chosen.transition_rows, chosen._reward  # refuse now, not in the middle of training
+        _ = chosen.transition_rows, chosen._reward  # refuse now, not in the middle of training
         return chosen
 
     def _only(self, rows: np.ndarray) -> Dataset:
@@ -131,12 +133,14 @@ class Dataset:
     @cached_property
     def transition_rows(self) -> np.ndarray:
         """Rows that are transitions: those of `d4rl.qlearning_dataset`, and time-outs if they are asked for."""
-        rows = treat.qlearning_rows(self.timeout)
+        rows = treatments.qlearning_rows(self.timeout)
         if self.treatment is not None and self.treatment.keep_timeouts:
             self._require_next_obs()
             rows = np.union1d(rows, np.flatnonzero(self.timeout))
         if len(rows) == 0:
-            raise DataError(f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes")
+            raise DataError(
+                f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes"
+            )
         return rows
 
     def _require_next_obs(self) -> None:
@@ -157,14 +161,17 @@ class Dataset:
     def _reward(self) -> np.ndarray:
         """(N,) float32 rewards after the treatment."""
         option = "none" if self.treatment is None else self.treatment.reward
-        reward, rows, what = self.reward, treat.qlearning_rows(self.timeout), self.source
+        reward, rows, what = self.reward, treatments.qlearning_rows(self.timeout), self.source
         if option == "return-range":
-            return treat.scaled(reward, self.returns, what)
+            return treatments.scaled(reward, self.returns, what)
         if option == "return-range-authors":
-            return treat.scaled(reward, treat.authors_returns(reward[rows], self.terminal[rows]), what)
+            return treatments.scaled(reward, treatments.authors_returns(reward[rows], self.terminal[rows]), what)
         if option == "standardize":
-            return treat.standardized(reward, rows, what)
-        affine = {"minus-one": (1, -1), "four-centered": (4, -0.5)}  # "none", and "beyond-19", which changed the rows: as they are
+            return treatments.standardized(reward, rows, what)
+        affine = {
+            "minus-one": (1, -1),
+            "four-centered": (4, -0.5),
+        }  # "none", and "beyond-19", which changed the rows: as they are
         scale, shift = map(np.float32, affine.get(option, (1, 0)))
         return scale * (reward + shift) if option in affine else reward
 
@@ -178,7 +185,7 @@ class Dataset:
         """Mean and standard deviation (obs,) by which training sees observations normalized, or None if it sees them as recorded."""
         if self.treatment is None or not self.treatment.normalize_obs:
             return None
-        return treat.statistics(self.obs[self.transition_rows])
+        return treatments.statistics(self.obs[self.transition_rows])
 
     @cached_property
     def transitions(self) -> Batch:
@@ -207,8 +214,8 @@ class Dataset:
         return jnp.zeros(len(self), bool).at[self.episodes[:, 1] - 1].set(True)
 
     def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> Windows:
-        """Pieces of `horizon` rows of complete episodes; see `srpo.data.windows`. Raises DataError."""
-        from srpo.data.windows import Windows
+        """Pieces of `horizon` rows of complete episodes; see `srpo.data.views`. Raises DataError."""
+        from srpo.data.views import Windows
 
         return Windows.create(self, horizon, discount, penalty, max_length)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
-from srpo.evaluation import FIRST_SEED, environment_of
-from srpo.runs import Run
+from srpo.evaluation.environments import make_env, scale_action
+from srpo.evaluation.scores import FIRST_SEED, environment_of
+from srpo.runs.run import Run
 
 FPS_LIMIT = 60
 
@@ -27,7 +27,9 @@ def _follow(env) -> None:
     if renderer is not None:
         import mujoco
 
-        renderer.camera_id = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # -1, the default: none
+        renderer.camera_id = mujoco.mj_name2id(
+            env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track"
+        )  # -1, the default: none
 
 
 def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
@@ -50,7 +52,9 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
         with warnings.catch_warnings(), imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
-            warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)  # ffmpeg's process is started by fork and replaced at once
+            warnings.filterwarnings(
+                "ignore", r"os\.fork", RuntimeWarning
+            )  # ffmpeg's process is started by fork and replaced at once
             for step in range(frames):
                 film.append_data(env.render())
                 action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
@@ -62,7 +66,9 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     except OSError as e:
         raise VideoError(f"cannot write {path} ({e.strerror or e}); give another place") from e
     except (ImportError, RuntimeError, AttributeError) as e:
-        raise VideoError(f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL") from e
+        raise VideoError(
+            f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL"
+        ) from e
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from srpo.config import ConfigError
-from srpo.curves import draw_curves
-from srpo.loop import StageLoop
-from srpo.runs import Run, Table
+from srpo.runs.run import Run
+from srpo.runs.tables import Table
+from srpo.training.curves import draw_curves
+from srpo.training.loop import StageLoop
 
 PLAIN_SECONDS = 15.0
 
@@ -33,7 +34,9 @@ class Bars:
     def open(self, name: str, total: int, done: int = 0) -> None:
         self.name, self.total = name, total
         self.began = self.told = time.monotonic()
-        self.since: tuple[float, int] | None = None  # when the first call, most of it compilation, was done, and how far it came
+        self.since: tuple[float, int] | None = (
+            None  # when the first call, most of it compilation, was done, and how far it came
+        )
         self.task = self.bars.add_task(name, total=total, completed=done, note="")
 
     def update(self, done: int, note: str = "") -> None:
@@ -161,7 +164,9 @@ class WandB:
     def __init__(self, run: Run):
         import wandb
 
-        same = hashlib.sha256(f"{run.path.resolve()} {run.info['created']}".encode()).hexdigest()[:16]  # the run that a resumed one goes on with
+        same = hashlib.sha256(f"{run.path.resolve()} {run.info['created']}".encode()).hexdigest()[
+            :16
+        ]  # the run that a resumed one goes on with
         self.log = wandb.init(project="srpo", id=same, name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
         for stage in run.algorithm.stages:
             self.log.define_metric(f"{stage}/*", step_metric=f"{stage}/step")

@@ -1,19 +1,16 @@
 """A run on disk: what was trained, on what, and what came out.
 
-    run.json                       every setting, the data's hash, seeds, sweep, versions
-    metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
-    stages/<name>.safetensors      finished results, leading axes (seed, point)
-    state/<name>.safetensors       the stage in training, to resume from
+run.json                       every setting, the data's hash, seeds, sweep, versions
+metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
+stages/<name>.safetensors      finished results, leading axes (seed, point)
+state/<name>.safetensors       the stage in training, to resume from
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -24,13 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from srpo import algorithms, config
-from srpo.checkpoint import load_tree, write_atomically, write_json
 from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
 from srpo.errors import ConfigError, UserError
-from srpo.grid import Grid, Point, one_run
-from srpo.nets import Normalizer
+from srpo.networks.layers import Normalizer
 from srpo.policies import Normalized
+from srpo.runs.checkpoint import load_tree, write_json
+from srpo.runs.grid import Grid, Point, one_run
 
 FORMAT = 1
 NEEDED = ("name", "source", "sha256", "obs_size", "action_size", "env_id", "reference")  # of what run.json says of the data
@@ -115,7 +112,9 @@ class Run:
     def require_complete(self) -> None:
         missing = [name for name in self.algorithm.stages if name not in self.finished]
         if missing:
-            raise RunError(f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}")
+            raise RunError(
+                f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}"
+            )
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -142,7 +141,10 @@ class Run:
         for name in self.finished:
             stage = self.algorithm.stages[name]
             given = {need: one_run(out[need]) for need in stage.needs}
-            init = lambda data, given, key, stage=stage: stage.result(stage.init(data, given, key))
+
+            def init(data, given, key, stage=stage):
+                return stage.result(stage.init(data, given, key))
+
             one = jax.eval_shape(init, stage.view(sizes), given, jax.random.key(0))
             lead = len(self.seeds), len(self.grid.stage_points(name))
             out[name] = jax.tree.map(lambda x, lead=lead: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
@@ -160,7 +162,10 @@ class Run:
         policies = self.grid.policies(results)
         if self.normalizer is None:
             return policies
-        every = lambda x: jnp.broadcast_to(x, (len(self.seeds), len(self.points), *x.shape))
+
+        def every(x):
+            return jnp.broadcast_to(x, (len(self.seeds), len(self.points), *x.shape))
+
         return Normalized(jax.tree.map(every, self.normalizer), policies)
 
     @cached_property
@@ -180,12 +185,16 @@ class Run:
             raise RunError(f"{self.path}: found seed {seed}, expected one of {', '.join(map(str, self.seeds))}")
         chosen = [p for p in self.points if dict(p) == point or (not point and len(self.points) == 1)]
         if not chosen and self.points == [()]:
-            raise RunError(f"{self.path} was not swept: found {', '.join(f'{k}={v:g}' for k, v in point.items())}, expected no such choice")
+            raise RunError(
+                f"{self.path} was not swept: found {', '.join(f'{k}={v:g}' for k, v in point.items())}, expected no such choice"
+            )
         if not chosen:
             known = "; ".join(", ".join(f"{k}={v:g}" for k, v in p) for p in self.points)
             raise RunError(f"{self.path} was swept: choose one of {known}")
         if failure := self.failed(seed, chosen[0]):
-            raise RunError(f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})")
+            raise RunError(
+                f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})"
+            )
         at = self.seeds.index(seed), self.points.index(chosen[0])
         return jax.tree.map(lambda x: x[at], self.policies)
 
@@ -201,7 +210,12 @@ def load_run(path: str | Path) -> Run:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
         algorithm = config.assign_all(algorithms.find(info["algorithm"])(), info["settings"])
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
-        run.normalizer, [info["data"][key] for key in NEEDED], info["eval_every"], info["eval_episodes"]  # refuse now what is not there
+        (
+            run.normalizer,
+            [info["data"][key] for key in NEEDED],
+            info["eval_every"],
+            info["eval_episodes"],
+        )  # refuse now what is not there
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
     except OSError as e:
@@ -215,31 +229,3 @@ def save_info(run: Run, **changes: Any) -> Run:
     info = run.info | changes
     write_json(run.path / "run.json", info)
     return Run(run.path, info, run.grid)
-
-
-class Table:
-    """A CSV file that only grows; rows are flushed as they come, so that a kill loses at most a torn last line."""
-
-    def __init__(self, path: Path, columns: Iterable[str]):
-        self.path, self.columns = path, list(columns)
-        if not path.exists():
-            self.rewrite([])
-
-    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue().encode())
-
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        with open(self.path, "a", newline="") as f:
-            csv.DictWriter(f, self.columns, lineterminator="\n").writerows(rows)
-
-    def read(self) -> list[dict[str, str]]:
-        with open(self.path, newline="") as f:
-            return [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
-
-    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Drop the rows that are not wanted, and a torn last line."""
-        self.rewrite([row for row in self.read() if wanted(row)])

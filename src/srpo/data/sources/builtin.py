@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-FOLDER = Path(__file__).parent / "files"
+FOLDER = Path(__file__).parent.parent / "files"
 
 
 class Builtin(NamedTuple):
@@ -18,8 +18,12 @@ class Builtin(NamedTuple):
 
 
 BUILTIN = {
-    "halfcheetah-medium-replay-mini": Builtin(75_000, "HalfCheetah-v4: half of the replay buffer of soft actor-critic (150k steps from scratch)"),
-    "hopper-medium-expert-mini": Builtin(69_026, "Hopper-v4: a third of the episodes of a medium (SAC) and an expert (TQC) policy, sampled actions"),
+    "halfcheetah-medium-replay-mini": Builtin(
+        75_000, "HalfCheetah-v4: half of the replay buffer of soft actor-critic (150k steps from scratch)"
+    ),
+    "hopper-medium-expert-mini": Builtin(
+        69_026, "Hopper-v4: a third of the episodes of a medium (SAC) and an expert (TQC) policy, sampled actions"
+    ),
 }
 
 

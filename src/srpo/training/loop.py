@@ -1,15 +1,10 @@
-"""One stage for all its runs (seeds x points): the compiled program and the Python loop around it.
-
-Which mapping runs the axes is a measured choice made here: `vmap` on an accelerator; on a CPU one run after the
-other inside the compiled program, because batched products of small matrices run at less than half the rate of
-single ones there (docs/performance.md).
-"""
+"""One stage for all its runs (seeds x points): the compiled program and the Python loop around it."""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,40 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from srpo.checkpoint import load_info, load_tree, save_tree
 from srpo.core import Log, Stage, advance, metric_names
-from srpo.grid import Grid
+from srpo.runs.checkpoint import load_info, load_tree, save_tree
+from srpo.runs.grid import Grid
+from srpo.runs.mapping import over_runs
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
 LOGS = 200  # rows per metric and run in metrics.csv
-
-
-def sequential(fn: Callable, n: int) -> Callable:
-    """`fn` mapped over its first `n` arguments, one run after the other."""
-    return lambda *args: lax.map(lambda moving: fn(*moving, *args[n:]), args[:n])
-
-
-def vectorized(fn: Callable, n: int) -> Callable:
-    """`fn` mapped over its first `n` arguments, all runs at once."""
-    return lambda *args: jax.vmap(lambda *moving: fn(*moving, *args[n:]))(*args[:n])
-
-
-def mapping() -> Callable:
-    return sequential if jax.default_backend() == "cpu" else vectorized
-
-
-def over_runs(fn: Callable) -> Callable:
-    """`fn(stage, carry, own, key, shared, *rest)` mapped over points (stage, carry, own) and seeds (carry, own, key, shared)."""
-    over = mapping()
-
-    def over_points(carry, own, key, shared, stage, *rest):
-        inner = lambda stage, carry, own, *rest: fn(stage, carry, own, key, shared, *rest)
-        return over(inner, 3)(stage, carry, own, *rest)
-
-    outer = over(over_points, 4)
-    return lambda stage, carry, own, key, shared, *rest: outer(carry, own, key, shared, stage, *rest)
 
 
 def _advance(stage, carry, own, key, shared, data, start, stop):
@@ -143,7 +112,9 @@ class StageLoop:
                 finite &= np.isfinite(leaf).all(tuple(range(2, leaf.ndim)))
         for at in zip(*np.nonzero(~finite), strict=True):
             if self._safe is None:
-                raise FloatingPointError(f"the state of stage {self.name} is not finite before its first step; look at the data with srpo data info")
+                raise FloatingPointError(
+                    f"the state of stage {self.name} is not finite before its first step; look at the data with srpo data info"
+                )
             self._fail(at, "a parameter", self.step)
             for leaf, good in zip(jax.tree.leaves(state), jax.tree.leaves(self._frozen[at]), strict=True):
                 leaf[at] = good

@@ -1,77 +1,19 @@
-"""Policies in Gymnasium environments: all seeds and swept values in step, one compiled call per time step.
-
-Episode i starts from environment seed 1001 + i in every run, as in the authors' code, so that all runs are
-judged on the same start states; episodes end at termination or truncation and are not restarted.
-"""
+"""Scores of a run: every episode kept in evals.csv, means over seeds with intervals."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srpo.data.reference import environment, normalized
-from srpo.environments import MissingEnvironment, check_env, make_env, scale_action
-from srpo.loop import over_runs
-from srpo.runs import Run, RunError, Table, load_run, versions
-
-FIRST_SEED = 1001
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Undiscounted returns and lengths, of shape (seed, point, episode)."""
-
-    returns: np.ndarray
-    lengths: np.ndarray
-
-
-class Rollouts:
-    """Environments, and the compiled actions, that are kept from one evaluation to the next."""
-
-    def __init__(self, env_id: str, shape: tuple[int, int], episodes: int, first_seed: int = FIRST_SEED):
-        """`shape`: how many seeds and points."""
-        self.shape, self.first_seed = (*shape, episodes), first_seed
-        self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
-        self._act = jax.jit(over_runs(_act))
-
-    def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
-        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step."""
-        n = len(self.envs)
-        first = self.envs[0].observation_space.shape[0]
-        obs = np.zeros((n, first), np.float32)
-        for i, env in enumerate(self.envs):
-            obs[i] = env.reset(seed=self.first_seed + i % self.shape[-1])[0]
-        returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
-        while alive.any():
-            action = self._actions(policies, obs, key, step)
-            for i in np.flatnonzero(alive):
-                obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
-                returns[i] += reward
-                lengths[i] += 1
-                alive[i] = not (terminated or truncated)
-            step += 1
-            if progress is not None:
-                progress(step)
-        return Episodes(returns.reshape(self.shape), lengths.reshape(self.shape))
-
-    def _actions(self, policies, obs, key, step) -> np.ndarray:
-        """In the environment's own bounds, of shape (n, act)."""
-        seeds = jnp.broadcast_to(jnp.uint32(key), self.shape[:1])
-        a = self._act(None, obs.reshape(*self.shape, -1), policies, seeds, None, np.uint32(step))
-        return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1))
-
-
-def _act(_, obs, policy, seed, __, step):
-    """Actions (episode, act) of one policy for the observations (episode, obs)."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), obs.shape[0])
-    return jax.vmap(policy.act)(obs, keys)
+from srpo.evaluation.environments import MissingEnvironment, check_env
+from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Progress, Rollouts
+from srpo.runs.run import Run, RunError, load_run, versions
+from srpo.runs.tables import Table
 
 
 def evals_table(run: Run) -> Table:
@@ -121,7 +63,14 @@ def episode_rows(run: Run, episodes: Episodes, env_id: str, kind: str, step: int
         if run.failed(run.seeds[s], run.points[p]):
             continue
         score = normalized(value, reference) if reference else ""
-        row = {"kind": kind, "step": step, "seed": run.seeds[s], **dict(run.points[p]), "episode": e, "env_seed": FIRST_SEED + e}
+        row = {
+            "kind": kind,
+            "step": step,
+            "seed": run.seeds[s],
+            **dict(run.points[p]),
+            "episode": e,
+            "env_seed": FIRST_SEED + e,
+        }
         row |= {"return": value, "length": episodes.lengths[s, p, e], "score": score, "env_id": env_id}
         rows.append(row | made_with)
     return rows
@@ -182,7 +131,11 @@ def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary,
         if seeds:
             values = np.array([[float(r[unit]) for r in here if int(r["seed"]) == s] for s in seeds])
             means = values.mean(1)
-            out.append(Summary(point, tuple(seeds), tuple(map(float, means)), float(means.mean()), float(means.std()), *bootstrap(values)))
+            out.append(
+                Summary(
+                    point, tuple(seeds), tuple(map(float, means)), float(means.mean()), float(means.std()), *bootstrap(values)
+                )
+            )
     return tuple(out)
 
 
@@ -216,7 +169,9 @@ def environment_of(run: Run, given: str | None = None) -> str:
         try:
             importlib.import_module(module)
         except ImportError as e:
-            raise MissingEnvironment(f"environment {given!r} needs the module {module!r} ({e}); install it, or name another one") from e
+            raise MissingEnvironment(
+                f"environment {given!r} needs the module {module!r} ({e}); install it, or name another one"
+            ) from e
     check_env(env_id, run.info["data"]["obs_size"], run.info["data"]["action_size"])
     return env_id
 

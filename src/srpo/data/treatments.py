@@ -42,7 +42,9 @@ def authors_returns(reward: np.ndarray, terminal: np.ndarray, length: int = 1000
 def scaled(reward: np.ndarray, returns, what: str) -> np.ndarray:
     """1000 r / (max return - min return), in the authors' order of operations (float32). Raises DataError."""
     if len(returns) == 0:
-        raise DataError(f"{what}: rewards cannot be scaled by the range of returns, as no episode is complete; use data.reward=none")
+        raise DataError(
+            f"{what}: rewards cannot be scaled by the range of returns, as no episode is complete; use data.reward=none"
+        )
     spread = np.float32(max(returns) - min(returns))
     if spread == 0:
         raise DataError(

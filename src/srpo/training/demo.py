@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 import srpo
-from srpo import training
 from srpo.errors import ConfigError
-from srpo.evaluation import Summary
-from srpo.progress import Bars
-from srpo.runs import Run
+from srpo.evaluation.scores import Summary
+from srpo.runs.run import Run
+from srpo.training.progress import Bars
+from srpo.training.train import configure
 
 DATA = "halfcheetah-medium-replay-mini"
 EPISODES = 20
@@ -39,16 +39,24 @@ def demo(out: Path, data: str = DATA, seeds: int | Sequence[int] = 1, quiet: boo
     """Train and evaluate SRPO, IQL and BC with their `quick` presets in folders below `out`; returns the table's rows."""
     dataset = srpo.load_dataset(data)
     if dataset.env_id is None or dataset.reference is None:
-        raise ConfigError(f"{dataset.source}: no environment with reference returns is known for it, so nothing can be scored; use srpo train")
+        raise ConfigError(
+            f"{dataset.source}: no environment with reference returns is known for it, so nothing can be scored; use srpo train"
+        )
     options = {"seeds": seeds, "eval_every": 0, "quiet": quiet}
-    algorithm = training.configure("srpo", dataset, "quick")
+    algorithm = configure("srpo", dataset, "quick")
     eval_every = {"eval_every": max(algorithm.policy.steps // 5, 1), "eval_episodes": 5}
     main = srpo.train(algorithm, dataset, out=out / "srpo", **options | eval_every)
-    iql = training.configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.critic).items()})
+    iql = configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.critic).items()})
     iql = iql.set("data.clip_action", 1.0)  # the same data, so that the critic is the same
     runs = {
-        "BC": ("plain cloning of the data's actions", srpo.train(training.configure("bc", dataset, "quick"), dataset, out=out / "bc", **options)),
-        "IQL": ("advantage-weighted cloning, same critic", srpo.train(iql, dataset, out=out / "iql", start_from=main.path, **options)),
+        "BC": (
+            "plain cloning of the data's actions",
+            srpo.train(configure("bc", dataset, "quick"), dataset, out=out / "bc", **options),
+        ),
+        "IQL": (
+            "advantage-weighted cloning, same critic",
+            srpo.train(iql, dataset, out=out / "iql", start_from=main.path, **options),
+        ),
         "SRPO": ("score-regularized policy", main),
     }
     scores = dataset.score(dataset.returns)
@@ -68,7 +76,9 @@ def spread(summary: Summary) -> float:
 
 def show(rows: list[Row], data: str, began: float) -> None:
     seeds = len(rows[-1].run.seeds)
-    same, one = (f" --seeds {','.join(map(str, rows[-1].run.seeds))}", f" --seed {rows[-1].run.seeds[0]}") if seeds > 1 else ("", "")
+    same, one = (
+        (f" --seeds {','.join(map(str, rows[-1].run.seeds))}", f" --seed {rows[-1].run.seeds[0]}") if seeds > 1 else ("", "")
+    )
     table = Table(title=f"normalized score, {EPISODES} episodes x {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     for name in ("", "what", "mean", "95 % interval"):
         table.add_column(name, justify="left" if name in ("", "what") else "right")
@@ -80,6 +90,8 @@ def show(rows: list[Row], data: str, began: float) -> None:
     main = rows[-1].run.path
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {main} (look at {main / 'curves.png'})")
     console.print("what to try next:")
-    console.print(f"  srpo train {data} --from {main} --preset quick{same} --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic")
+    console.print(
+        f"  srpo train {data} --from {main} --preset quick{same} --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic"
+    )
     console.print(f"  srpo export {main}{one} --to policy.safetensors       # a file that acts without JAX")
     console.print("  srpo data info YOUR_LOGS.hdf5             # then: srpo train YOUR_LOGS.hdf5 --preset quick")

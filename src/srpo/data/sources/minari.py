@@ -20,10 +20,14 @@ def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
     try:
         data = minari.load_dataset(name, download=True)
     except Exception as error:  # its download raises errors of many packages
-        raise DataError(f"{PREFIX}{name}: cannot be loaded ({' '.join(str(error).split())}); `minari list remote` shows what there is") from None
+        raise DataError(
+            f"{PREFIX}{name}: cannot be loaded ({' '.join(str(error).split())}); `minari list remote` shows what there is"
+        ) from None
     episodes = list(data.iterate_episodes())
     if any(isinstance(e.observations, dict | tuple) or isinstance(e.actions, dict | tuple) for e in episodes):
-        raise DataError(f"{PREFIX}{name}: observations or actions are not plain vectors; flatten them and use srpo.data.from_arrays")
+        raise DataError(
+            f"{PREFIX}{name}: observations or actions are not plain vectors; flatten them and use srpo.data.from_arrays"
+        )
     fields = {  # an episode of T steps holds T + 1 observations
         "obs": [e.observations[:-1] for e in episodes],
         "action": [e.actions for e in episodes],

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from srpo.nets import MLP, Normalizer
+from srpo.networks.layers import MLP, Normalizer
 
 
 class DeterministicActor(eqx.Module):
@@ -17,7 +17,9 @@ class DeterministicActor(eqx.Module):
     normalizer: Normalizer
     net: MLP
 
-    def __init__(self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, normalizer: Normalizer | None = None, **options):
+    def __init__(
+        self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, normalizer: Normalizer | None = None, **options
+    ):
         self.normalizer = Normalizer.identity(obs) if normalizer is None else normalizer
         self.net = MLP((obs, *hidden, act), key, **options)
 
@@ -67,7 +69,13 @@ class SquashedGaussianActor(eqx.Module):
     log_std_range: tuple[float, float] = eqx.field(static=True)
 
     def __init__(
-        self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, log_std_range: tuple[float, float] = (-5.0, 2.0), **options
+        self,
+        obs: int,
+        act: int,
+        hidden: Sequence[int],
+        key: PRNGKeyArray,
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+        **options,
     ):
         """`options` go to MLP."""
         self.net, self.log_std_range = MLP((obs, *hidden, 2 * act), key, **options), log_std_range

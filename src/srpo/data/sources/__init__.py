@@ -1,0 +1,1 @@
+"""Where recorded data come from: one file per source."""

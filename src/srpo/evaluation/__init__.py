@@ -1,0 +1,1 @@
+"""Policies in environments: rollouts, scores with intervals, films."""

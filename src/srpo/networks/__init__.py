@@ -1,0 +1,1 @@
+"""Networks: every leaf is an array, each acts on the last axis."""
