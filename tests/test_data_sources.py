@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_data import arrays
 
-from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data import DataError, from_arrays, load_dataset, sources
 from srpo.data.checks import FIELDS
 from srpo.data.sources.builtin import BUILTIN, builtin_path
 
@@ -77,6 +77,28 @@ def test_time_limits_are_counted_where_they_are_known(tmp_path):
     assert counted.timeouts_from == "counted" and np.flatnonzero(counted.timeout).tolist() == [999, 1999]
     unknown = load_dataset(write(tmp_path / "robot.npz", raw))
     assert unknown.timeouts_from == "none" and not unknown.timeout.any() and unknown.env_id is None
+
+
+def test_a_source_from_outside_is_asked_first(monkeypatch):
+    monkeypatch.setattr(sources, "_registered", [])
+    raw = arrays(30, terminal=[5], timeout=[17])
+
+    class Telemetry:
+        def matches(self, source):
+            return source.startswith("telemetry:")
+
+        def read(self, source):
+            return dict(raw), sources.Attributes("flight-7", source, "Hopper-v4")
+
+    telemetry = Telemetry()
+    sources.register(telemetry)
+    sources.register(telemetry)
+    assert sources.sources()[0] is telemetry and sources.sources().count(telemetry) == 1
+    data, same = load_dataset("telemetry:7"), from_arrays(**raw)
+    assert (data.name, data.source, data.env_id, data.sha256) == ("flight-7", "telemetry:7", "Hopper-v4", same.sha256)
+    raw["reward"] = np.full(30, np.nan)
+    with pytest.raises(DataError, match=r"^telemetry:7: rewards\[0\] is nan"):
+        load_dataset("telemetry:7")
 
 
 def test_a_name_that_only_resembles_an_environment_does_not_choose_it(tmp_path):

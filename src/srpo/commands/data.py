@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _list(as_json: bool) -> int:
-    from srpo.data.info import listing
+    from srpo.data.sources import listing
 
     entries = listing()
     if as_json:

@@ -191,23 +191,6 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def listing() -> list[dict[str, Any]]:
-    """Every name that `load_dataset` knows, with what it is and whether its file is here."""
-    from srpo.data.sources import d4rl
-    from srpo.data.sources.builtin import BUILTIN, builtin_path
-
-    rows = [
-        {"name": name, "kind": "built-in", "meaning": entry.meaning, "path": str(builtin_path(name)), "here": True}
-        for name, entry in BUILTIN.items()
-    ]
-    for name, (_, file) in d4rl.FILES.items():
-        path = d4rl.local(name)
-        rows.append(
-            {"name": name, "kind": "D4RL", "meaning": file, "path": str(path) if path else None, "here": path is not None}
-        )
-    return rows
-
-
 def check_writable(png: Path) -> None:
     """Refuses a picture that cannot be written, before anything is computed."""
     if png.suffix.lower() != ".png":

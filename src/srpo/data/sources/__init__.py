@@ -1,1 +1,62 @@
-"""Where recorded data come from: one file per source."""
+"""Where recorded data come from: one file per source, asked in order whether a name is theirs.
+
+A source is a module of two functions, `matches` and `read` (see `Source`); with a third, `listing`, its names are in
+`srpo data list` and in the hints about misspelled names. To add one: a file here and its name in `MODULES`, or, from
+outside, `register(module)`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any, NamedTuple, Protocol
+
+from srpo.data.checks import DataError
+
+MODULES = [f"srpo.data.sources.{name}" for name in ("builtin", "d4rl", "minari", "files")]  # the first that matches reads
+_registered: list[Source] = []
+
+
+class Attributes(NamedTuple):
+    """What is known of a recording beside its arrays."""
+
+    name: str  # chooses presets, and names the folder of its runs
+    source: str  # where it was read from; a run finds its data again by it
+    env_id: str | None = None  # of Gymnasium, if there is one
+    sha256: str | None = None  # of the file; None: of the arrays
+
+
+class Source(Protocol):
+    """One kind of source, as a module or an object."""
+
+    def matches(self, source: str) -> bool:
+        """Whether `source`, as a user writes it, is of this kind. Opens nothing that is not local."""
+
+    def read(self, source: str) -> tuple[dict[str, Any], Attributes]:
+        """The arrays by our names (`srpo.data.checks.FIELDS`), unchecked, and what else is known. Raises DataError."""
+
+
+def register(source: Source) -> None:
+    """Adds a source from outside; it is asked before those of the package. Again the same one: nothing changes."""
+    if source not in _registered:
+        _registered.append(source)
+
+
+def sources() -> list[Source]:
+    """All sources, in the order in which they are asked."""
+    return [*_registered, *map(importlib.import_module, MODULES)]
+
+
+def find(source: str) -> Source:
+    """The first source that `source` matches. Raises DataError, with the closest known name."""
+    for each in sources():
+        if each.matches(source):
+            return each
+    near = difflib.get_close_matches(source, [row["name"] for row in listing()], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "give a path to a .hdf5 or .npz file, or a name of `srpo data list`"
+    raise DataError(f"unknown data set {source!r}; {hint}")
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every name that is known, as name, kind, meaning, path and whether its file is here."""
+    return [row for each in sources() if hasattr(each, "listing") for row in each.listing()]

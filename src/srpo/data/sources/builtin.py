@@ -7,7 +7,10 @@ not D4RL's data: scores on them compare with nothing published.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from srpo.data.sources import Attributes
+from srpo.data.sources.files import read_recording
 
 FOLDER = Path(__file__).parent.parent / "files"
 
@@ -30,3 +33,18 @@ BUILTIN = {
 def builtin_path(name: str) -> Path:
     """The file of a built-in data set."""
     return FOLDER / f"{name}.hdf5"
+
+
+def matches(source: str) -> bool:
+    return source in BUILTIN
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    return read_recording(builtin_path(source), source)
+
+
+def listing() -> list[dict[str, Any]]:
+    return [
+        {"name": name, "kind": "built-in", "meaning": entry.meaning, "path": str(builtin_path(name)), "here": True}
+        for name, entry in BUILTIN.items()
+    ]

@@ -9,9 +9,11 @@ import os
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from srpo.data.checks import DataError
-from srpo.data.sources.files import read_file
+from srpo.data.sources import Attributes
+from srpo.data.sources.files import read_file, read_recording
 
 HOSTS = (
     "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
@@ -56,6 +58,26 @@ def _files() -> dict[str, tuple[str, str]]:
 
 FILES = _files()
 IDS = {file: name for name, (_, file) in FILES.items()}  # to recognize a file that a path names
+
+
+def matches(source: str) -> bool:
+    """An id, or the path of a file that has the name of one of D4RL's."""
+    return source in FILES or Path(source).name in IDS
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording of an id, downloaded if it is not here yet. Raises DataError."""
+    if source in FILES:
+        return read_recording(find(source), source)
+    return read_recording(Path(source).expanduser(), IDS[Path(source).name])
+
+
+def listing() -> list[dict[str, Any]]:
+    places = {name: local(name) for name in FILES}
+    return [
+        {"name": name, "kind": "D4RL", "meaning": FILES[name][1], "path": path and str(path), "here": path is not None}
+        for name, path in places.items()
+    ]
 
 
 def folders() -> list[Path]:

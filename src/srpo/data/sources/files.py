@@ -6,14 +6,34 @@ import hashlib
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field
+from srpo.data.sources import Attributes
 
 HDF5 = (".hdf5", ".h5")
 SUFFIXES = (*HDF5, ".npz")
+
+
+def matches(source: str) -> bool:
+    """A path that ends like a file of ours, or at which there is something."""
+    path = Path(source).expanduser()
+    return path.suffix in SUFFIXES or path.exists()
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording in a file, called by its stem. Raises DataError."""
+    path = Path(source).expanduser()
+    return read_recording(path, path.stem)
+
+
+def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording in the file `path`, called `name`. Raises DataError."""
+    fields, env_id = read_file(path)
+    return fields, Attributes(name, str(path), env_id, file_hash(path))
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:

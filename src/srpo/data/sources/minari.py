@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 
 from srpo.data.checks import DataError
+from srpo.data.sources import Attributes
 
 PREFIX = "minari:"
+
+
+def matches(source: str) -> bool:
+    return source.startswith(PREFIX)
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording `minari:ID`, downloaded by Minari if it is not here yet. Raises DataError."""
+    name = source.removeprefix(PREFIX)
+    fields, env_id = read_minari(name)
+    return fields, Attributes(name.replace("/", "-"), source, env_id)
 
 
 def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
