@@ -22,7 +22,7 @@ from srpo.networks import layers as nets
 from srpo.networks import score as score_nets
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 
-REWRITTEN = {"mish": nets.mish, "dropout": nets.dropout, "product": nets._product}
+REWRITTEN = {"mish": nets.mish, "dropout": nets.dropout, "product": nets.product}
 
 
 def plain_mish(x):
@@ -99,7 +99,7 @@ def stage(rounds):
 
     def program(functions, mish_jvp, product_jvp):
         nets.mish.defjvp(mish_jvp)
-        nets._product.defjvp(product_jvp, symbolic_zeros=product_jvp is nets._product_jvp)
+        nets.product.defjvp(product_jvp, symbolic_zeros=product_jvp is nets.product_jvp)
         nets.dropout = score_nets.dropout = functions["dropout"]
         jax.clear_caches()
         state = behavior.init(data, {}, key)
@@ -112,7 +112,7 @@ def stage(rounds):
 
     # compiled in this order, so that the library's own rules are back in place at the end
     plain = program(PLAIN, automatic(PLAIN["mish"]), automatic(PLAIN["product"]))
-    rewritten = program(REWRITTEN, nets._mish_jvp, nets._product_jvp)
+    rewritten = program(REWRITTEN, nets.mish_jvp, nets.product_jvp)
     compare("behavior stage, 2 steps", plain, rewritten, rounds)
 
 

@@ -114,22 +114,23 @@ def typical(algorithm: Algorithm, name: str) -> tuple[int, int, int]:
     return rows, algorithm.behavior.width, 4 * algorithm.behavior.width
 
 
-def measure(algorithm: Algorithm, data, name: str, seeds: int, steps: int, folder: Path) -> dict[str, Any]:
+def measure(
+    algorithm: Algorithm, data, name: str, seeds: int, steps: int, folder: Path, mapped: mapping.Mapping
+) -> dict[str, Any]:
     """One row of the table: a stage for a number of seeds."""
     grid, results = Grid.create(algorithm, seeds, None), {}
 
     def start(stage: str) -> loop.StageLoop:
-        made = loop.StageLoop(stage, grid, algorithm.stages[stage].view(data), results, folder / stage)
+        made = loop.StageLoop(stage, grid, algorithm.stages[stage].view(data), results, folder / stage, mapped)
         made.start()
         return made
 
     for need in algorithm.stages[name].needs:
         results[need] = start(need).result()
     stage_loop = start(name)
-    stage, given = stage_loop._runs(0, 0)
-    state = jax.tree.map(lambda x: x[0, 0], stage_loop.carry[0])
+    run, state = stage_loop.single(0, 0), jax.tree.map(lambda x: x[0, 0], stage_loop.state)
     key, rows = jax.random.key(0), stage_loop.data
-    flops = seeds * product_flops(stage.update, state, rows.sample(key, stage.batch_size), given, key, jnp.int32(0))
+    flops = seeds * product_flops(run.stage.update, state, rows.sample(key, run.stage.batch_size), run.given, key, jnp.int32(0))
     products = Products(*typical(algorithm, name))
     calls = stage_loop.calls()
     next(calls)  # compiles
@@ -181,8 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mapping", choices=MAPPINGS, help="how seeds are run (default: the library's choice)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file")
     args = parser.parse_args(argv)
-    if args.mapping:
-        mapping.mapping = lambda: MAPPINGS[args.mapping]
+    mapped = MAPPINGS[args.mapping] if args.mapping else mapping.default_mapping()
     try:
         for name in set(args.stages.split(",")) - set(STEPS):
             raise ConfigError(closest(name, STEPS, "stage"))
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{name}, {seeds} seed(s) ...", file=sys.stderr, flush=True)
                 with tempfile.TemporaryDirectory() as folder:
                     steps = args.steps or max(STEPS[name] // seeds, 2)
-                    rows.append(measure(algorithm, data, name, seeds, steps, Path(folder)))
+                    rows.append(measure(algorithm, data, name, seeds, steps, Path(folder), mapped))
     except UserError as e:
         print(f"training.py: {e}", file=sys.stderr)
         return 2

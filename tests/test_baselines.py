@@ -268,11 +268,11 @@ def test_td3_bc_balances_cloning_against_q(q_scale, alpha, expected):
 
 def test_bear_multiplier_follows_the_constraint():
     start = TrainState.create(jnp.zeros(()), adam(0.01))
-    assert float(BEAR_STAGE._dual_step(start, jnp.asarray(0.06))[0].model) == pytest.approx(0.01, rel=1e-3)  # Adam's first step
-    assert float(BEAR_STAGE._dual_step(start, jnp.asarray(0.04))[0].model) == pytest.approx(-0.01, rel=1e-3)
+    assert float(BEAR_STAGE.dual_step(start, jnp.asarray(0.06))[0].model) == pytest.approx(0.01, rel=1e-3)  # Adam's first step
+    assert float(BEAR_STAGE.dual_step(start, jnp.asarray(0.04))[0].model) == pytest.approx(-0.01, rel=1e-3)
     for value, distance, bound in ((10.0, 1.0, 10.0), (-5.0, 0.0, -5.0)):
         assert (
-            float(BEAR_STAGE._dual_step(TrainState.create(jnp.asarray(value), adam(1.0)), jnp.asarray(distance))[0].model)
+            float(BEAR_STAGE.dual_step(TrainState.create(jnp.asarray(value), adam(1.0)), jnp.asarray(distance))[0].model)
             == bound
         )
 

@@ -179,8 +179,7 @@ def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
         loop = StageLoop(name, trained.run.grid, stage.view(data.treated(trained.algorithm.data)), done, tmp_path / "none")
         loop.start()
         assert loop.log_every == 1  # that is how the run was trained
-        bounds = np.int32(0), np.int32(loop.stage.steps)
-        loop.carry = loop._advance(loop.stage, loop.carry, loop.own, loop.keys, loop.shared, loop.data, *bounds)
+        loop.advance(loop.stage.steps)
         assert_equal(loop.result(), done[name])
 
 

@@ -46,7 +46,7 @@ def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_b
     def q(obs, action):
         return jnp.stack([value(action), value(action)])
 
-    metrics = jax.jit(lambda actor: stage._actor_step(actor, q, batch, random.key(1))[1])(state.actor)
+    metrics = jax.jit(lambda actor: stage.actor_step(actor, q, batch, random.key(1))[1])(state.actor)
     assert metrics["improvement"] == pytest.approx(expected)
 
 

@@ -117,8 +117,8 @@ class BEARPolicy(Stage):
         noise = jax.random.normal(k_vae, (*batch.reward.shape, 2 * batch.action.shape[-1]))
         vae, of_vae = descend(state.vae, adam(self.lr_vae), lambda vae: vae.loss(batch.obs, batch.action, noise))
         q, of_q = self._critic_step(state, batch, k_next)
-        actor, of_actor = self._actor_step(state.actor, vae.model, q.model, state.log_multiplier.model, batch, k_actor, step)
-        dual, of_dual = self._dual_step(state.log_multiplier, of_actor["mmd"])
+        actor, of_actor = self.actor_step(state.actor, vae.model, q.model, state.log_multiplier.model, batch, k_actor, step)
+        dual, of_dual = self.dual_step(state.log_multiplier, of_actor["mmd"])
         return BEARState(vae, q, actor, dual), of_vae | of_q | of_actor | of_dual
 
     def _critic_step(self, state, batch, key):
@@ -134,7 +134,7 @@ class BEARPolicy(Stage):
 
         return descend(state.q, adam(self.lr_q), loss, ema=self.ema)
 
-    def _actor_step(self, state, vae, q, log_multiplier, batch, key, step):
+    def actor_step(self, state, vae, q, log_multiplier, batch, key, step):
         k_vae, k_actor = jax.random.split(key)
         shape = (self.match_actions, *batch.action.shape)
         z = jnp.clip(jax.random.normal(k_vae, (*shape[:-1], 2 * shape[-1])), -0.5, 0.5)
@@ -152,7 +152,7 @@ class BEARPolicy(Stage):
 
         return descend(state, adam(self.lr_actor), loss, ema=self.ema if self.target_actor else None)
 
-    def _dual_step(self, state, distance):
+    def dual_step(self, state, distance):
         def loss(log_multiplier):
             return -jnp.exp(log_multiplier) * (distance - self.threshold), {"multiplier": jnp.exp(log_multiplier)}
 

@@ -93,7 +93,7 @@ class DiffusionPolicyQ(Stage):
     def update(self, state, batch, given, key, step):
         k_critic, k_actor = jax.random.split(key)
         q, metrics = self._critic_step(state, batch, k_critic)
-        actor, more = self._actor_step(state.actor, q.model, batch, k_actor)
+        actor, more = self.actor_step(state.actor, q.model, batch, k_actor)
         due = (step >= self.ema_start) & (step % self.ema_every == 0)
         target = lax.cond(due, lambda: average(actor.target, actor.model, self.ema), lambda: actor.target)
         q = TrainState(q.model, average(q.target, q.model, self.ema), q.opt_state)
@@ -111,7 +111,7 @@ class DiffusionPolicyQ(Stage):
 
         return descend(state.q, self._optimizer(self.critic_lr), loss)
 
-    def _actor_step(self, actor, q, batch, key):
+    def actor_step(self, actor, q, batch, key):
         k_bc, k_act, k_head = jax.random.split(key, 3)
         head = jax.random.randint(k_head, (), 0, 2)
         recorded = q(batch.obs, batch.action) if self.q_scale == "data" else None

@@ -61,7 +61,7 @@ class TD3BCPolicy(Stage):
         q_state, metrics = self._critic_step(state, batch, key)
         state = TD3BCState(q_state, state.actor, state.logged)
         turn = (step + 1) % self.actor_every == 0
-        state = lax.cond(turn, lambda: self._actor_step(state, batch), lambda: state)
+        state = lax.cond(turn, lambda: self.actor_step(state, batch), lambda: state)
         return state, metrics | state.logged
 
     def _critic_step(self, state, batch, key):
@@ -78,7 +78,7 @@ class TD3BCPolicy(Stage):
 
         return descend(state.q, adam(self.lr), loss)
 
-    def _actor_step(self, state, batch):
+    def actor_step(self, state, batch):
         obs = state.actor.model.normalizer(batch.obs)
 
         def q(action):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srpo.evaluation.environments import make_env, scale_action
-from srpo.runs.mapping import over_runs
+from srpo.runs.mapping import Axes, Mapping, over_runs
 
 FIRST_SEED = 1001
 Progress = Callable[[int], None]
@@ -32,11 +31,11 @@ class Episodes:
 class Rollouts:
     """Environments, and the compiled actions, that are kept from one evaluation to the next."""
 
-    def __init__(self, env_id: str, shape: tuple[int, int], episodes: int, first_seed: int = FIRST_SEED):
+    def __init__(self, env_id: str, shape: tuple[int, int], episodes: int, mapping: Mapping | None = None):
         """`shape`: how many seeds and points."""
-        self.shape, self.first_seed = (*shape, episodes), first_seed
+        self.shape = (*shape, episodes)
         self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
-        self._act = jax.jit(over_runs(_act))
+        self._act = jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
         """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step."""
@@ -44,7 +43,7 @@ class Rollouts:
         first = self.envs[0].observation_space.shape[0]
         obs = np.zeros((n, first), np.float32)
         for i, env in enumerate(self.envs):
-            obs[i] = env.reset(seed=self.first_seed + i % self.shape[-1])[0]
+            obs[i] = env.reset(seed=FIRST_SEED + i % self.shape[-1])[0]
         returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
         while alive.any():
             action = self._actions(policies, obs, key, step)
@@ -60,12 +59,11 @@ class Rollouts:
 
     def _actions(self, policies, obs, key, step) -> np.ndarray:
         """In the environment's own bounds, of shape (n, act)."""
-        seeds = jnp.broadcast_to(jnp.uint32(key), self.shape[:1])
-        a = self._act(None, obs.reshape(*self.shape, -1), policies, seeds, None, np.uint32(step))
+        a = self._act(policies, obs.reshape(*self.shape, -1), np.uint32(key), np.uint32(step))
         return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1))
 
 
-def _act(_, obs, policy, seed, __, step):
+def _act(policy, obs, seed, step):
     """Actions (episode, act) of one policy for the observations (episode, obs)."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), obs.shape[0])
     return jax.vmap(policy.act)(obs, keys)

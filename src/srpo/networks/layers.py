@@ -44,7 +44,7 @@ def mish(x: Array) -> Array:
 
 
 @mish.defjvp
-def _mish_jvp(primals, tangents):
+def mish_jvp(primals, tangents):
     # The derivative from x alone: derived automatically, it keeps four arrays of the size of x from the forward pass,
     # whose traffic to memory costs more than it saves (docs/performance.md).
     (x,), (dx,) = primals, tangents
@@ -73,12 +73,12 @@ def _half_words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
 
 
 @jax.custom_jvp
-def _product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
+def product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
     return x @ weight
 
 
-@partial(_product.defjvp, symbolic_zeros=True)
-def _product_jvp(primals, tangents):
+@partial(product.defjvp, symbolic_zeros=True)
+def product_jvp(primals, tangents):
     # The same derivative, written so that the weight's gradient x^T dy is computed from a transposed copy of x: XLA's
     # CPU kernels contract the last axis of the left operand, anything else falls back to slower ones (docs/performance.md).
     (x, weight), (dx, dweight) = primals, tangents
@@ -110,7 +110,7 @@ class Linear(eqx.Module):
             self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        return _product(x, self.weight) + self.bias
+        return product(x, self.weight) + self.bias
 
 
 class LayerNorm(eqx.Module):

@@ -1,41 +1,60 @@
-"""How a function runs for all runs (seeds x points).
+"""How a function of one run becomes a function of all runs (seeds x points).
 
-Which mapping runs the axes is a measured choice made here: `vmap` on an accelerator; on a CPU one run after the
-other inside the compiled program, because batched products of small matrices run at less than half the rate of
-single ones there (docs/performance.md).
+Which mapping runs the axes is a measured choice, a parameter wherever runs are mapped, and made by default here: `vmap`
+on an accelerator; on a CPU one run after the other inside the compiled program, because batched products of small
+matrices run at less than half the rate of single ones there (docs/performance.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
 
 import jax
 from jax import lax
 
 
-def sequential(fn: Callable, n: int) -> Callable:
-    """`fn` mapped over its first `n` arguments, one run after the other."""
-    return lambda *args: lax.map(lambda moving: fn(*moving, *args[n:]), args[:n])
+class Axes(Enum):
+    """The leading axes of an argument."""
+
+    SHARED = frozenset[str]()  # by all runs
+    SEED = frozenset({"seed"})
+    POINT = frozenset({"point"})
+    RUN = frozenset({"seed", "point"})  # (seed, point, ...)
 
 
-def vectorized(fn: Callable, n: int) -> Callable:
-    """`fn` mapped over its first `n` arguments, all runs at once."""
-    return lambda *args: jax.vmap(lambda *moving: fn(*moving, *args[n:]))(*args[:n])
+class Mapping(Protocol):
+    """`fn` mapped over the leading axis of those arguments that `moves` says; of the result, all leaves have it."""
+
+    def __call__(self, fn: Callable[..., Any], moves: Sequence[bool], /) -> Callable[..., Any]: ...
 
 
-def mapping() -> Callable:
+def sequential(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
+    """One run after the other."""
+
+    def mapped(*args: Any) -> Any:
+        def one(moving: tuple[Any, ...]) -> Any:
+            rest = iter(moving)
+            return fn(*(next(rest) if move else arg for arg, move in zip(args, moves, strict=True)))
+
+        return lax.map(one, tuple(arg for arg, move in zip(args, moves, strict=True) if move))
+
+    return mapped
+
+
+def vectorized(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
+    """All runs at once."""
+    return jax.vmap(fn, tuple(0 if move else None for move in moves))
+
+
+def default_mapping() -> Mapping:
+    """The measured choice for this machine."""
     return sequential if jax.default_backend() == "cpu" else vectorized
 
 
-def over_runs(fn: Callable) -> Callable:
-    """`fn(stage, carry, own, key, shared, *rest)` mapped over points (stage, carry, own) and seeds (carry, own, key, shared)."""
-    over = mapping()
-
-    def over_points(carry, own, key, shared, stage, *rest):
-        def inner(stage, carry, own, *rest):
-            return fn(stage, carry, own, key, shared, *rest)
-
-        return over(inner, 3)(stage, carry, own, *rest)
-
-    outer = over(over_points, 4)
-    return lambda stage, carry, own, key, shared, *rest: outer(carry, own, key, shared, stage, *rest)
+def over_runs(fn: Callable[..., Any], axes: Sequence[Axes], mapping: Mapping | None = None) -> Callable[..., Any]:
+    """`fn`, a function of one run, for all of them: argument i has the leading axes `axes[i]`, the result (seed, point)."""
+    mapping = mapping or default_mapping()
+    points = mapping(fn, ["point" in of.value for of in axes])
+    return mapping(points, ["seed" in of.value for of in axes])
