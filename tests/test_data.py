@@ -157,6 +157,40 @@ def test_best_fraction_keeps_whole_episodes_by_discounted_return():
     assert len(two) == 8 and 4 in np.flatnonzero((data.obs[:, None] == two.obs).all(-1).any(1))
 
 
+def test_held_out_episodes_are_whole_disjoint_and_nested():
+    ends = [4, 9, 14, 19, 24, 29, 34, 39]
+    data = from_arrays(**arrays(42, terminal=ends[::2], timeout=ends[1::2]))  # nine episodes, the last one not complete
+    assert data.treated(Treatment()).n_rows == 42 and data.split(0.0) == (data, None)
+    aside = set()
+    for fraction, count in ((0.01, 1), (0.34, 3), (0.5, 4), (0.99, 8)):
+        kept, held = data.split(fraction)
+        again = data.treated(Treatment(holdout=fraction))
+        np.testing.assert_array_equal(again.obs, kept.obs)
+        rows = {x.tobytes() for x in held.obs}
+        assert len(held.episodes) == count and len(kept.episodes) == 9 - count
+        assert aside <= rows and rows.isdisjoint(x.tobytes() for x in kept.obs) and held.n_rows + kept.n_rows == 42
+        assert {x.tobytes() for x in np.asarray(again.transitions.obs)}.isdisjoint(rows)
+        aside = rows
+
+
+def test_returns_of_held_out_episodes_scale_no_reward():
+    ends = [1, 3, 5, 7]
+    for big in range(4):
+        data = from_arrays(**arrays(8, terminal=ends, reward=np.repeat(np.where(np.arange(4) == big, 90.0, np.arange(4)), 2)))
+        kept, held = data.split(0.25)
+        scaled = np.asarray(data.treated(Treatment(reward="return-range", holdout=0.25)).transitions.reward)
+        spread = kept.returns.max() - kept.returns.min()
+        np.testing.assert_allclose(scaled[0], kept.reward[0] / spread * 1000, rtol=1e-6)
+        assert (held.reward.max() < 90) == (kept.reward.max() == 90)
+
+
+def test_one_episode_cannot_be_set_aside():
+    with pytest.raises(DataError, match="found one episode, expected two or more"):
+        from_arrays(**arrays(8, terminal=[7])).split(0.2)
+    with pytest.raises(DataError, match="data.holdout needs whole trajectories"):
+        from_arrays(**arrays(8)).treated(Treatment(holdout=0.2))
+
+
 def test_normalized_observations_have_mean_zero_and_unit_deviation_over_the_transitions():
     raw = arrays(60, terminal=[9], timeout=[30, 59])
     raw["obs"] = raw["obs"] * [1e3, 1, 0] + [5e3, 19, 7]  # the last column is constant

@@ -19,6 +19,7 @@ from srpo.cli import main
 from srpo.config import ConfigError
 from srpo.data import from_arrays
 from srpo.evaluation import video
+from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.run import RunError
@@ -62,7 +63,7 @@ def algorithm():
 def swept(data, algorithm, tmp_path_factory):
     """Two seeds and two temperatures, evaluated twice while training."""
     out = tmp_path_factory.mktemp("runs") / "swept"
-    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2}
+    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2, "keep": 2}
     return srpo.train(algorithm, data, out=out, quiet=True, **options)
 
 
@@ -77,7 +78,7 @@ def leaves_equal(a, b):
 
 def test_a_run_is_whole_on_disk(swept):
     files = {p.relative_to(swept.path).as_posix() for p in swept.path.rglob("*") if p.is_file()}
-    stages = {f"stages/{name}.safetensors" for name in ("critic", "behavior", "policy")}
+    stages = {f"stages/{name}.safetensors" for name in ("critic", "behavior", "policy@5", "policy")}
     assert files == {"run.json", "metrics.csv", "evals.csv", "curves.png", "lock"} | stages
     info = json.loads((swept.path / "run.json").read_text())
     assert info["settings"]["policy.beta"] == 0.05 and info["sweep"] == {"policy.beta": [0.1, 0.5]} and info["seeds"] == [3, 1]
@@ -138,6 +139,19 @@ def test_the_bootstrap_draws_seeds_and_then_episodes():
     assert (low, high) == (pytest.approx(-1.96 / 20, abs=0.01), pytest.approx(1.96 / 20, abs=0.01))
 
 
+def test_what_is_kept_at_a_step_is_what_was_evaluated_then(swept):
+    assert swept.kept == [5, 10]
+    for step in swept.kept:
+        returns = Rollouts("Hopper-v4", (2, 2), 2)(swept.policies_at(step)).returns
+        told = [float(r["return"]) for r in rows(swept.path / "evals.csv") if (r["kind"], r["step"]) == ("training", str(step))]
+        np.testing.assert_allclose(returns.ravel(), told)
+    assert leaves_equal(swept.policies_at(10), swept.policies)
+    one = {"policy.beta": 0.5}
+    assert not leaves_equal(swept.policy(1, 5, **one), swept.policy(1, **one))
+    with pytest.raises(RunError, match="found step 7, expected one of 5, 10; train with --keep N"):
+        swept.policy(1, 7, **one)
+
+
 def test_evaluate_summarizes_all_runs(swept):
     evaluation = srpo.evaluate(swept, episodes=3)
     assert len(evaluation.summaries) == 2 and evaluation.episodes == 3
@@ -196,7 +210,7 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training.Reporter, "step", step)
-    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2}
+    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2, "keep": 2}
     with pytest.raises(
         training.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"
     ):
@@ -205,7 +219,7 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
     with open(tmp_path / "run" / "metrics.csv", "a") as f:
         f.write(f"{stop_at[0]},{stop_at[1] + 1},3,")  # torn
     run = srpo.resume(tmp_path / "run", data, quiet=True)
-    assert leaves_equal(run.results, swept.results)
+    assert leaves_equal(run.results, swept.results) and leaves_equal(run.policies_at(5), swept.policies_at(5))
     assert (run.path / "metrics.csv").read_text() == (swept.path / "metrics.csv").read_text()
 
     def trained(r):
@@ -358,6 +372,7 @@ REFUSALS = {
     "a file for a run": (["--from", __file__], "holds no run (no run.json)"),
     "swept twice": (["--sweep", "policy.beta=0.1", "--sweep", "policy.beta=0.2"], "--sweep policy.beta: found it twice"),
     "evaluation backwards": (["--eval-every", "-1"], "found -1 steps between evaluations"),
+    "nothing kept": (["--keep", "0"], "found 0 policies to keep, expected 1 to 10"),
     "no episodes": (["--eval-episodes", "0"], "found 0 episodes per evaluation"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),

@@ -63,6 +63,7 @@ class Treatment(eqx.Module):
     )
     clip_action: float = static(1.0, "clip recorded actions to +- this value", "(0, 1]")
     best_fraction: float = static(1.0, "keep only this fraction of the episodes, those with the highest return", "[0, 1]")
+    holdout: float = static(0.0, "set this fraction of the episodes aside: never trained on, for `srpo judge`", "[0, 1)")
 
 
 class Frozen(eqx.Module):

@@ -109,10 +109,11 @@ class Dataset:
 
     def treated(self, treatment: Treatment) -> Dataset:
         """A copy whose views follow `treatment`. Raises DataError if the data cannot be treated so."""
-        chosen = self
+        chosen = self.split(treatment.holdout)[0]
         if treatment.best_fraction < 1:
-            self.require_episodes("best_fraction")
-            chosen = self._only(treatments.best_episodes(self.reward, self.episodes[self.complete], treatment.best_fraction))
+            chosen.require_episodes("best_fraction")
+            best = treatments.best_episodes(chosen.reward, chosen.episodes[chosen.complete], treatment.best_fraction)
+            chosen = chosen._only(best)
         if treatment.reward == "beyond-19":
             wrong = treatments.mislabeled(chosen.reward, chosen.obs[:, :2])
             chosen = replace(chosen, reward=np.where(wrong, np.float32(0), chosen.reward), terminal=chosen.terminal & ~wrong)
@@ -125,6 +126,16 @@ class Dataset:
         chosen = replace(chosen, treatment=treatment)
         _ = chosen.transition_rows, chosen._reward  # refuse now, not in the middle of training
         return chosen
+
+    def split(self, holdout: float) -> tuple[Dataset, Dataset | None]:
+        """The episodes that are trained on and, with a fraction above zero, those that are set aside. Raises DataError."""
+        if holdout == 0:
+            return self, None
+        self.require_episodes("data.holdout")
+        if len(self.episodes) < 2:
+            raise DataError(f"{self.source}: found one episode, expected two or more to set some aside; use data.holdout=0")
+        aside = np.repeat(treatments.held_out(self.episodes, holdout), np.diff(self.episodes)[:, 0])
+        return self._only(~aside), self._only(aside)
 
     def _only(self, rows: np.ndarray) -> Dataset:
         arrays = {key: getattr(self, key) for key in FIELDS}

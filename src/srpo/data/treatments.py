@@ -77,6 +77,16 @@ def best_episodes(reward: np.ndarray, episodes: np.ndarray, fraction: float, dis
     return np.concatenate([np.arange(a, b) for a, b in episodes[best]])
 
 
+def held_out(episodes: np.ndarray, fraction: float) -> np.ndarray:
+    """(n,) which episodes are set aside: the same ones in every run on the same data, and among those of any larger fraction.
+
+    The nearest whole number of them, but at least one and not all.
+    """
+    n = len(episodes)
+    count = min(max(1, round(fraction * n)), n - 1)
+    return np.isin(np.arange(n), np.random.default_rng(0).permutation(n)[:count])
+
+
 def mislabeled(reward: np.ndarray, position: np.ndarray, bound: float = 19.0) -> np.ndarray:
     """Rows with a reward whose position (N, 2) is not beyond `bound` in both coordinates: SfBC's rule for antmaze-medium-play-v2."""
     return (reward > 0) & ~(position > bound).all(axis=1)

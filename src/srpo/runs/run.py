@@ -2,7 +2,7 @@
 
 run.json                       every setting, the data's hash, seeds, sweep, versions
 metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
-stages/<name>.safetensors      finished results, leading axes (seed, point)
+stages/<name>.safetensors      finished results, leading axes (seed, point); <name>@<step> what was kept on the way (--keep)
 state/<name>.safetensors       the stage in training, to resume from
 """
 
@@ -95,8 +95,9 @@ class Run:
     def points(self) -> list[Point]:
         return self.grid.points
 
-    def stage_file(self, name: str) -> Path:
-        return self.path / "stages" / f"{name}.safetensors"
+    def stage_file(self, name: str, step: int | None = None) -> Path:
+        """Of a stage's result, or of what was kept of it at a step."""
+        return self.path / "stages" / (f"{name}.safetensors" if step is None else f"{name}@{step}.safetensors")
 
     def state_file(self, name: str) -> Path:
         return self.path / "state" / f"{name}.safetensors"
@@ -117,6 +118,13 @@ class Run:
             )
 
     @property
+    def kept(self) -> list[int]:
+        """The steps of the last stage whose policies are kept, its end among them."""
+        steps = list(self.algorithm.stages.values())[-1].steps
+        every = -(-steps // max(self.info.get("keep", 1), 1))
+        return [*range(every, steps, every), steps]
+
+    @property
     def failures(self) -> list[dict[str, Any]]:
         return self.info.get("failures", [])
 
@@ -130,8 +138,8 @@ class Run:
         """The trained result of every finished stage, with leading axes (seed, point)."""
         return {name: self._load(name) for name in self.finished}
 
-    def _load(self, name: str) -> Any:
-        return load_tree(self.stage_file(name), self._shapes[name])
+    def _load(self, name: str, step: int | None = None) -> Any:
+        return load_tree(self.stage_file(name, step), self._shapes[name])
 
     @cached_property
     def _shapes(self) -> dict[str, Any]:
@@ -171,13 +179,27 @@ class Run:
     @cached_property
     def policies(self) -> Any:
         """All policies as one pytree with leading axes (seed, point)."""
-        self.require_complete()
-        return self.assemble({name: self._load(name) for name in self.grid.acting(self._shapes)})
+        return self.policies_at(self.kept[-1])
 
-    def policy(self, seed: int | None = None, **point: float) -> Any:
+    def policies_at(self, step: int) -> Any:
+        """`policies` as they were after `step` steps of the last stage. Raises RunError if they were not kept."""
+        self.require_complete()
+        if step not in self.kept:
+            raise RunError(
+                f"{self.path}: found step {step}, expected one of {', '.join(map(str, self.kept))}; train with --keep N to keep more"
+            )
+        last = list(self.algorithm.stages)[-1]
+        results = {
+            name: self._load(name, step if name == last and step != self.kept[-1] else None)
+            for name in self.grid.acting(self._shapes)
+        }
+        return self.assemble(results)
+
+    def policy(self, seed: int | None = None, step: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.
 
-        Both may be left out where there is only one. Raises RunError for a run that failed or does not exist.
+        Both may be left out where there is only one. `step`: one of `kept`, for an earlier policy than the last. Raises
+        RunError for a run that failed or does not exist.
         """
         if seed is None and len(self.seeds) == 1:
             seed = self.seeds[0]
@@ -196,7 +218,7 @@ class Run:
                 f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})"
             )
         at = self.seeds.index(seed), self.points.index(chosen[0])
-        return jax.tree.map(lambda x: x[at], self.policies)
+        return jax.tree.map(lambda x: x[at], self.policies if step is None else self.policies_at(step))
 
 
 def load_run(path: str | Path) -> Run:
@@ -212,6 +234,7 @@ def load_run(path: str | Path) -> Run:
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         (
             run.normalizer,
+            run.kept,
             [info["data"][key] for key in NEEDED],
             info["eval_every"],
             info["eval_episodes"],

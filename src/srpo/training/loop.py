@@ -105,16 +105,16 @@ class StageLoop:
         failures = [vars(f) for f in self.failures]
         save_tree(self.file, (self.survivors.safe, self.log), step=self.step, failures=failures)
 
-    def calls(self, stop_every: int = 0) -> Iterator[dict | None]:
-        """Train to the end in short calls that also stop at every multiple of `stop_every`; after each, yields None or,
-        where a row of metrics is due, their means of shape (seed, point)."""
+    def calls(self, *stop_every: int) -> Iterator[dict | None]:
+        """Train to the end in short calls that also stop at every multiple of each `stop_every` (0: none); after each, yields
+        None or, where a row of metrics is due, their means of shape (seed, point)."""
         length, done = 1, self.step
         while self.step < self.stage.steps:
-            log_at, stop_at = (
-                min((self.step // n + 1) * n, self.stage.steps) for n in (self.log_every, stop_every or self.stage.steps)
+            log_at, *stop_at = (
+                min((self.step // n + 1) * n, self.stage.steps) for n in (self.log_every, *filter(None, stop_every))
             )
             begin, compiles = time.perf_counter(), self.step == done
-            self.advance(min(self.step + length, log_at, stop_at))
+            self.advance(min(self.step + length, log_at, *stop_at))
             if not compiles and time.perf_counter() - begin < CALL_SECONDS / 2:
                 length *= 2
             self.state = self.survivors.check(self.log.bad_step, self.state)

@@ -60,6 +60,7 @@ def train(
     start_from: str | Path | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 10,
+    keep: int = 1,
     quiet: bool = False,
     sources: Mapping[str, str] | None = None,
     sinks: Sequence[str] = (),
@@ -69,7 +70,7 @@ def train(
     seeds: how many (0, 1, ...), or which. sweep: path -> values; the grid is their product. out: a new folder,
     `runs/<data>/<algorithm>/<time>` if none is given. start_from: a run whose finished stages are used where their
     settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
-    it by default; 0: never). Raises ConfigError, DataError, RunError for what cannot be done, before anything is
+    it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end. Raises ConfigError, DataError, RunError for what cannot be done, before anything is
     written; TrainingFailed if no run is left; Interrupted, after saving, on SIGINT or SIGTERM.
     """
     data = data if isinstance(data, Dataset) else load_dataset(data)
@@ -86,13 +87,16 @@ def train(
         raise config.ConfigError(
             f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out"
         )
+    if not 1 <= keep <= last.steps:
+        raise config.ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
         check_environment(data)
     check_sinks(sinks)
     out = Path(out) if out is not None else _default_folder(data, algorithm)
     inherited, failures = _inherit(start_from, grid, data) if start_from is not None else ({}, [])
-    more = {"eval_every": eval_every, "eval_episodes": eval_episodes, "start_from": str(start_from or ""), "failures": failures}
+    more = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep}
+    more |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, data, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
     return _continue(run, data, quiet, sinks)
@@ -176,7 +180,7 @@ def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run
                 continue
             last = name == list(run.algorithm.stages)[-1]
             loop = StageLoop(name, run.grid, stage.view(data), results, run.state_file(name))
-            run = _train_stage(run, loop, evaluator if last else None, report, stopped)
+            run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
             results[name] = loop.result()
             save_tree(run.stage_file(name), results[name])
             run.state_file(name).unlink(missing_ok=True)
@@ -185,7 +189,9 @@ def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run
         return run
 
 
-def _train_stage(run: Run, loop: StageLoop, evaluator: Evaluator | None, report: Reporter, stopped: list[int]) -> Run:
+def _train_stage(
+    run: Run, loop: StageLoop, evaluator: Evaluator | None, report: Reporter, stopped: list[int], kept: Sequence[int]
+) -> Run:
     report.compiling(loop.name)
     loop.start()
     report.stage(loop)
@@ -194,7 +200,7 @@ def _train_stage(run: Run, loop: StageLoop, evaluator: Evaluator | None, report:
         evaluator.forget_after(loop.step)
     saved, others = time.monotonic(), [f for f in run.failures if f["stage"] != loop.name]
     known = len(loop.failures)
-    for means in loop.calls(every):
+    for means in loop.calls(every, kept[0] if kept else 0):
         report.step(loop, means)
         for failure in loop.failures[known:]:
             report.warn(str(failure))
@@ -204,6 +210,8 @@ def _train_stage(run: Run, loop: StageLoop, evaluator: Evaluator | None, report:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
         if every and (loop.step % every == 0 or loop.step == loop.stage.steps):
             evaluator.at(run, loop.step, loop.name, loop.result())
+        if loop.step in kept[:-1]:
+            save_tree(run.stage_file(loop.name, loop.step), loop.result())
         if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
             loop.save()
             saved = time.monotonic()
