@@ -11,7 +11,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     {"errors"},
     {"config"},
     {"core"},
-    {"networks", "losses", "optim", "diffusion", "data"},
+    {"networks", "losses", "optim", "diffusion", "data", "worlds"},
     {"policies", "stages"},
     {"algorithms"},
     {"runs"},

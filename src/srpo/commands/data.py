@@ -1,4 +1,4 @@
-"""`srpo data`: what a data set holds, and which ones there are."""
+"""`srpo data`: what a data set holds, which ones there are, and recordings made here."""
 
 from __future__ import annotations
 
@@ -11,21 +11,33 @@ EXAMPLES = """examples:
   srpo data info halfcheetah-medium-replay-mini
   srpo data info logs/robot.hdf5 --png robot.png
   srpo data info hopper-medium-v2 --json | jq .score.mean
+  srpo data make pointmaze-medium                  a maze, recorded here (extra: mazes)
 """
+
+MAKE = """Records a data set by D4RL's maze2d recipe: a controller with noise leads a ball to random cells of a maze.
+
+The file is kept in SRPO_DATASET_DIR, or ~/.srpo/datasets, and NAME then names it wherever a data set is asked for.
+The same seed gives the same rows; scores compare with nothing published. Needs the extra `mazes`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands `info` and `list`."""
+    """The subcommands `info`, `list` and `make`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="{info,list}")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="{info,list,make}")
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES}
     about = commands.add_parser(
         "info", help="table and pictures of one data set", description="Shows what a data set holds.", **raw
     )
-    about.add_argument("data", metavar="DATA", help="built-in name, path to .hdf5 or .npz, D4RL id, or minari:ID")
+    about.add_argument("data", metavar="DATA", help="a name of `srpo data list`, path to .hdf5 or .npz, or minari:ID")
     about.add_argument("--png", type=Path, metavar="FILE", help="draw histograms of returns and actions to FILE")
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)
+    make = commands.add_parser("make", help="record a maze on this machine", description=MAKE, **raw)
+    make.add_argument("name", metavar="NAME", help="pointmaze-umaze, pointmaze-medium or pointmaze-large")
+    make.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random; default 0")
+    make.add_argument("--steps", type=int, metavar="N", help="rows; default 1000000, as in D4RL")
+    make.add_argument("--to", type=Path, metavar="FILE.hdf5", help="another place than the one where NAME is found")
+    make.add_argument("--quiet", action="store_true", help="no progress")
     for command in (about, known):
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -34,12 +46,26 @@ def main(args: argparse.Namespace) -> int:
     """Runs `srpo data ...`. Raises DataError."""
     if args.data_command == "list":
         return _list(args.json)
+    if args.data_command == "make":
+        return _make(args)
     from srpo.data import load_dataset
     from srpo.data.info import check_writable, info
 
     if args.png is not None:
         check_writable(args.png)
     info(load_dataset(args.data), args.png, args.json)
+    return 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    from srpo.data.sources import made
+    from srpo.training.progress import Bars
+
+    steps = made.STEPS if args.steps is None else args.steps
+    with Bars(args.quiet) as bars:
+        bars.open("rows", max(steps, 1))
+        path = made.make(args.name, args.to, steps, args.seed, bars.update)
+    print(path)
     return 0
 
 
@@ -53,7 +79,7 @@ def _list(as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption="what is not here is downloaded when it is first used", caption_justify="left")
+    table = Table(caption="D4RL's sets that are not here are downloaded when they are first used", caption_justify="left")
     for heading in ("name", "kind", "here"):
         table.add_column(heading, no_wrap=True)
     table.add_column("what it is", overflow="fold")

@@ -21,7 +21,7 @@ def load_dataset(source: str | Path) -> Dataset:
     """The data set that `source` names. Raises DataError.
 
     `source` is a built-in name, the path of an .hdf5 or .npz file in D4RL's layout, a D4RL id such as
-    hopper-medium-v2 (downloaded if it is not there yet), or `minari:` and an id of Minari.
+    hopper-medium-v2 (downloaded if it is not there yet), a name of `srpo data make`, or `minari:` and an id of Minari.
     """
     fields, attributes = sources.find(str(source)).read(str(source))
     return _build(check_arrays(fields, attributes.source), attributes)

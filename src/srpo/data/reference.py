@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from srpo.worlds.mazes import MAZES, point_maze_id
+
 
 class Environment(NamedTuple):
     """`env_id` is None where Gymnasium has no environment with the same physics and observations."""
@@ -30,6 +32,7 @@ ENVIRONMENTS = {
     "antmaze-umaze": Environment(None, 29, 8, 700, 0.0, 1.0),
     "antmaze-medium": Environment(None, 29, 8, 1000, 0.0, 1.0),
     "antmaze-large": Environment(None, 29, 8, 1000, 0.0, 1.0),
+    **{f"pointmaze-{name}": Environment(point_maze_id(name), 4, 2, maze.point_steps, 0.0, 1.0) for name, maze in MAZES.items()},
     "pen": Environment(None, 45, 24, 100, 96.262799, 3076.8331017826877),
     "hammer": Environment(None, 46, 26, 200, -274.856578, 12794.134825156867),
     "door": Environment(None, 39, 28, 200, -56.512833, 2880.5693087298737),
@@ -47,6 +50,6 @@ def normalized(returns, reference: Sequence[float]):
 def environment(name: str, env_id: str | None = None) -> Environment | None:
     """The entry for a data set called `name`, or recorded in Gymnasium's `env_id` if that is known; else None."""
     if env_id is not None:
-        name = env_id.rpartition("-v")[0].lower()
+        name = env_id.rpartition("-v")[0].lower().removeprefix("srpo/")
     known = [prefix for prefix in ENVIRONMENTS if name == prefix or name.startswith((prefix + "-", prefix + "_"))]
     return ENVIRONMENTS[max(known, key=len)] if known else None

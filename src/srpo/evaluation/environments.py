@@ -39,6 +39,9 @@ def make_env(env_id: str, **options: Any) -> Any:
     """
     import gymnasium
 
+    from srpo import worlds
+
+    worlds.register()
     module, colon, _ = env_id.rpartition(":")
     if colon and module not in sys.modules:
         raise MissingEnvironment(

@@ -1,0 +1,47 @@
+"""Writing recordings: D4RL's HDF5 layout, replaced atomically."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from srpo.data.checks import FIELDS, DataError
+
+
+def check_destination(path: Path) -> None:
+    """Raises DataError, before anything is recorded, if `path` cannot become a new HDF5 file."""
+    if path.suffix not in (".hdf5", ".h5"):
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; give a name that ends in .hdf5")
+    if path.exists():
+        raise DataError(f"{path} exists; remove it first, or give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: its folder cannot be made ({error.strerror or error}); give another place") from None
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path}: its folder cannot be written; give another place")
+
+
+def write_hdf5(path: Path, fields: Mapping[str, np.ndarray | None], attributes: Mapping[str, Any]) -> Path:
+    """The fields, by our names, as a file that `load_dataset` reads; completely or not at all. The same bytes for the same
+    content. Raises DataError if it cannot be written."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        with h5py.File(part, "w") as file:
+            for key, name in FIELDS.items():
+                if fields.get(key) is not None:
+                    file.create_dataset(name, data=fields[key], compression="gzip", shuffle=True, track_times=False)
+            file.attrs.update(attributes)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); give another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
