@@ -153,12 +153,13 @@ def _fail():
 def preset(presets: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str, data_id: str) -> dict[str, Any]:
     """The values of preset `name` for a data set: all patterns that match `data_id`, later ones winning.
 
-    A preset maps patterns of data set names (as in file globs) to settings, from general to specific.
+    A preset maps patterns of data set names (as in file globs; several with | between them) to settings, from general
+    to specific.
     """
     if name not in presets:
         raise ConfigError(closest(name, presets, "preset"))
     values: dict[str, Any] = {}
     for pattern, chosen in presets[name].items():
-        if fnmatch.fnmatchcase(data_id, pattern):
+        if any(fnmatch.fnmatchcase(data_id, each) for each in pattern.split("|")):
             values |= chosen
     return values

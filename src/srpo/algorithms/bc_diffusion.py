@@ -44,7 +44,7 @@ class DiffusionCloning(Stage):
 
 TASKS = {
     "*": {},
-    "antmaze-*": {"policy.steps": 1_000_000},
+    "antmaze-*|pointmaze-*": {"policy.steps": 1_000_000},
     "antmaze-medium-play-*": {"policy.lr": 1e-3},
     "pen-*": {"policy.steps": 1_000_000, "policy.lr": 3e-5},
     "kitchen-*": {"policy.steps": 1_000_000},

@@ -141,7 +141,7 @@ TABLE = {
     "kitchen-complete": (0.005, 9.0, {"policy.steps": 250_000}), "kitchen-partial": (0.005, 10.0, {}), "kitchen-mixed": (0.005, 10.0, {}),
 }  # fmt: skip
 FAMILIES = {
-    "antmaze-*": {"data.reward": "four-centered", "policy.steps": 1_000_000},
+    "antmaze-*|pointmaze-*": {"data.reward": "four-centered", "policy.steps": 1_000_000},
     "pen-*": {"data.reward": "standardize", "policy.steps": 1_000_000},
     "kitchen-*": {"policy.steps": 1_000_000},
 }

@@ -156,7 +156,7 @@ class IDQL(Algorithm):
         return BestOf(sampler, weight, self.candidates, "softmax")
 
     presets: ClassVar = {
-        "paper": {"*": {}, "antmaze-*": ANTMAZE},
-        "authors-code": {"*": NEWEST, "antmaze-*": ANTMAZE},
-        "quick": {"*": QUICK, "antmaze-*": ANTMAZE},
+        "paper": {"*": {}, "antmaze-*|pointmaze-*": ANTMAZE},
+        "authors-code": {"*": NEWEST, "antmaze-*|pointmaze-*": ANTMAZE},
+        "quick": {"*": QUICK, "antmaze-*|pointmaze-*": ANTMAZE},
     }

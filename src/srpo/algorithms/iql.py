@@ -42,7 +42,9 @@ class AdvantageWeightedPolicy(WeightedCloning):
 
 ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.beta": 10.0}
 SMALL_DATA = {"data.reward": "none", "policy.beta": 0.5, "policy.dropout": 0.1}  # human demonstrations
-TASKS = {"antmaze-*": ANTMAZE} | {f"{name}-*": SMALL_DATA for name in ("kitchen", "pen", "door", "hammer", "relocate")}
+TASKS = {"antmaze-*|pointmaze-*": ANTMAZE} | {
+    f"{name}-*": SMALL_DATA for name in ("kitchen", "pen", "door", "hammer", "relocate")
+}
 
 
 class IQL(Algorithm):

@@ -154,14 +154,14 @@ class QGPO(Algorithm):
         return DiffusionPolicy(guided, self.support.solver)
 
     presets: ClassVar = {
-        "paper": {"*": UNKNOWN, "antmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
+        "paper": {"*": UNKNOWN, "antmaze-*|pointmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
         "authors-code": {
             "*": UNKNOWN | {"data.reward": "return-range-authors", "critic.beta": 3.0},
-            "antmaze-*": ANTMAZE,
+            "antmaze-*|pointmaze-*": ANTMAZE,
         }
         | {
             name: values | {"critic.beta": 1.0} if name == "walker2d-medium-expert-v2" else values
             for name, values in TASKS.items()
         },
-        "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
+        "quick": {"*": UNKNOWN | QUICK, "antmaze-*|pointmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
     }

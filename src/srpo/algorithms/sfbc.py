@@ -147,9 +147,9 @@ class Acting(eqx.Module):
 
 LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
 ANTMAZE = {
-    "antmaze-*": {"data.episodes": "trimmed"},
+    "antmaze-*|pointmaze-*": {"data.episodes": "trimmed"},
     "antmaze-medium-play-v2": {"data.reward": "beyond-19"},
-    "antmaze-large-*": {"critic.hidden": (512, 256, 256)},
+    "antmaze-large-*|pointmaze-large": {"critic.hidden": (512, 256, 256)},
 }
 TASKS = LOCOMOTION | ANTMAZE
 # The authors' 199 epochs, the returns planned anew after 100. Batches of an epoch, by D4RL's rows: 1M, or as many passes as come closest.

@@ -145,12 +145,12 @@ class SRPO(Algorithm):
         return DeterministicPolicy(trained["policy"])
 
     presets: ClassVar = {
-        "paper": {"*": UNKNOWN, "antmaze-*": ANTMAZE | {"policy.normalize": "2-norm"}} | TABLE_2,
+        "paper": {"*": UNKNOWN, "antmaze-*|pointmaze-*": ANTMAZE | {"policy.normalize": "2-norm"}} | TABLE_2,
         "authors-code": {
             "*": UNKNOWN | {"data.reward": "return-range-authors", "policy.baseline": False},
-            "antmaze-*": ANTMAZE | {"policy.normalize": "rms"},
+            "antmaze-*|pointmaze-*": ANTMAZE | {"policy.normalize": "rms"},
         }
         | TABLE_2,
-        "quick": {"*": UNKNOWN | QUICK, "antmaze-*": ANTMAZE | {"policy.normalize": "2-norm"}}
+        "quick": {"*": UNKNOWN | QUICK, "antmaze-*|pointmaze-*": ANTMAZE | {"policy.normalize": "2-norm"}}
         | {name: {"policy.beta": beta} for name, beta in TEMPERATURE.items()},
     }

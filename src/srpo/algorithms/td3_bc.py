@@ -101,7 +101,7 @@ class TD3BCPolicy(Stage):
         return state.actor.model
 
 
-TASKS = {"antmaze-*": {"data.reward": "minus-one"}}
+TASKS = {"antmaze-*|pointmaze-*": {"data.reward": "minus-one"}}
 
 
 class TD3BC(Algorithm):

@@ -167,7 +167,8 @@ QUICK = {"warm_up.steps": 10_000, "warm_up.batch_size": 256, "policy.steps": 30_
 
 def presets(antmaze: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """The presets of DTQL or its variant; `antmaze` holds further settings for those tasks."""
-    paper = {"*": UNKNOWN} | TASKS | {"antmaze-*": {"data.reward": "minus-one", **antmaze}}
+    mazes = {"data.reward": "minus-one", "warm_up.critic.expectile": 0.9, **antmaze}
+    paper = {"*": UNKNOWN, "pointmaze-*": {"policy.alpha": 1.0}} | TASKS | {"antmaze-*|pointmaze-*": mazes}
     return {
         "paper": paper,
         "authors-code": paper | {"*": UNKNOWN | {"warm_up.critic.v_from": "online"}},

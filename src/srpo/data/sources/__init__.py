@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from srpo.data.checks import DataError
 
-MODULES = [f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "files")]  # the first that matches reads
+MODULES = [
+    f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "files")
+]  # the first that matches reads
 _registered: list[Source] = []
 
 
