@@ -6,9 +6,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import srpo
 from srpo.errors import UserError, closest
+from srpo.text import plain
 
 COMMANDS = {
     "train": "train a policy from logged data",
@@ -33,9 +35,16 @@ commands:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, with messages that hold nothing but plain text: arguments may be names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message))
+
+
 def parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
-    top = argparse.ArgumentParser(
+    top = Parser(
         "srpo",
         description=HELP + listing + "\n\nsrpo COMMAND --help shows examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,9 +64,7 @@ def _run(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise UserError(closest(name, COMMANDS, "command"))
     module = importlib.import_module(f"srpo.commands.{name}")
-    sub = argparse.ArgumentParser(
-        f"srpo {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    sub = Parser(f"srpo {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(sub)
     return module.main(sub.parse_args(rest))
 
@@ -75,11 +82,14 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"srpo: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f"srpo: {str(e) or 'stopped'}", file=sys.stderr)
+        print(plain(f"srpo: {str(e) or 'stopped'}"), file=sys.stderr)
         return 128 + getattr(e, "signum", 2)
     except FloatingPointError as e:
-        print(f"srpo: training failed: {e}", file=sys.stderr)
+        print(plain(f"srpo: training failed: {e}"), file=sys.stderr)
         return 1
+    except MemoryError as e:
+        print(plain(f"srpo: error: out of memory ({e or 'no details'}); use less data or smaller sizes"), file=sys.stderr)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+from srpo.text import NAME, plain
+
 
 class UserError(ValueError):
-    """Something only the user can mend; the message, one line, says what was found, expected and to do."""
+    """Something only the user can mend; the message, one line, says what was found, expected and to do.
+
+    It may quote names from files: it is made plain (`srpo.text`) here, once and for all.
+    """
+
+    def __init__(self, message: object):
+        super().__init__(plain(message))
 
 
 class ConfigError(UserError):
@@ -14,7 +22,7 @@ class ConfigError(UserError):
 
 def closest(name: str, known: Iterable[str], kind: str) -> str:
     """The end of an error message about an unknown name: the closest known one, and what there is."""
-    known = list(known)
+    known, name = list(known), plain(name, NAME)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"

@@ -6,12 +6,15 @@ Every refusal names the file (or "arrays"), the field, where the first bad entry
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from srpo.errors import UserError
+from srpo.text import NAME, plain
 
 LARGEST = 1e15  # of all numbers: means of their squares must be finite in float32
 ACTION_ERROR = 1e-5  # actions may exceed [-1, 1] by this much: rounding, which is clipped away
@@ -26,6 +29,7 @@ FIELDS = {
     "next_obs": "next_observations",
 }
 REQUIRED = ("obs", "action", "reward", "terminal")
+ENV_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,100}")
 RANK = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "timeout": 1, "next_obs": 2}
 
 
@@ -113,9 +117,30 @@ def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, float]:
     return ", ".join(str(i) for i in at), float(array[at])
 
 
+def text_of(found: Any, what: str) -> str | None:
+    """An environment's id that a file holds, or None. Raises DataError if it is something else than one piece of text."""
+    if isinstance(found, (np.ndarray, np.generic)) and found.size == 1:
+        found = found.item()
+    if isinstance(found, bytes):
+        found = found.decode(errors="replace")
+    if found is None or isinstance(found, str):
+        return found or None
+    raise DataError(
+        f"{what} is {plain(repr(found), NAME)}, expected the id of a Gymnasium environment; write it as one piece of text"
+    )
+
+
+def check_env_id(env_id: str | None, where: str) -> None:
+    """Raises DataError unless it is None or made of what Gymnasium's ids are made of: it is printed and looked up."""
+    if env_id is not None and not ENV_ID.fullmatch(env_id):
+        raise DataError(
+            f"{where}: env_id is {plain(repr(env_id), NAME)}, expected the id of a Gymnasium environment, such as Hopper-v4; correct it"
+        )
+
+
 def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
     """The refusal for a file without a required field."""
-    known = sorted(known)
+    known = sorted(plain(name, NAME) for name in itertools.islice(known, 1000))
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"rename {near[0]!r}" if near else f"it holds {', '.join(known[:8]) or 'nothing'}"
     needed = ", ".join(FIELDS[k] for k in REQUIRED)

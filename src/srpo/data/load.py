@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from srpo.data import sources, treatments
-from srpo.data.checks import FIELDS, check_arrays
+from srpo.data.checks import FIELDS, check_arrays, check_env_id
 from srpo.data.recording import Dataset
 from srpo.data.reference import environment
 from srpo.data.sources import Attributes, d4rl
 from srpo.data.sources.builtin import BUILTIN
+from srpo.text import NAME, plain
 
 
 def load_dataset(source: str | Path) -> Dataset:
@@ -41,6 +42,8 @@ def recorded_source(known: Mapping[str, Any]) -> str:
 
 
 def _build(fields: dict[str, np.ndarray], about: Attributes) -> Dataset:
+    check_env_id(about.env_id, about.source)
+    about = about._replace(name=plain(about.name, NAME))
     known = environment(about.name, about.env_id)
     sizes = fields["obs"].shape[1], fields["action"].shape[1]
     if known and about.env_id is None and about.name not in d4rl.FILES and sizes != (known.obs_size, known.action_size):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field
-from srpo.data.sources import Attributes
+from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
+from srpo.data.sources import Attributes, hdf5, npz
+from srpo.errors import UserError
+from srpo.files import opened
+from srpo.text import plain
 
 HDF5 = (".hdf5", ".h5")
 SUFFIXES = (*HDF5, ".npz")
@@ -46,58 +47,34 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     try:
         return _read_hdf5(path) if path.suffix in HDF5 else _read_npz(path)
-    except DataError:
+    except UserError:
         raise
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a malformed file can raise many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: is truncated or corrupt ({reason}); delete it and get it again") from None
+        raise DataError(f"{path}: is truncated or corrupt ({plain(reason, 200)}); delete it and get it again") from None
 
 
 def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    with h5py.File(path) as file:
-        arrays = {}
-        for key, name in FIELDS.items():
-            if isinstance(file.get(name), h5py.Dataset):
-                arrays[key] = file[name][()]
-            elif key in REQUIRED:
-                raise missing_field(str(path), name, file)
-        return arrays, _env_id(file.attrs.get("env_id"), path)
+    with opened(path), h5py.File(path) as file:
+        found = {key: hdf5.plain_dataset(file, name, str(path)) for key, name in FIELDS.items()}
+        for key in REQUIRED:
+            if found[key] is None:
+                raise missing_field(str(path), FIELDS[key], file)
+        found = {key: data for key, data in found.items() if data is not None}
+        hdf5.require_room(list(found.values()), path)
+        return {key: data[()] for key, data in found.items()}, text_of(hdf5.attribute(file, "env_id"), f"{path}: env_id")
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: is not a complete npz file; write it with numpy.savez, or get it again")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {}
-        for key, name in FIELDS.items():
-            if name in file:
-                arrays[key] = _plain(file, name, path)
-            elif key in REQUIRED:
-                raise missing_field(str(path), name, file)
-        return arrays, _env_id(_plain(file, "env_id", path) if "env_id" in file else None, path)
-
-
-def _env_id(found, path: Path) -> str | None:
-    """The environment's id as text, or None. Raises DataError if it is something else."""
-    if isinstance(found, (np.ndarray, np.generic)) and found.size == 1:
-        found = found.item()
-    if isinstance(found, bytes):
-        found = found.decode(errors="replace")
-    if found is None or isinstance(found, str):
-        return found or None
-    raise DataError(f"{path}: env_id is {found!r}, expected the id of a Gymnasium environment; write it as one piece of text")
-
-
-def _plain(file, name: str, path: Path) -> np.ndarray:
-    try:
-        return file[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise DataError(f"{path}: {name} is an object array (a pickle), which is never loaded; save plain numbers") from None
+    there = npz.names(path)
+    for key in REQUIRED:
+        if FIELDS[key] not in there:
+            raise missing_field(str(path), FIELDS[key], there)
+    found = npz.read_arrays(path, [name for name in (*FIELDS.values(), "env_id") if name in there])
+    return {key: found[name] for key, name in FIELDS.items() if name in found}, text_of(found.get("env_id"), f"{path}: env_id")
 
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

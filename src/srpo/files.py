@@ -1,0 +1,103 @@
+"""Files from outside: only plain ones are opened, and nothing is allocated for what they merely claim to hold."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from srpo.errors import UserError
+
+UNSUSPICIOUS = 64 << 20  # bytes that no claim needs to justify
+RATIO = 200  # times the file's size that its arrays may take: recorded numbers do not compress better
+
+
+class TooLarge(UserError):
+    """A file that claims more than it can hold, or than there is memory for."""
+
+
+def opened(path: str | os.PathLike) -> BinaryIO:
+    """A plain file, open for reading. Raises OSError for anything else, such as a device or a pipe, without waiting for it."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return file
+
+
+def read_bytes(path: str | os.PathLike, limit: int | None = None) -> bytes:
+    """The content of a plain file. Raises OSError, and TooLarge beyond `limit` bytes or for want of memory."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise TooLarge(f"{path} has {amount(size)}, expected at most {amount(limit)}; restore it")
+        require_memory(2 * size, str(path))
+        return file.read(size)
+
+
+def require_honest(claimed: int, size: int, where: str) -> None:
+    """Raises TooLarge if a file of `size` bytes claims arrays of more than it can hold, even compressed, or than fit in memory."""
+    if claimed > max(UNSUSPICIOUS, RATIO * size):
+        raise TooLarge(
+            f"{where}: claims {amount(claimed)} of arrays in a file of {amount(size)}, expected at most {RATIO} times its size; "
+            "it is damaged or no recording: write it again"
+        )
+    require_memory(3 * claimed, where)
+
+
+def require_memory(needed: int, where: str) -> None:
+    """Raises TooLarge if this process cannot have `needed` bytes."""
+    free = free_memory()
+    if needed > free:
+        raise TooLarge(
+            f"{where}: reading it takes {amount(needed)} of memory, {amount(free)} are free; "
+            "use a machine with more, or split the file"
+        )
+
+
+def amount(size: float) -> str:
+    """A number of bytes for a message."""
+    power = min(int(math.log(max(size, 1), 1024)), 4)
+    return f"{size / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take, as far as the system says."""
+    found = [_available(), _below_group_limit(), _below_own_limit()]
+    return max(min(found), 0)
+
+
+def _available() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return math.inf
+
+
+def _below_group_limit() -> float:
+    """What a container's limit leaves; the pages of files that it counts are given back on demand."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (folder / "memory.stat").read_text().splitlines()
+        return limit - used + next(int(line.split()[1]) for line in lines if line.startswith("file "))
+    except (OSError, ValueError, StopIteration):  # "max": no limit
+        return math.inf
+
+
+def _below_own_limit() -> float:
+    """What `ulimit -v` leaves."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return math.inf
+        return limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError, ValueError):
+        return math.inf

@@ -1,0 +1,43 @@
+"""The one way by which text from outside enters messages, terminals and documents. Imports nothing heavy.
+
+Names, ids and paths come from files that anybody may have written. What they may hold is known after `plain`:
+printable ASCII on one line, of a readable length.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+
+MESSAGE = 600  # characters of a message
+NAME = 100  # of a name within one
+
+_OTHERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def plain(text: object, limit: int = MESSAGE) -> str:
+    """`text` in printable ASCII on one line, everything else as backslash escapes, its middle cut out beyond `limit` characters.
+
+    Again the same text if it was plain before.
+    """
+    text = _cut(str(text), limit).encode("ascii", "backslashreplace").decode()
+    return _cut(_OTHERS.sub(lambda found: repr(found[0])[1:-1], text), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    tail = limit // 3
+    return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
+
+
+def command(*words: object) -> str:
+    """A command line of these words that a shell reads back exactly; printable ASCII on one line, whatever they hold."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if word.isascii() and word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word)) + "'"
