@@ -1,6 +1,5 @@
 """What every hostile input must meet: one plain line, in bounded time and memory."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -29,10 +28,6 @@ def one_line(message: str) -> str:
 
 def bounded(code: str, *args: object, memory: int = MEMORY, seconds: int = 60) -> subprocess.CompletedProcess:
     """A Python program that may take so much memory and time, and what it said."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=4 * seconds, check=False)
+    limits = f"import resource as r; r.setrlimit(r.RLIMIT_AS, {(memory,) * 2}); r.setrlimit(r.RLIMIT_CPU, {(seconds,) * 2})\n"
+    command = [sys.executable, "-c", limits + code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=4 * seconds, check=False)
