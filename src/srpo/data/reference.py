@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from srpo.worlds.mazes import MAZES, point_maze_id
+from srpo.worlds.mazes import MAZES, ant_maze_id, point_maze_id
 
 
 class Environment(NamedTuple):
@@ -29,9 +29,7 @@ ENVIRONMENTS = {
     "hopper": Environment("Hopper-v4", 11, 3, 1000, -20.272305, 3234.3),
     "walker2d": Environment("Walker2d-v4", 17, 6, 1000, 1.629008, 4592.3),
     "ant": Environment(None, 111, 8, 1000, -325.6, 3879.7),  # with contact forces, which Ant-v4 leaves out
-    "antmaze-umaze": Environment(None, 29, 8, 700, 0.0, 1.0),
-    "antmaze-medium": Environment(None, 29, 8, 1000, 0.0, 1.0),
-    "antmaze-large": Environment(None, 29, 8, 1000, 0.0, 1.0),
+    **{f"antmaze-{name}": Environment(ant_maze_id(name), 29, 8, maze.ant_steps, 0.0, 1.0) for name, maze in MAZES.items()},
     **{f"pointmaze-{name}": Environment(point_maze_id(name), 4, 2, maze.point_steps, 0.0, 1.0) for name, maze in MAZES.items()},
     "pen": Environment(None, 45, 24, 100, 96.262799, 3076.8331017826877),
     "hammer": Environment(None, 46, 26, 200, -274.856578, 12794.134825156867),

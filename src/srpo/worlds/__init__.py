@@ -1,11 +1,12 @@
 """Mazes to act in, as environments of Gymnasium; `register()` makes their ids known to it.
 
+`srpo/AntMaze-umaze-v2`, `-medium-`, `-large-`: those of D4RL's antmaze sets, on current MuJoCo.
 `srpo/PointMaze-umaze-v0`, `-medium-`, `-large-`: a ball that is pushed to a goal, for the sets of `srpo data make`.
 """
 
 from __future__ import annotations
 
-from srpo.worlds.mazes import MAZES, point_maze_id
+from srpo.worlds.mazes import MAZES, ant_maze_id, point_maze_id
 
 
 def register() -> None:
@@ -13,10 +14,10 @@ def register() -> None:
     import gymnasium
 
     for name, maze in MAZES.items():
-        if point_maze_id(name) not in gymnasium.registry:
-            gymnasium.register(
-                point_maze_id(name),
-                entry_point="srpo.worlds.pointmaze:PointMaze",
-                max_episode_steps=maze.point_steps,
-                kwargs={"maze": name},
+        if ant_maze_id(name) not in gymnasium.registry:
+            worlds = (
+                (ant_maze_id(name), "antmaze:AntMaze", maze.ant_steps),
+                (point_maze_id(name), "pointmaze:PointMaze", maze.point_steps),
             )
+            for env_id, where, steps in worlds:
+                gymnasium.register(env_id, f"srpo.worlds.{where}", max_episode_steps=steps, kwargs={"maze": name})

@@ -13,7 +13,8 @@ Cell = tuple[int, int]  # row, column
 
 class Maze(NamedTuple):
     rows: tuple[str, ...]  # "#" a wall, "S" the start, "G" the goal
-    point_steps: int  # time limit of an episode of PointMaze: that of D4RL's maze2d-*-v1
+    ant_steps: int  # time limit of an episode of AntMaze
+    point_steps: int  # and of PointMaze: that of D4RL's maze2d-*-v1
 
     def find(self, mark: str) -> list[Cell]:
         """The cells with a mark, row by row."""
@@ -63,6 +64,7 @@ MAZES = {
             "#G  #",
             "#####",
         ),
+        700,
         300,
     ),
     "medium": Maze(
@@ -76,6 +78,7 @@ MAZES = {
             "#   # G#",
             "########",
         ),
+        1000,
         600,
     ),
     "large": Maze(
@@ -90,9 +93,15 @@ MAZES = {
             "#  #   # G #",
             "############",
         ),
+        1000,
         800,
     ),
 }
+
+
+def ant_maze_id(maze: str) -> str:
+    """Gymnasium's id of D4RL's AntMaze in one of `MAZES`."""
+    return f"srpo/AntMaze-{maze}-v2"
 
 
 def point_maze_id(maze: str) -> str:
