@@ -62,6 +62,11 @@ CASES = {
         ("policy.beta", 0.1, 0.5),
         ("critic.q_loss", "behavior.loss"),
     ),
+    "srpo-dial": Case(
+        IQL | stage("behavior", width=12, blocks=1, **LR) | stage("policy", **HIDDEN, **LR),
+        ("beta", 0.05, 0.3),
+        ("critic.q_loss", "behavior.loss"),
+    ),
     "idql": Case(
         IQL | stage("behavior", width=12, blocks=1, time_size=8, diffusion_steps=2) | {"candidates": 4},
         ("behavior.lr", 3e-3, 1e-2),

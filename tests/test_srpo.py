@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from srpo import config
-from srpo.algorithms.srpo import SRPO, ScoreRegularizedPolicy, policy_direction
+from srpo.algorithms.srpo import SRPO, ScoreRegularizedPolicy
 from srpo.core import Batch, Log, advance, metric_names
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
 from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.stages.score_regularized import policy_direction
 
 OBS = jnp.zeros((2, 1))
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from srpo.diffusion.samplers import posterior
-from srpo.networks.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import Normalizer
 
 
@@ -26,14 +26,28 @@ class DeterministicPolicy(eqx.Module):
         return self.actor(obs)
 
 
+class DialedPolicy(eqx.Module):
+    """One forward pass of an actor network that knows a range of temperatures."""
+
+    actor: DialedActor
+    beta: Float[Array, ""] = eqx.field(converter=jnp.asarray)  # at which it acts unless told; larger: closer to argmax Q
+
+    def act(
+        self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None, beta: ScalarLike | None = None
+    ) -> Float[Array, " act"]:
+        """`beta` beyond the actor's range counts as its nearest end."""
+        return self.actor(obs, self.beta if beta is None else jnp.asarray(beta, jnp.float32))
+
+
 class Normalized(eqx.Module):
     """A policy that was trained on normalized observations, given recorded ones."""
 
     normalizer: Normalizer
     policy: Any
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
-        return self.policy.act(self.normalizer(obs), key)
+    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, " act"]:
+        """`dial`: beta, for a policy that has one."""
+        return self.policy.act(self.normalizer(obs), key, **dial)
 
 
 class GaussianPolicy(eqx.Module):

@@ -14,6 +14,7 @@ ALGORITHMS = {
     "td3-bc": "srpo.algorithms.td3_bc:TD3BC",
     "bear": "srpo.algorithms.bear:BEAR",
     "srpo": "srpo.algorithms.srpo:SRPO",
+    "srpo-dial": "srpo.algorithms.srpo_dial:SRPODial",
     "idql": "srpo.algorithms.idql:IDQL",
     "sfbc": "srpo.algorithms.sfbc:SfBC",
     "qgpo": "srpo.algorithms.qgpo:QGPO",

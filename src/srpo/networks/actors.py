@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from srpo.networks.layers import MLP, Normalizer
 
@@ -25,6 +25,34 @@ class DeterministicActor(eqx.Module):
 
     def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "... act"]:
         return jnp.tanh(self.net(self.normalizer(obs)))
+
+
+class DialedActor(eqx.Module):
+    """A deterministic actor whose last input is log beta, scaled from the range of the dial to [-1, 1]."""
+
+    normalizer: Normalizer
+    dial: Normalizer  # of log beta, one number
+    net: MLP
+
+    def __init__(
+        self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, low: ScalarLike, high: ScalarLike, **options
+    ):
+        """`low` and `high`: the range of beta; `options` go to MLP."""
+        ends = jnp.log(jnp.asarray([low, high], jnp.float32))
+        self.normalizer = Normalizer.identity(obs)
+        self.dial = Normalizer(jnp.mean(ends)[None], (ends[1] - ends[0])[None] / 2)
+        self.net = MLP((obs + 1, *hidden, act), key, **options)
+
+    @property
+    def range(self) -> Float[Array, "2 ..."]:
+        """The smallest and the largest beta."""
+        return jnp.exp(self.dial.undo(jnp.asarray([-1.0, 1.0])))
+
+    def __call__(self, obs: Float[Array, "... obs"], beta: Float[Array, "..."]) -> Float[Array, "... act"]:
+        """`beta` broadcasts against the rows of `obs`; beyond the range it counts as the nearest end."""
+        turn = jnp.clip(self.dial(jnp.log(beta)[..., None]), -1.0, 1.0)
+        turn = jnp.broadcast_to(turn, (*obs.shape[:-1], 1))
+        return jnp.tanh(self.net(jnp.concatenate([self.normalizer(obs), turn], -1)))
 
 
 class GaussianActor(eqx.Module):

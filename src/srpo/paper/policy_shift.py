@@ -18,8 +18,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from srpo.algorithms.srpo import policy_direction
 from srpo.optim import adam, cosine
+from srpo.stages.score_regularized import policy_direction
 
 Gradient = Literal["eq10", "eq15"]
 LEAST = 1e-6  # 1/beta = 0 is taken as this

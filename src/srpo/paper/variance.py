@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.algorithms.srpo import policy_direction
 from srpo.diffusion.schedules import VP, perturb
 from srpo.paper import panels
 from srpo.paper.bandits import BANDITS, Quadratic, find, fit
 from srpo.paper.job import Job
+from srpo.stages.score_regularized import policy_direction
 
 DATA = ("8gaussians",)
 ALLOWED = tuple(name for name, bandit in BANDITS.items() if bandit.mixture)

@@ -1,0 +1,77 @@
+"""The dial: at every temperature the policy that SRPO would train for it, within its range and in every exported form."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bandits import fit
+
+from srpo.algorithms.srpo_dial import DialedPolicyStage, SRPODial
+from srpo.config import ConfigError, assign_all
+from srpo.core import Batch
+from srpo.diffusion.schedules import VP
+from srpo.networks.actors import DialedActor
+from srpo.networks.layers import Normalizer
+from srpo.policies import DialedPolicy, Normalized
+
+BEST = jnp.array([0.5])
+
+
+class Quadratic(eqx.Module):
+    """Q(a) = -|a - best|^2 / 2 in both heads."""
+
+    best: jax.Array
+
+    def q_target(self, obs, action):
+        return -0.5 * jnp.sum((action - self.best) ** 2, -1) * jnp.ones((2, *action.shape[:-1]))
+
+
+class Around(eqx.Module):
+    """The exact noise of mu(a|s) = N(s, 0.2^2)."""
+
+    schedule: VP = eqx.field(static=True, default=VP())
+
+    def __call__(self, x, t, obs):
+        alpha, sigma = (a[..., None] for a in self.schedule(t))
+        return sigma * (x - alpha * obs) / (0.04 * alpha**2 + sigma**2)
+
+
+def test_at_every_temperature_it_is_the_policy_of_that_temperature():
+    """Eq. 15 vanishes where c (a - s) = beta (best - a), c = E_t sigma^3 alpha / (0.04 alpha^2 + sigma^2)."""
+    alpha, sigma = VP()(jnp.linspace(0.02, 0.98, 10_001))
+    c = float(jnp.mean(sigma**3 * alpha / (0.04 * alpha**2 + sigma**2)))
+    obs = jnp.tile(jnp.array([[-0.5], [0.2]]), (256, 1))
+    data = Batch(obs, jnp.zeros((512, 1)), jnp.zeros(512), obs, jnp.ones(512), jnp.arange(512))
+    stage = DialedPolicyStage(steps=1500, batch_size=256, hidden=(32, 32), lr=5e-3, low=0.01, high=1.0)
+    actor, _ = fit(stage, data, {"critic": Quadratic(BEST), "behavior": Around()})
+    beta = jnp.array([0.01, 0.05, 0.2, 1.0])
+    for s in (-0.5, 0.2):
+        found = actor(jnp.full((4, 1), s), beta)[:, 0]
+        np.testing.assert_allclose(found, (c * s + beta * 0.5) / (c + beta), atol=0.04)
+
+
+ACTOR = DialedActor(3, 2, (8,), jax.random.key(0), 0.02, 0.5)
+
+
+def test_beyond_the_range_the_nearest_end_acts():
+    policy, obs = DialedPolicy(ACTOR, 0.1), jnp.array([0.3, -1.0, 2.0])
+    np.testing.assert_allclose(ACTOR.range, [0.02, 0.5], rtol=1e-5)
+    np.testing.assert_array_equal(policy.act(obs), policy.act(obs, beta=0.1))
+    np.testing.assert_allclose(policy.act(obs, beta=3.0), policy.act(obs, beta=0.5), atol=1e-6)
+    np.testing.assert_allclose(policy.act(obs, beta=0.0), policy.act(obs, beta=0.02), atol=1e-6)
+    assert np.abs(policy.act(obs, beta=0.5) - policy.act(obs, beta=0.02)).max() > 1e-3
+    shifted = Normalized(Normalizer(jnp.ones(3), 2 * jnp.ones(3)), policy)
+    np.testing.assert_allclose(shifted.act(2 * obs + 1, beta=0.3), policy.act(obs, beta=0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values, complaint",
+    [
+        ({"policy.low": 0.5, "policy.high": 0.1}, "policy.low: found 0.5, expected less than policy.high, 0.1"),
+        ({"beta": 2}, "beta: found 2, expected a temperature from policy.low, 0.01, to policy.high, 0.5"),
+    ],
+)
+def test_ranges_that_are_none(values, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        assign_all(SRPODial(), values)
