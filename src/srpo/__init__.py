@@ -18,6 +18,15 @@ _HOME = {
     "load_run": "srpo.runs.run",
     "Run": "srpo.runs.run",
     "SRPO": "srpo.algorithms.srpo",
+    "register": "srpo.algorithms",
+    "Stage": "srpo.core",
+    "Algorithm": "srpo.core",
+    "Treatment": "srpo.core",
+    "TrainState": "srpo.core",
+    "Batch": "srpo.core",
+    "descend": "srpo.core",
+    "setting": "srpo.config",
+    "static": "srpo.config",
 }
 __all__ = [*_HOME, "algorithms", "convert", "deploy"]
 

@@ -1,10 +1,18 @@
-"""The algorithms by name. Each is imported when it is asked for."""
+"""The algorithms by name. Each is imported when it is asked for.
+
+Those of other packages come in three ways: `register` from Python, `package.module:Class` on the command line, and
+entry points of the group `srpo.algorithms` of what is installed. Nothing is ever imported because a file names it.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import sys
+from importlib import metadata
 
-from srpo.config import ConfigError, closest
+from srpo.errors import ConfigError, closest
 
 ALGORITHMS = {
     "bc": "srpo.algorithms.bc:BC",
@@ -23,23 +31,127 @@ ALGORITHMS = {
     "dtql": "srpo.algorithms.dtql:DTQL",
     "dtql-kl": "srpo.algorithms.dtql_kl:DTQLKL",
 }
+GROUP = "srpo.algorithms"  # of entry points
+_registered: dict[str, type] = {}
+
+
+def register(name: str, cls: type) -> None:
+    """Lists an algorithm of another package under `name`, so that it can be configured, and its runs can be read.
+
+    `name` is also that of a folder: lower-case letters, digits, dots and dashes. The same class again (such as a
+    notebook's cell that ran twice) takes the place of the first. Raises ConfigError for a name that is taken, and for a
+    class that is no algorithm or cannot be trained as it is.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ConfigError(f"algorithm name {name!r}: expected lower-case letters, digits, dots and dashes, such as my-method")
+    check(cls)
+    taken = ALGORITHMS.get(name) or (name in _registered and home(_registered[name]))
+    if taken and taken != home(cls):
+        raise ConfigError(f"the name {name!r} is that of {taken}; register {home(cls)} under another one")
+    _registered[name] = cls
+
+
+def check(cls: type) -> None:
+    """Raises ConfigError for what cannot be an algorithm: another class, a field without default, no stage, a need of no earlier stage."""
+    from srpo.core import Algorithm
+
+    if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
+        raise ConfigError(f"{cls!r} is no algorithm; expected a subclass of srpo.Algorithm")
+    try:
+        stages = cls().stages
+    except TypeError as e:
+        raise ConfigError(f"{home(cls)} cannot be made without arguments ({e}); give every field a default") from None
+    if not stages:
+        raise ConfigError(f"{home(cls)} has no stage; give it one as a field, such as policy: MyPolicy = MyPolicy()")
+    for i, (name, stage) in enumerate(stages.items()):
+        if missing := [need for need in stage.needs if need not in list(stages)[:i]]:
+            raise ConfigError(f"{home(cls)}: stage {name} needs {missing[0]!r}, which is no stage before it")
+
+
+def home(cls: type) -> str:
+    """Where a class lives: module:name."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def importable(place: str) -> bool:
+    """Whether `module:name` can be given to `--algo`: not a class of a script, or one made inside a function."""
+    return re.fullmatch(r"\w+(\.\w+)*:\w+", place) is not None and not place.startswith("__main__:")
+
+
+def names() -> list[str]:
+    """Every name that `find` knows."""
+    return list(dict.fromkeys([*ALGORITHMS, *_registered, *_installed()]))
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=GROUP) if point.name not in ALGORITHMS}
 
 
 def find(name: str) -> type:
-    """The algorithm's class. Raises ConfigError, naming the closest one, for an unknown name."""
-    if name not in ALGORITHMS:
-        raise ConfigError(closest(name, ALGORITHMS, "algorithm"))
-    module, _, attribute = ALGORITHMS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    """The class of a listed, registered or installed algorithm. Raises ConfigError, naming the closest one, for an unknown name."""
+    if name in ALGORITHMS:
+        return _imported(ALGORITHMS[name])
+    if name not in _registered:
+        if name not in (installed := _installed()):
+            raise ConfigError(closest(name, names(), "algorithm"))
+        register(name, _imported(installed[name].value))
+    return _registered[name]
+
+
+def named(text: str) -> type:
+    """What a person asks for: a name, or `package.module:Class`, which is imported and then listed under that text.
+
+    Never for a text that was read from a file. Modules are looked for as Python does, then in the working folder.
+    """
+    if ":" not in text:
+        return find(text)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that it hides nothing that is installed
+    cls = _imported(text)
+    check(cls)
+    _registered[text] = cls
+    return cls
+
+
+def recorded(name: str, where: str | None) -> type:
+    """The class of a run that was trained by `name`, whose class lived at `where` if it was not of this package.
+
+    Raises ConfigError, saying what to do, if it is not known here: what a file names is not imported.
+    """
+    for listed, cls in _registered.items():
+        if name == listed or where == home(cls):
+            return cls
+    if where is None or name in _installed():
+        return find(name)
+    known = f"add --algo {where}, or " if importable(where) else ""
+    raise ConfigError(
+        f"it was trained by {name!r} of {where!r}, which is not of this package, and nothing is imported because a file "
+        f"names it; {known}call srpo.register({name!r}, ...) before"
+    )
+
+
+def _imported(place: str) -> type:
+    """The class at `module:name`. Raises ConfigError for what cannot be imported."""
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as e:  # anything may go wrong in another's module
+        raise ConfigError(f"{place!r} cannot be imported ({type(e).__name__}: {e}); expected package.module:Class") from e
 
 
 def name_of(algorithm) -> str:
     """The name under which the class of `algorithm` is listed. Raises ConfigError if it is not."""
-    cls = type(algorithm)
-    here = f"{cls.__module__}:{cls.__qualname__}"
-    for name, home in ALGORITHMS.items():
-        if home == here:
+    here = home(type(algorithm))
+    places = ALGORITHMS | {name: home(cls) for name, cls in _registered.items()}
+    for name, place in places.items():
+        if place == here:
             return name
     raise ConfigError(
-        f"the algorithm {here} has no name, so that its runs could not be read; add it to srpo.algorithms.ALGORITHMS"
+        f"the algorithm {here} has no name, so that its runs could not be read; call srpo.register('my-name', it)"
     )
+
+
+def origin(algorithm) -> dict[str, str]:
+    """What `run.json` keeps for `recorded`: the name and, of another package's algorithm, the home of its class."""
+    name = name_of(algorithm)
+    return {"algorithm": name} if name in ALGORITHMS else {"algorithm": name, "class": home(type(algorithm))}

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from srpo.commands import add_algo, open_run
+
 COLUMNS = ("median_us", "p99_us", "p99.9_us")
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", action="append", type=int, metavar="B", help="batch size (repeatable); default 1 and 256")
     add("--seed", type=int, help="which seed of a run, if it has several")
     add("--set-point", action="append", default=[], metavar="PATH=VALUE", help="which swept value of a run (repeatable)")
+    add_algo(add)
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
 
@@ -58,9 +61,8 @@ def _file(args: argparse.Namespace, folder: Path) -> Path:
     from srpo.deploy.describe import describe
     from srpo.deploy.export import choose
     from srpo.deploy.numpy_file import write
-    from srpo.runs.run import load_run
 
-    network = describe(choose(load_run(args.policy), args.seed, read_point(args.set_point))[0])
+    network = describe(choose(open_run(args.policy, args.algo), args.seed, read_point(args.set_point))[0])
     write(Bundle.bare(network), folder / "policy.safetensors")
     return folder / "policy.safetensors"
 

@@ -14,6 +14,8 @@ import argparse
 import json
 from pathlib import Path
 
+from srpo.commands import add_algo, open_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env", metavar="ID", help="Gymnasium id; default the one of the data")
     add("--video", type=Path, metavar="FILE.mp4", help="also write a film of one episode (extra: video)")
     add("--seed", type=int, help="seed of the policy in the film; default the first one")
+    add_algo(add)
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
 
@@ -32,10 +35,9 @@ def main(args: argparse.Namespace) -> int:
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     from srpo.evaluation.scores import evaluate
-    from srpo.runs.run import load_run
     from srpo.training.progress import Bars
 
-    run = load_run(args.run)
+    run = open_run(args.run, args.algo)
     run.require_complete()
     film = None
     if args.video is not None:  # first: it takes seconds, and may fail

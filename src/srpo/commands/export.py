@@ -16,6 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from srpo.commands import add_algo, open_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
     add("--force", action="store_true", help="replace files that are there")
+    add_algo(add)
     add("--json", action="store_true", help="print the contract on standard output and nothing else there")
 
 
@@ -40,9 +43,8 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from srpo.deploy.export import export_run
-    from srpo.runs.run import load_run
 
-    run = load_run(args.run)
+    run = open_run(args.run, args.algo)
     point = read_point(args.set_point)
     formats = args.formats.split(",") if args.formats else None
     with Console(stderr=True).status("writing the files, verifying each, timing it"):

@@ -19,13 +19,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from srpo.commands import open_run
 from srpo.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="?", metavar="DATA", help="what to train on; with --resume only if it was moved")
-    add("--algo", default="srpo", help="algorithm: srpo (default), bc, iql, td3-bc, ...; a wrong name lists them")
+    add(
+        "--algo",
+        default="srpo",
+        help="algorithm: srpo (default) or another name (a wrong one lists them), or package.module:Class",
+    )
     add(
         "--preset",
         default="paper",
@@ -72,22 +77,26 @@ def parse_seeds(text: str) -> int | tuple[int, ...]:
         raise ConfigError(f"--seeds {text!r}: expected how many, such as 6, or which ones, such as 3,5,8") from None
 
 
+def _refuse_changes(args: argparse.Namespace) -> None:
+    """Raises ConfigError if `--resume` comes with an option that would change the run."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    free = ("data", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
+    changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
+    if changed:
+        what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
+        raise ConfigError(
+            f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}"
+        )
+
+
 def main(args: argparse.Namespace) -> int:
     from srpo.data import load_dataset
     from srpo.training import train as training
 
     if args.resume is not None:
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        free = ("data", "resume", "sinks", "json", "quiet")
-        changed = [
-            name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value
-        ]
-        if changed:
-            what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
-            raise ConfigError(
-                f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}"
-            )
+        _refuse_changes(args)
+        open_run(args.resume, args.algo if ":" in args.algo else None)
         data = load_dataset(args.data) if args.data else None  # where it is now, if it was moved
         run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or ())
         return report(run, args.json)
@@ -98,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
         )
     from srpo import algorithms, config
 
-    cls = algorithms.find(args.algo)
+    cls = algorithms.named(args.algo)
     data = load_dataset(args.data)
     chosen = config.preset(cls.presets, args.preset, data.name)
     changes = dict(pair(text, "--set") for text in args.set)
@@ -145,7 +154,7 @@ def next_commands(run) -> list[str]:
     one = (f" --seed {seed}" if more_seeds else "") + "".join(
         f" --set-point {path}={value:g}" for path, value in point if more_points
     )
-    evaluate = f"srpo eval {run.path} --episodes 100" + (
+    evaluate = f"srpo eval {run.path}{run.algo} --episodes 100" + (
         "" if run.info["data"]["env_id"] else " --env ID, if there is a simulator"
     )
-    return [evaluate] + ([f"srpo export {run.path}{one} --to policy.safetensors"] if exportable(run) else [])
+    return [evaluate] + ([f"srpo export {run.path}{run.algo}{one} --to policy.safetensors"] if exportable(run) else [])

@@ -52,7 +52,7 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
     """The contents of run.json."""
     return {
         "format": FORMAT,
-        "algorithm": algorithms.name_of(grid.algorithm),
+        **algorithms.origin(grid.algorithm),
         "settings": {path: s.value for path, s in config.settings(grid.algorithm).items()},
         "sources": sources or {},
         "seeds": list(grid.seeds),
@@ -95,6 +95,12 @@ class Run:
     def points(self) -> list[Point]:
         return self.grid.points
 
+    @property
+    def algo(self) -> str:
+        """What the commands on this run need besides its folder: the option that names an algorithm of another package."""
+        place = self.info.get("class")
+        return "" if place is None or not algorithms.importable(place) else f" --algo {place}"
+
     def stage_file(self, name: str, step: int | None = None) -> Path:
         """Of a stage's result, or of what was kept of it at a step."""
         return self.path / "stages" / (f"{name}.safetensors" if step is None else f"{name}@{step}.safetensors")
@@ -114,7 +120,7 @@ class Run:
         missing = [name for name in self.algorithm.stages if name not in self.finished]
         if missing:
             raise RunError(
-                f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}"
+                f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}{self.algo}"
             )
 
     @property
@@ -222,7 +228,8 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run in a folder. Raises RunError if there is none, it is damaged, or a newer version wrote it."""
+    """The run in a folder. Raises RunError if there is none, it is damaged, a newer version wrote it, or its algorithm is of
+    another package and not registered."""
     path = Path(path)
     file = path / "run.json"
     try:
@@ -230,7 +237,7 @@ def load_run(path: str | Path) -> Run:
         found = info["format"]
         if found > FORMAT:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
-        algorithm = config.assign_all(algorithms.find(info["algorithm"])(), info["settings"])
+        algorithm = config.assign_all(_trained_by(info, file)(), info["settings"])
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         (
             run.normalizer,
@@ -239,6 +246,8 @@ def load_run(path: str | Path) -> Run:
             info["eval_every"],
             info["eval_episodes"],
         )  # refuse now what is not there
+    except RunError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
     except OSError as e:
@@ -246,6 +255,13 @@ def load_run(path: str | Path) -> Run:
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as e:
         raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
     return run
+
+
+def _trained_by(info: dict[str, Any], file: Path) -> type[Algorithm]:
+    try:
+        return algorithms.recorded(info["algorithm"], info.get("class"))
+    except ConfigError as e:
+        raise RunError(f"{file}: {e}") from e
 
 
 def save_info(run: Run, **changes: Any) -> Run:

@@ -133,7 +133,7 @@ def new_run(run: Run, results: Mapping[str, Any]) -> Run:
 
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
-    return Path("runs", data.name, algorithms.name_of(algorithm), time.strftime("%Y%m%d-%H%M%S"))
+    return Path("runs", data.name, algorithms.name_of(algorithm).replace(":", "."), time.strftime("%Y%m%d-%H%M%S"))
 
 
 def _inherit(path: str | Path, grid: Grid, data: Dataset) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -216,7 +216,7 @@ def _train_stage(
             loop.save()
             saved = time.monotonic()
         if stopped:
-            hint = f"continue with: srpo train --resume {run.path}"
+            hint = f"continue with: srpo train --resume {run.path}{run.algo}"
             raise Interrupted(f"stopped at step {loop.step} of stage {loop.name}; {hint}", stopped[0])
     return run
 
