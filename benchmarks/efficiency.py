@@ -40,6 +40,7 @@ from report import check_place, insert, write_csv
 import srpo
 from srpo import algorithms, config
 from srpo.cli import guarded
+from srpo.data.treated import treat
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import versions
@@ -70,7 +71,7 @@ def random_data(rows: int = ROWS) -> srpo.Dataset:
 
 def untrained(algorithm, data: srpo.Dataset) -> Any:
     """A policy of the algorithm before its first step."""
-    data, results = data.treated(algorithm.data), {}
+    data, results = treat(data, algorithm.data), {}
     for name, stage in algorithm.stages.items():
         given = {need: results[need] for need in stage.needs}
         results[name] = stage.result(stage.init(stage.view(data), given, jax.random.key(0)))
@@ -164,7 +165,7 @@ def measure(chosen: dict[str, Any], data: srpo.Dataset, rounds: int, training: b
     for name, algorithm in chosen.items() if training else ():
         jax.clear_caches()
         tell(f"{name}: timing its training")
-        stages = expected(Grid.create(algorithm, 1, None), data.treated(algorithm.data))
+        stages = expected(Grid.create(algorithm, 1, None), treat(data, algorithm.data))
         rows[name] |= {"stages": stages, "hours": sum(s["hours"] for s in stages.values())}
     for row in rows.values():
         row["flops_ratio"] = row["flops"] / rows[REFERENCE]["flops"]

@@ -33,6 +33,7 @@ from jax import lax
 import srpo
 from srpo.config import ConfigError, closest
 from srpo.core import Algorithm
+from srpo.data.treated import treat
 from srpo.errors import UserError
 from srpo.runs import mapping
 from srpo.runs.checkpoint import write_atomically
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(closest(name, STEPS, "stage"))
         data = srpo.load_dataset(args.data)
         algorithm = srpo.configure("srpo", data, args.preset)
-        data, rows = data.treated(algorithm.data), []
+        data, rows = treat(data, algorithm.data), []
         for name in args.stages.split(","):
             for seeds in map(int, args.seeds.split(",")):
                 print(f"{name}, {seeds} seed(s) ...", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ import srpo
 from srpo import algorithms
 from srpo.config import assign_all
 from srpo.data import from_arrays
+from srpo.data.treated import treat
 from srpo.runs.grid import Grid
 from srpo.training import train as training
 from srpo.training.loop import StageLoop
@@ -181,7 +182,7 @@ def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
     """Of every stage."""
     done = trained.run.results
     for name, stage in trained.algorithm.stages.items():
-        loop = StageLoop(name, trained.run.grid, stage.view(data.treated(trained.algorithm.data)), done, tmp_path / "none")
+        loop = StageLoop(name, trained.run.grid, stage.view(treat(data, trained.algorithm.data)), done, tmp_path / "none")
         loop.start()
         assert loop.log_every == 1  # that is how the run was trained
         loop.advance(loop.stage.steps)
@@ -198,7 +199,7 @@ def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
 
     results = {name: mine(name) for name in trained.algorithm.stages}
     alone = Grid.create(trained.algorithm.set(path, value), SEEDS[1:], None)
-    view = trained.algorithm.stages[trained.last].view(data.treated(trained.algorithm.data))
+    view = trained.algorithm.stages[trained.last].view(treat(data, trained.algorithm.data))
     loop = StageLoop(trained.last, alone, view, results, tmp_path / "none")
     loop.start()
     for _ in loop.calls():

@@ -5,9 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srpo.core import Treatment
-from srpo.data import DataError, from_arrays
-from srpo.data.treatments import authors_returns, counted_timeouts
+from srpo import config
+from srpo.algorithms.srpo import SRPO
+from srpo.config import ConfigError
+from srpo.data import DataError, from_arrays, treatments
+from srpo.data.sources.d4rl import counted_timeouts
+from srpo.data.treated import treat
+from srpo.data.treatments import Treatment, authors_returns
 
 
 def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None):
@@ -42,11 +46,11 @@ def test_transitions_follow_d4rl_bit_for_bit(flags, seed):
     data = from_arrays(**raw)
     if all(raw["timeout"][:-1]):
         with pytest.raises(DataError, match="no transition is left"):
-            _ = data.transitions
+            treat(data)
         return
     single = {key: x.astype(np.float32) for key, x in raw.items() if key in ("obs", "action", "reward")}
     obs, action, reward, next_obs, done = d4rl_rule(**single, terminal=raw["terminal"], timeout=raw["timeout"], limit=None)
-    batch = data.transitions
+    batch = treat(data).transitions
     for found, expected in zip(
         batch, (obs, action, reward, next_obs, 1 - done.astype(np.float32), np.arange(len(obs))), strict=True
     ):
@@ -65,8 +69,8 @@ def test_missing_timeouts_are_counted_as_d4rl_does(terminal, limit):
 
 def test_a_timed_out_episode_loses_its_last_row_and_a_terminated_one_none():
     data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
-    assert data.transitions.index.shape == (8,)  # rows 0 to 6 and 8
-    np.testing.assert_array_equal(np.asarray(data.transitions.mask), [1, 1, 1, 0, 1, 1, 1, 1])
+    assert treat(data).transitions.index.shape == (8,)  # rows 0 to 6 and 8
+    np.testing.assert_array_equal(np.asarray(treat(data).transitions.mask), [1, 1, 1, 0, 1, 1, 1, 1])
 
 
 def test_episodes_returns_and_ends():
@@ -79,7 +83,7 @@ def test_episodes_returns_and_ends():
 
 def test_steps_hold_every_row_and_never_look_into_the_next_episode():
     data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
-    steps = data.steps
+    steps = treat(data).steps
     assert steps.obs.shape == (10, 3)
     following = np.asarray(steps.next_obs)
     for row in (0, 1, 2, 3, 4, 5, 6, 8):
@@ -100,7 +104,7 @@ def test_data_without_episode_ends_names_the_algorithm_that_needs_them():
 
 
 def reward_of(treatment, **kwargs):
-    return np.asarray(from_arrays(**arrays(**kwargs)).treated(Treatment(**treatment)).steps.reward)
+    return np.asarray(treat(from_arrays(**arrays(**kwargs)), Treatment(**treatment)).steps.reward)
 
 
 def test_affine_rewards():
@@ -110,7 +114,7 @@ def test_affine_rewards():
 
 
 def test_standardized_rewards_have_mean_zero_and_unit_sample_deviation_over_the_transitions():
-    data = from_arrays(**arrays(50, timeout=[20])).treated(Treatment(reward="standardize"))
+    data = treat(from_arrays(**arrays(50, timeout=[20])), Treatment(reward="standardize"))
     reward = np.asarray(data.transitions.reward)
     assert abs(reward.mean()) < 1e-6 and abs(reward.std(ddof=1) - 1) < 1e-6
 
@@ -128,9 +132,9 @@ def test_the_authors_cuts_drift_through_timed_out_episodes():
     rows = np.flatnonzero(~data.timeout[:-1])
     returns = authors_returns(data.reward[rows], data.terminal[rows])
     assert returns == [999 + 5, 998 * 5 + 2 * 2]  # and the last 997 rows are ignored
-    scaled = np.asarray(data.treated(Treatment(reward="return-range-authors")).transitions.reward)
+    scaled = np.asarray(treat(data, Treatment(reward="return-range-authors")).transitions.reward)
     np.testing.assert_allclose(scaled[0], 1000 / (4994 - 1004), rtol=1e-6)
-    correct = np.asarray(data.treated(Treatment(reward="return-range")).transitions.reward)
+    correct = np.asarray(treat(data, Treatment(reward="return-range")).transitions.reward)
     np.testing.assert_allclose(correct[0], 1000 / (5000 - 1000), rtol=1e-6)
 
 
@@ -142,33 +146,33 @@ def test_authors_cuts_end_at_terminals():
 def test_rewards_that_cannot_be_scaled_are_refused(option):
     data = from_arrays(**arrays(10, terminal=[4, 9], reward=np.ones(10)))
     with pytest.raises(DataError, match="cannot be"):
-        data.treated(Treatment(reward=option))
+        treat(data, Treatment(reward=option))
 
 
 def test_best_fraction_keeps_whole_episodes_by_discounted_return():
     reward = np.zeros(12)
     reward[[3, 4, 11]] = 1.0  # late in episode 0, early in episode 1 (better), late in episode 2
     data = from_arrays(**arrays(12, terminal=[3, 7, 11], reward=reward))
-    best = data.treated(Treatment(best_fraction=0.4))
-    np.testing.assert_array_equal(best.obs, data.obs[4:8])
-    np.testing.assert_array_equal(best.episodes, [[0, 4]])
+    best = treat(data, Treatment(best_fraction=0.4))
+    np.testing.assert_array_equal(best.recording.obs, data.obs[4:8])
+    np.testing.assert_array_equal(best.recording.episodes, [[0, 4]])
     assert len(data) == 12
-    two = data.treated(Treatment(best_fraction=0.7))
+    two = treat(data, Treatment(best_fraction=0.7)).recording
     assert len(two) == 8 and 4 in np.flatnonzero((data.obs[:, None] == two.obs).all(-1).any(1))
 
 
 def test_held_out_episodes_are_whole_disjoint_and_nested():
     ends = [4, 9, 14, 19, 24, 29, 34, 39]
     data = from_arrays(**arrays(42, terminal=ends[::2], timeout=ends[1::2]))  # nine episodes, the last one not complete
-    assert data.treated(Treatment()).n_rows == 42 and data.split(0.0) == (data, None)
+    assert len(treat(data).recording) == 42 and data.split(0.0) == (data, None)
     aside = set()
     for fraction, count in ((0.01, 1), (0.34, 3), (0.5, 4), (0.99, 8)):
         kept, held = data.split(fraction)
-        again = data.treated(Treatment(holdout=fraction))
-        np.testing.assert_array_equal(again.obs, kept.obs)
+        again = treat(data, Treatment(holdout=fraction))
+        np.testing.assert_array_equal(again.recording.obs, kept.obs)
         rows = {x.tobytes() for x in held.obs}
         assert len(held.episodes) == count and len(kept.episodes) == 9 - count
-        assert aside <= rows and rows.isdisjoint(x.tobytes() for x in kept.obs) and held.n_rows + kept.n_rows == 42
+        assert aside <= rows and rows.isdisjoint(x.tobytes() for x in kept.obs) and len(held) + len(kept) == 42
         assert {x.tobytes() for x in np.asarray(again.transitions.obs)}.isdisjoint(rows)
         aside = rows
 
@@ -178,7 +182,7 @@ def test_returns_of_held_out_episodes_scale_no_reward():
     for big in range(4):
         data = from_arrays(**arrays(8, terminal=ends, reward=np.repeat(np.where(np.arange(4) == big, 90.0, np.arange(4)), 2)))
         kept, held = data.split(0.25)
-        scaled = np.asarray(data.treated(Treatment(reward="return-range", holdout=0.25)).transitions.reward)
+        scaled = np.asarray(treat(data, Treatment(reward="return-range", holdout=0.25)).transitions.reward)
         spread = kept.returns.max() - kept.returns.min()
         np.testing.assert_allclose(scaled[0], kept.reward[0] / spread * 1000, rtol=1e-6)
         assert (held.reward.max() < 90) == (kept.reward.max() == 90)
@@ -188,31 +192,32 @@ def test_one_episode_cannot_be_set_aside():
     with pytest.raises(DataError, match="found one episode, expected two or more"):
         from_arrays(**arrays(8, terminal=[7])).split(0.2)
     with pytest.raises(DataError, match="data.holdout needs whole trajectories"):
-        from_arrays(**arrays(8)).treated(Treatment(holdout=0.2))
+        treat(from_arrays(**arrays(8)), Treatment(holdout=0.2))
 
 
 def test_normalized_observations_have_mean_zero_and_unit_deviation_over_the_transitions():
     raw = arrays(60, terminal=[9], timeout=[30, 59])
     raw["obs"] = raw["obs"] * [1e3, 1, 0] + [5e3, 19, 7]  # the last column is constant
-    recorded, data = from_arrays(**raw), from_arrays(**raw).treated(Treatment(normalize_obs=True, reward="beyond-19"))
+    recorded = from_arrays(**raw)
+    data = treat(recorded, Treatment(normalize_obs=True, reward="beyond-19"))
     seen, mean, std = np.asarray(data.transitions.obs), *data.obs_statistics
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(seen.std(0), [1, 1, 0], atol=1e-5)
     for view in ("transitions", "steps"):
-        before, after = getattr(recorded, view), getattr(data, view)
+        before, after = getattr(treat(recorded), view), getattr(data, view)
         for now, was in ((after.obs, before.obs), (after.next_obs, before.next_obs)):
             np.testing.assert_allclose(np.asarray(now) * std + mean, np.asarray(was), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(data.obs, recorded.obs)  # what was recorded stays
-    assert recorded.treated(Treatment()).obs_statistics is None and recorded.obs_statistics is None
+    np.testing.assert_array_equal(data.recording.obs, recorded.obs)  # what was recorded stays
+    assert treat(recorded).obs_statistics is None
     wrong = (recorded.reward > 0) & ~(recorded.obs[:, :2] > 19).all(1)  # by recorded positions
     assert 0 < wrong.sum() < (recorded.reward > 0).sum()
     np.testing.assert_array_equal(data.steps.reward, np.where(wrong, 0, recorded.reward))
 
 
 def test_actions_are_clipped_only_in_what_training_sees():
-    data = from_arrays(**arrays(20)).treated(Treatment(clip_action=0.5))
+    data = treat(from_arrays(**arrays(20)), Treatment(clip_action=0.5))
     assert np.abs(np.asarray(data.transitions.action)).max() == 0.5
-    assert np.abs(data.action).max() > 0.5
+    assert np.abs(data.recording.action).max() > 0.5
 
 
 def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
@@ -220,8 +225,8 @@ def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
     recorded = np.vstack([raw["obs"][1:], np.zeros((1, 3))])
     recorded[[7, 9]] = [[7, 7, 7], [9, 9, 9]]
     data = from_arrays(**raw, next_obs=recorded)
-    assert data.transitions.obs.shape[0] == 8  # off by default, as D4RL does
-    kept = data.treated(Treatment(keep_timeouts=True)).transitions
+    assert treat(data).transitions.obs.shape[0] == 8  # off by default, as D4RL does
+    kept = treat(data, Treatment(keep_timeouts=True)).transitions
     assert kept.obs.shape[0] == 10
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[[7, 9]], recorded[[7, 9]])
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[:3], np.float32(raw["obs"][1:4]))
@@ -231,7 +236,25 @@ def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
 def test_keeping_timeouts_needs_next_observations_that_were_really_recorded():
     raw = arrays(10, timeout=[4, 9])
     with pytest.raises(DataError, match="'next_observations', which was not recorded"):
-        from_arrays(**raw).treated(Treatment(keep_timeouts=True))
+        treat(from_arrays(**raw), Treatment(keep_timeouts=True))
     shifted = np.vstack([raw["obs"][1:], raw["obs"][-1:]])  # row 4 holds the first row of the next episode
     with pytest.raises(DataError, match=r"next_observations\[4\] at a time-out is a copy"):
-        from_arrays(**raw, next_obs=shifted).treated(Treatment(keep_timeouts=True))
+        treat(from_arrays(**raw, next_obs=shifted), Treatment(keep_timeouts=True))
+
+
+def test_a_reward_treatment_is_added_by_its_name(monkeypatch):
+    monkeypatch.setattr(treatments, "REWARDS", treatments.REWARDS.copy())
+    own = treatments.RewardTreatment("the reward, halved", treatments.affine(0.5))
+    treatments.register_reward("halved", own)
+    np.testing.assert_array_equal(reward_of({"reward": "halved"}, rows=3, reward=[2.0, 4.0, 6.0]), np.float32([1, 2, 3]))
+    with pytest.raises(ConfigError, match="'halved' is there already"):
+        treatments.register_reward("halved", own)
+
+
+def test_unknown_reward_treatments_are_answered_with_the_closest():
+    said = "unknown choice 'return-rang'; did you mean 'return-range'?"
+    with pytest.raises(ConfigError, match=f"data.reward: {said}"):
+        config.assign(SRPO(), "data.reward", "return-rang")
+    with pytest.raises(ConfigError, match=f"data.reward: {said}"):
+        treat(from_arrays(**arrays(10)), Treatment(reward="return-rang"))
+    assert "minus-one: r - 1; four-centered" in config.lookup(SRPO(), "data.reward").meaning

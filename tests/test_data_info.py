@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from srpo.commands import data as command
 from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data.info import summary
 
 NAME = "hopper-medium-expert-mini"
 
@@ -23,7 +24,7 @@ def test_json_is_one_object_with_the_figures(capsys):
     assert run("info", NAME, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     data = load_dataset(NAME)
-    assert found["rows"] == len(data) and found["transitions"] == data.transitions.obs.shape[0]
+    assert found["rows"] == len(data) and found["transitions"] == len(data.transition_rows)
     assert found["episodes"] == len(data.returns)
     assert found["returns"]["mean"] == pytest.approx(data.returns.mean())
     assert found["score"]["q50"] == pytest.approx(data.score(np.median(data.returns)))
@@ -88,10 +89,10 @@ DOUBTS = {
 
 @pytest.mark.parametrize("text", DOUBTS)
 def test_warnings(text):
-    found = recorded(**DOUBTS[text]).summary()["warnings"]
+    found = summary(recorded(**DOUBTS[text]))["warnings"]
     assert sum(text in line for line in found) == 1, found
 
 
 def test_nothing_to_warn_about():
-    assert recorded().summary()["warnings"] == []
-    json.dumps(recorded(terminal=np.zeros(100, bool)).summary())
+    assert summary(recorded())["warnings"] == []
+    json.dumps(summary(recorded(terminal=np.zeros(100, bool))))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from srpo.data import DataError, from_arrays
+from srpo.data.treated import treat
 from srpo.data.views import values_to_go
 
 
@@ -21,15 +22,15 @@ def recording(lengths=(12, 3, 20), ended=(True, False, False), tail=5):
 
 def test_windows_start_where_diffuser_starts_them():
     data = recording()
-    starts = np.asarray(data.windows(4, max_length=1000).start)
+    starts = np.asarray(treat(data).windows(4, max_length=1000).start)
     np.testing.assert_array_equal(starts, [*range(11), 12, 13, *range(15, 34)])  # length - 1 in each complete episode
-    starts = np.asarray(data.windows(4, max_length=10).start)
+    starts = np.asarray(treat(data).windows(4, max_length=10).start)
     np.testing.assert_array_equal(starts, [*range(6), 12, 13, *range(15, 21)])  # at most 10 - 4 in each
 
 
 def test_windows_are_rows_of_one_episode_and_zero_past_its_end():
     data = recording()
-    windows = data.windows(6)
+    windows = treat(data).windows(6)
     batch = windows.take(np.arange(len(windows)))
     for n, (start, stop) in enumerate(zip(np.asarray(windows.start), np.asarray(windows.stop), strict=True)):
         inside = min(6, stop - start)
@@ -42,7 +43,7 @@ def test_windows_are_rows_of_one_episode_and_zero_past_its_end():
 
 def test_values_are_discounted_sums_to_the_end_of_the_episode():
     data = recording()
-    value = np.asarray(data.windows(4, discount=0.9, penalty=100.0).value)
+    value = np.asarray(treat(data).windows(4, discount=0.9, penalty=100.0).value)
     count = data.reward.astype(float).copy()
     count[11] -= 100  # the end of the only episode that really ended
     for start, stop in ((0, 12), (7, 12), (12, 15), (20, 35), (36, 40)):
@@ -56,7 +57,7 @@ def test_values_by_hand():
 
 
 def test_sampling_reaches_every_window_and_compiles():
-    windows = recording().windows(4)
+    windows = treat(recording()).windows(4)
     sample = jax.jit(lambda w, key: w.sample(key, 4096))
     batch = sample(windows, jax.random.key(0))
     assert batch.obs.shape == (4096, 4, 2) and batch.action.shape == (4096, 4, 3) and batch.value.shape == (4096,)
@@ -68,6 +69,6 @@ def test_sampling_reaches_every_window_and_compiles():
 
 def test_refusals():
     with pytest.raises(DataError, match="training on windows needs whole trajectories"):
-        from_arrays(np.ones((9, 2)), np.ones((9, 2)), np.ones(9), np.zeros(9)).windows(4)
+        treat(from_arrays(np.ones((9, 2)), np.ones((9, 2)), np.ones(9), np.zeros(9))).windows(4)
     with pytest.raises(DataError, match="no window of 10 rows starts in episodes of at most 20 rows"):
-        recording().windows(10, max_length=10)
+        treat(recording()).windows(10, max_length=10)

@@ -12,6 +12,7 @@ from srpo.algorithms.diffuser import Average, Diffuser, Frame, TrajectoryModel, 
 from srpo.config import ConfigError, assign_all
 from srpo.core import TrainState
 from srpo.data import DataError, from_arrays
+from srpo.data.treated import treat
 from srpo.diffusion.samplers import posterior
 from srpo.diffusion.schedules import Discrete
 from srpo.networks.layers import Normalizer
@@ -100,7 +101,7 @@ TINY = {
 def trained():
     """Models as they are before training: enough to plan with."""
     algorithm = assign_all(Diffuser(), TINY)
-    data, trained = episodes().treated(algorithm.data), {}
+    data, trained = treat(episodes(), algorithm.data), {}
     for name, stage in algorithm.stages.items():
         trained[name] = jax.jit(lambda *a, stage=stage: stage.result(stage.init(*a)))(stage.view(data), dict(trained), KEY)
     return algorithm, data, trained
@@ -114,16 +115,17 @@ def test_minibatches_start_at_the_true_observation(trained):
     first = model.frame.obs(window.obs[:, 0])
     assert jnp.array_equal(x[:, 0, 1:], first) and jnp.array_equal(fix(jnp.zeros_like(x))[:, 0, 1:], first)
     assert not jnp.array_equal(x[:, 0, :1], clean[:, 0, :1]) and set(np.unique(k)) <= set(range(5))
-    rest = np.concatenate([data.action, data.obs], 1)[np.asarray(window.index)[:, None] + np.arange(4)]
+    recorded = np.concatenate([data.recording.action, data.recording.obs], 1)
+    rest = recorded[np.asarray(window.index)[:, None] + np.arange(4)]
     inside = np.asarray(window.inside)
-    normal = (rest - np.r_[data.action.mean(0), data.obs.mean(0)]) / np.r_[data.action.std(0), data.obs.std(0)]
+    normal = (rest - recorded.mean(0)) / recorded.std(0)
     np.testing.assert_allclose(clean[inside], normal[inside], atol=1e-4)
 
 
 def test_the_value_target_is_the_discounted_return_with_the_penalty():
     done = np.array([False, False, True, False, False])
     data = from_arrays(np.zeros((5, 2)), np.zeros((5, 1)), [1.0, 2.0, 3.0, 1.0, 1.0], done, np.arange(5) == 4, name="tiny")
-    data = data.treated(WindowTreatment(horizon=1, discount=0.5, penalty=100.0))
+    data = treat(data, WindowTreatment(horizon=1, discount=0.5, penalty=100.0))
     windows = Diffuser().set("trajectories.multipliers", (1,)).set("trajectories.width", 32).trajectories.view(data)
     np.testing.assert_allclose(windows.value, [1 + 1 - 97 / 4, 2 - 97 / 2, -97, 1.5, 1])
 
@@ -153,7 +155,7 @@ def test_trained_models_know_independent_rows():
     short = {"steps": 800, "batch_size": 64, "lr": 3e-3, "average.start": 250, "average.every": 1, "average.rate": 0.01}
     settings = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in short.items()}
     algorithm = assign_all(Diffuser(), TINY | settings | {"data.discount": 0.0})
-    data = data.treated(algorithm.data)
+    data = treat(data, algorithm.data)
     model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
     value, _ = fit(algorithm.value, algorithm.value.view(data), {"trajectories": model})
     windows = algorithm.trajectories.view(data).sample(jax.random.key(5), 2000)
@@ -182,7 +184,7 @@ def test_trajectories_are_required_by_name():
     n = 30
     flat = from_arrays(np.zeros((n, 2)), np.zeros((n, 1)), np.arange(n), np.zeros(n, bool), name="flat")
     with pytest.raises(DataError, match="Diffuser needs whole trajectories"):
-        Diffuser().trajectories.view(flat.treated(Diffuser().data))
+        Diffuser().trajectories.view(treat(flat, Diffuser().data))
 
 
 # --- planning

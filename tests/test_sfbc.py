@@ -8,8 +8,10 @@ from bandits import BEST, acts, bandit, fit, start
 from exact import GaussianBehavior, TwoModes
 
 from srpo.algorithms.sfbc import PlannedCritic, Recorded, SfBC, planned_returns
-from srpo.core import Batch, Treatment
+from srpo.core import Batch
 from srpo.data import DataError, from_arrays
+from srpo.data.treated import treat
+from srpo.data.treatments import Treatment
 from srpo.diffusion.solver import Solver
 from srpo.losses import softmax_mean
 from srpo.stages.support import Support, SupportActions, Whole
@@ -112,7 +114,7 @@ def test_trajectories_are_required_by_name():
     n = 30
     data = from_arrays(np.zeros((n, 2)), np.zeros((n, 1)), np.arange(n), np.zeros(n, bool), name="flat")
     with pytest.raises(DataError, match="SfBC needs whole trajectories"):
-        SfBC().critic.view(data.treated(SfBC().data))
+        SfBC().critic.view(treat(data, SfBC().data))
 
 
 def test_episodes_are_trimmed_and_labels_checked_as_on_antmaze():
@@ -121,14 +123,15 @@ def test_episodes_are_trimmed_and_labels_checked_as_on_antmaze():
     timeout[[5, 9]], terminal[14] = True, True
     obs = np.stack([np.arange(21.0), 30 - np.arange(21.0)], 1)
     data = from_arrays(obs, np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
-    chosen = data.treated(Treatment(episodes="trimmed"))
-    assert chosen.obs[:, 0].tolist() == [0, 1, 2, 3, 4, *range(10, 20)]
-    assert np.flatnonzero(chosen.last).tolist() == [4, 9, 14] and chosen.terminal.sum() == 1
-    assert chosen.episodes.tolist() == [[0, 5], [5, 10], [10, 15]]
-    far = data.treated(Treatment(reward="beyond-19"))
-    assert np.flatnonzero(far.steps.reward).tolist() == [] and not far.terminal.any()  # nowhere are both beyond 19
-    assert far.episodes.tolist() == [[0, 6], [6, 10], [10, 21]]  # the goal was not reached: the episode goes on
+    chosen = treat(data, Treatment(episodes="trimmed"))
+    left = chosen.recording
+    assert left.obs[:, 0].tolist() == [0, 1, 2, 3, 4, *range(10, 20)]
+    assert np.flatnonzero(chosen.last).tolist() == [4, 9, 14] and left.terminal.sum() == 1
+    assert left.episodes.tolist() == [[0, 5], [5, 10], [10, 15]]
+    far = treat(data, Treatment(reward="beyond-19"))
+    assert np.flatnonzero(far.steps.reward).tolist() == [] and not far.recording.terminal.any()  # nowhere are both beyond 19
+    assert far.recording.episodes.tolist() == [[0, 6], [6, 10], [10, 21]]  # the goal was not reached: the episode goes on
     up = from_arrays(obs[:, :1] * [1, 2], np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
-    assert np.flatnonzero(up.treated(Treatment(reward="beyond-19")).steps.reward).tolist() == [20]
+    assert np.flatnonzero(treat(up, Treatment(reward="beyond-19")).steps.reward).tolist() == [20]
     with pytest.raises(DataError, match="no episode has five rows"):
-        from_arrays(obs[:4], np.zeros((4, 1)), np.ones(4), terminal[:4], timeout[:4]).treated(Treatment(episodes="trimmed"))
+        treat(from_arrays(obs[:4], np.zeros((4, 1)), np.ones(4), terminal[:4], timeout[:4]), Treatment(episodes="trimmed"))

@@ -28,12 +28,13 @@ def setting(default: float, meaning: str, within: str | None = None):
     return eqx.field(default=default, metadata={"meaning": meaning, "within": within})
 
 
-def static(default: Any, meaning: str, within: str | None = None):
+def static(default: Any, meaning: str, within: str | None = None, choices: Mapping[str, Any] | None = None):
     """A size or a choice: part of the program's structure, so it cannot be swept.
 
-    `within` is the interval of its numbers; without it whole numbers are one or more, others zero or more.
+    `within` is the interval of its numbers; without it whole numbers are one or more, others zero or more. `choices` is
+    a registry of names with a `meaning` each, which may grow: those in it when a value is read are the ones to choose from.
     """
-    return eqx.field(default=default, static=True, metadata={"meaning": meaning, "within": within})
+    return eqx.field(default=default, static=True, metadata={"meaning": meaning, "within": within, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ class Setting:
     meaning: str
     sweepable: bool
     within: str | None
+    choices: Mapping[str, Any] | None = None
 
     def read(self, value: Any) -> Any:
-        """`value` as this setting's type; strings are read. Raises ConfigError for another type, or a number out of range."""
+        """`value` as this setting's type; strings are read. Raises ConfigError for another type, a number out of range, an unknown choice."""
         found = convert(value, self.type, self.path)
+        if self.choices is not None and found not in self.choices:
+            raise ConfigError(f"{self.path}: {closest(found, self.choices, 'choice')} (one of {', '.join(self.choices)})")
         for number in found if isinstance(found, tuple) else (found,):
             if isinstance(number, (int, float)) and not isinstance(number, bool):
                 within = self.within or ("[1, inf)" if isinstance(number, int) else "[0, inf)")
@@ -72,10 +76,11 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
         if is_dataclass(value):
             out |= settings(value, path + ".")
         else:
-            meaning = f.metadata.get("meaning", "")
-            out[path] = Setting(
-                path, value, hints[f.name], meaning, not f.metadata.get("static", False), f.metadata.get("within")
-            )
+            meaning, choices = f.metadata.get("meaning", ""), f.metadata.get("choices")
+            if choices is not None:
+                meaning += ": " + "; ".join(f"{name}: {choice.meaning}" for name, choice in choices.items())
+            sweepable = not f.metadata.get("static", False)
+            out[path] = Setting(path, value, hints[f.name], meaning, sweepable, f.metadata.get("within"), choices)
     return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,7 +20,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from srpo import config
-from srpo.config import static
 
 M = TypeVar("M")
 Metrics = dict[str, Array]
@@ -41,29 +40,6 @@ class Batch(NamedTuple):
         """`size` rows, drawn independently and uniformly."""
         rows = jax.random.randint(key, (size,), 0, self.index.shape[0])
         return jax.tree.map(lambda x: x[rows], self)
-
-
-class Treatment(eqx.Module):
-    """How an algorithm wants the recorded data: part of its recipe, so part of its settings."""
-
-    reward: Literal[
-        "none", "return-range", "return-range-authors", "minus-one", "four-centered", "standardize", "beyond-19"
-    ] = static(
-        "none",
-        "none; return-range: 1000 r / (max - min episode return), return-range-authors with returns as SRPO's code cuts them; "
-        "minus-one: r - 1; four-centered: 4 (r - 0.5); standardize: (r - mean) / std; beyond-19: SfBC's mended antmaze-medium-play-v2",
-    )
-    episodes: Literal["all", "trimmed"] = static(
-        "all",
-        "trimmed: without episodes of fewer than 5 rows and the last row of those that did not terminate (SfBC on antmaze)",
-    )
-    keep_timeouts: bool = static(False, "keep the last transition of timed-out episodes (needs recorded next observations)")
-    normalize_obs: bool = static(
-        False, "train on observations minus their mean, divided by their standard deviation; the policy takes them as recorded"
-    )
-    clip_action: float = static(1.0, "clip recorded actions to +- this value", "(0, 1]")
-    best_fraction: float = static(1.0, "keep only this fraction of the episodes, those with the highest return", "[0, 1]")
-    holdout: float = static(0.0, "set this fraction of the episodes aside: never trained on, for `srpo judge`", "[0, 1)")
 
 
 class Frozen(eqx.Module):
@@ -148,7 +124,7 @@ class Algorithm(eqx.Module):
     """Its stages, as fields in training order: that is the whole recipe."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"paper": {}}
-    data: eqx.AbstractVar[Treatment]
+    data: eqx.AbstractVar[Any]  # a `srpo.data.treatments.Treatment`: how it wants the recorded data
 
     @abc.abstractmethod
     def make_policy(self, trained: Given) -> Policy:

@@ -15,7 +15,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.networks.actors import DeterministicActor
 from srpo.networks.layers import Normalizer
 from srpo.optim import adam

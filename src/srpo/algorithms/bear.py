@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.losses import backup, mmd
 from srpo.networks.actors import SquashedGaussianActor
 from srpo.networks.layers import MLP, QEnsemble

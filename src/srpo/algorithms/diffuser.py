@@ -21,7 +21,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, average, descend
+from srpo.core import Algorithm, Stage, TrainState, average, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.schedules import Discrete, perturb
 from srpo.networks.layers import Normalizer
 from srpo.networks.unet import ReturnNet, TemporalUNet, check_sizes

@@ -25,7 +25,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, average, descend
+from srpo.core import Algorithm, Stage, TrainState, average, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete

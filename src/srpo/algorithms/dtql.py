@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import denoising_loss
 from srpo.losses import gaussian_log_prob
 from srpo.networks.actors import SquashedGaussianActor

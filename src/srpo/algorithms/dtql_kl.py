@@ -20,7 +20,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import Denoiser, matching_direction
 from srpo.networks.layers import QEnsemble
 from srpo.networks.score import ScoreMLP

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete

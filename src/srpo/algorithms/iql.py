@@ -19,7 +19,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from srpo.config import setting
-from srpo.core import Algorithm, Treatment
+from srpo.core import Algorithm
+from srpo.data.treatments import Treatment
 from srpo.losses import advantage_weight
 from srpo.policies import GaussianPolicy
 from srpo.stages.iql_critic import QUICK_CRITIC, IQLCritic

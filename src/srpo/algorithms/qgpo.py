@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.diffusion.schedules import perturb
 from srpo.diffusion.solver import Solver
 from srpo.losses import backup, contrastive_energy, softmax_mean

@@ -21,7 +21,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from srpo.config import ConfigError, setting, static
-from srpo.core import Algorithm, Batch, Stage, TrainState, Treatment, descend
+from srpo.core import Algorithm, Batch, Stage, TrainState, descend
+from srpo.data.treatments import Treatment
 from srpo.losses import softmax_mean
 from srpo.networks.layers import QEnsemble
 from srpo.optim import adam

@@ -20,7 +20,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from srpo.config import setting
-from srpo.core import Algorithm, Treatment
+from srpo.core import Algorithm
+from srpo.data.treatments import Treatment
 from srpo.networks.actors import DeterministicActor
 from srpo.policies import DeterministicPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from srpo.config import ConfigError, setting
-from srpo.core import Algorithm, Treatment
+from srpo.core import Algorithm
+from srpo.data.treatments import Treatment
 from srpo.networks.actors import DialedActor
 from srpo.policies import DialedPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior

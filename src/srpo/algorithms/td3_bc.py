@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Metrics, Stage, TrainState, Treatment, average, descend
+from srpo.core import Algorithm, Metrics, Stage, TrainState, average, descend
+from srpo.data.treatments import Treatment
 from srpo.losses import backup, improvement
 from srpo.networks.actors import DeterministicActor
 from srpo.networks.layers import Normalizer, QEnsemble

@@ -14,6 +14,7 @@ from srpo import config
 from srpo.config import ConfigError
 from srpo.convert.official import official, sizes
 from srpo.data import Dataset, load_dataset
+from srpo.data.treated import treat
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe
@@ -64,7 +65,7 @@ def official_run(
     grid = Grid.create(algorithm, len(models), None)
     files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
     sources = dict.fromkeys(kinds[0], "checkpoint") | dict.fromkeys(changes, "--set")
-    info = describe(grid, data.treated(algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
+    info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
     results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
     return new_run(Run(Path(out), info, grid), results)
 

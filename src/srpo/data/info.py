@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from srpo.data.checks import DataError
-
-if TYPE_CHECKING:
-    from srpo.data.recording import Dataset
+from srpo.data.recording import Dataset
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 AT_BOUND = 0.999  # actions beyond this count as saturated
@@ -58,8 +56,8 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
     return {"mean": float(values.mean()), "std": float(values.std())} | quantiles
 
 
-def warnings_about(data: Dataset) -> list[str]:
-    """Lines about what is allowed but often a mistake."""
+def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
+    """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
     lines = []
     if data.timeouts_from == "counted":
         lines.append(
@@ -78,7 +76,7 @@ def warnings_about(data: Dataset) -> list[str]:
         lines.append(f"observation columns {_listed(same)} are constant")
     std = data.obs.std(axis=0, dtype=np.float64)
     odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
-    if len(odd) and data.obs_statistics is None:
+    if len(odd) and not normalized:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
             f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "

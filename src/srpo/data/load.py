@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo.data import sources, treatments
+from srpo.data import sources
 from srpo.data.checks import FIELDS, check_arrays, check_env_id
 from srpo.data.recording import Dataset
 from srpo.data.reference import environment
@@ -53,7 +53,7 @@ def _build(fields: dict[str, np.ndarray], about: Attributes) -> Dataset:
     if "timeout" not in fields:
         timeouts_from = "counted" if known else "none"
         none = np.zeros(len(fields["terminal"]), bool)
-        fields["timeout"] = treatments.counted_timeouts(fields["terminal"], known.max_steps) if known else none
+        fields["timeout"] = d4rl.counted_timeouts(fields["terminal"], known.max_steps) if known else none
     return Dataset(
         name=about.name,
         **fields,

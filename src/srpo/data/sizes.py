@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from srpo.core import Batch, Treatment
+from srpo.core import Batch
+from srpo.data.treatments import Treatment
 from srpo.data.views import Windows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from srpo.core import Batch
 from srpo.data.checks import DataError
-
-if TYPE_CHECKING:
-    from srpo.data.recording import Dataset
+from srpo.data.recording import Dataset
 
 
 class Window(NamedTuple):
@@ -37,10 +36,9 @@ class Windows(eqx.Module):
     horizon: int = eqx.field(static=True)
 
     @classmethod
-    def create(cls, data: Dataset, horizon: int, discount: float, penalty: float, max_length: int) -> Windows:
-        """Windows start at any row i < min(length - 1, max_length - horizon) of a complete episode. Raises DataError."""
+    def create(cls, data: Dataset, steps: Batch, horizon: int, discount: float, penalty: float, max_length: int) -> Windows:
+        """`steps` are all rows of `data` after their treatment. Windows start at any row i < min(length - 1, max_length - horizon) of a complete episode. Raises DataError."""
         data.require_episodes("training on windows")
-        steps = data.steps
         value = values_to_go(np.asarray(steps.reward), data.episodes, data.ended, discount, penalty)
         starts, stops = [], []
         for first, stop in data.episodes[data.complete].tolist():

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
+from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.networks.layers import Normalizer
 from srpo.policies import Normalized
@@ -48,8 +49,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
     """The contents of run.json."""
+    recording = data.recording
     return {
         "format": FORMAT,
         **algorithms.origin(grid.algorithm),
@@ -58,17 +60,17 @@ def describe(grid: Grid, dataset, sources: dict[str, str] | None = None, **more:
         "seeds": list(grid.seeds),
         "sweep": {path: list(values) for path, values in grid.sweep.items()},
         "data": {
-            "name": dataset.name,
-            "source": str(Path(dataset.source).resolve()) if Path(dataset.source).is_file() else dataset.source,
-            "sha256": dataset.sha256,
-            "rows": len(dataset),
-            "transitions": dataset.n_transitions,
-            "obs_size": dataset.obs_size,
-            "action_size": dataset.action_size,
-            "env_id": dataset.env_id,
-            "reference": dataset.reference,
-            "mean_return": float(dataset.returns.mean()) if len(dataset.returns) else None,
-            "obs_statistics": dataset.obs_statistics and [x.tolist() for x in dataset.obs_statistics],
+            "name": recording.name,
+            "source": str(Path(recording.source).resolve()) if Path(recording.source).is_file() else recording.source,
+            "sha256": recording.sha256,
+            "rows": len(recording),
+            "transitions": data.n_transitions,
+            "obs_size": recording.obs_size,
+            "action_size": recording.action_size,
+            "env_id": recording.env_id,
+            "reference": recording.reference,
+            "mean_return": float(recording.returns.mean()) if len(recording.returns) else None,
+            "obs_statistics": data.obs_statistics and [x.tolist() for x in data.obs_statistics],
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),

@@ -17,6 +17,7 @@ from srpo import config
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.data.info import warnings_about
+from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Bars
@@ -24,12 +25,12 @@ from srpo.training.progress import Bars
 MEASURE_SECONDS = 2.0
 
 
-def expected(grid: Grid, data: Dataset, quiet: bool = False) -> dict[str, dict[str, float]]:
+def expected(grid: Grid, data: Treated, quiet: bool = False) -> dict[str, dict[str, float]]:
     """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps."""
     results: dict[str, Any] = {}
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
-        for line in warnings_about(data):
+        for line in warnings_about(data.recording, data.treatment.normalize_obs):
             bars.warn(line)
         for name, stage in grid.algorithm.stages.items():
             bars.say(f"{name}: compiling and timing a few steps")
@@ -58,7 +59,7 @@ def dry_run(
     algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool, quiet: bool = False
 ) -> int:
     grid = Grid.create(algorithm, seeds, sweep)
-    times = expected(grid, data.treated(algorithm.data), quiet)
+    times = expected(grid, treat(data, algorithm.data), quiet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
     rows = [
         {

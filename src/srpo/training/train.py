@@ -21,6 +21,7 @@ from srpo.core import Algorithm
 from srpo.data import Dataset, load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.load import recorded_source
+from srpo.data.treated import Treated, treat
 from srpo.evaluation.environments import check_environment
 from srpo.evaluation.scores import Evaluator
 from srpo.runs.checkpoint import CheckpointError, save_tree
@@ -75,9 +76,9 @@ def train(
     """
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
-    data = data.treated(algorithm.data)
+    treated = treat(data, algorithm.data)
     for stage in algorithm.stages.values():
-        stage.view(data)  # refuse now what a later stage cannot learn from
+        stage.view(treated)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
     if eval_every is not None and eval_every < 0:
         raise config.ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
@@ -97,9 +98,9 @@ def train(
     inherited, failures = _inherit(start_from, grid, data) if start_from is not None else ({}, [])
     more = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep}
     more |= {"start_from": str(start_from or ""), "failures": failures}
-    info = describe(grid, data, dict(sources or {}), **more)
+    info = describe(grid, treated, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
-    return _continue(run, data, quiet, sinks)
+    return _continue(run, treated, quiet, sinks)
 
 
 def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = ()) -> Run:
@@ -114,7 +115,7 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
     data = load_dataset(recorded_source(run.info["data"])) if data is None else data
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
-    return _continue(run, data.treated(run.algorithm.data), quiet, sinks)
+    return _continue(run, treat(data, run.algorithm.data), quiet, sinks)
 
 
 def new_run(run: Run, results: Mapping[str, Any]) -> Run:
@@ -168,9 +169,9 @@ def _misfit(other: Run, grid: Grid) -> str:
     return f"its {name} is not finished, or not the same for all runs of a sweep"
 
 
-def _continue(run: Run, data: Dataset, quiet: bool, sinks: Sequence[str]) -> Run:
+def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run:
     with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report:
-        for line in warnings_about(data):
+        for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
         results = dict(run.results)
         evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None

@@ -11,6 +11,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
@@ -78,6 +80,19 @@ def listing() -> list[dict[str, Any]]:
         {"name": name, "kind": "D4RL", "meaning": FILES[name][1], "path": path and str(path), "here": path is not None}
         for name, path in places.items()
     ]
+
+
+def counted_timeouts(terminal: np.ndarray, max_steps: int) -> np.ndarray:
+    """Time-outs as `d4rl.qlearning_dataset` counts them in files without the field.
+
+    Its counter is one ahead in the episode after a terminal row; this is D4RL's rule, not a slip here.
+    """
+    timeout = np.zeros(len(terminal), bool)
+    count = 0
+    for row, ended in enumerate(terminal.tolist()):
+        timeout[row] = count == max_steps - 1
+        count = 0 if timeout[row] else 1 if ended else count + 1
+    return timeout
 
 
 def folders() -> list[Path]:
