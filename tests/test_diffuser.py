@@ -193,14 +193,14 @@ def test_trajectories_are_required_by_name():
 def test_plans_start_exactly_at_the_observation(trained):
     algorithm, data, models = trained
     policy = algorithm.make_policy(models)
-    plan, value = jax.jit(lambda policy, obs: policy.plan(obs, KEY))(policy, data.obs[3])
+    plan, value = jax.jit(lambda policy, obs: policy.plan(obs, KEY))(policy, data.recording.obs[3])
     assert plan.shape == (6, 4, 3) and value.shape == (6,) and np.isfinite(plan).all()
-    assert jnp.array_equal(plan[:, 0, 1:], jnp.broadcast_to(models["trajectories"].frame.obs(data.obs[3]), (6, 2)))
-    action = policy.act(data.obs[3], KEY)
-    best = plan[jnp.argmax(value), 0, 0] * data.action.std() + data.action.mean()
+    assert jnp.array_equal(plan[:, 0, 1:], jnp.broadcast_to(models["trajectories"].frame.obs(data.recording.obs[3]), (6, 2)))
+    action = policy.act(data.recording.obs[3], KEY)
+    best = plan[jnp.argmax(value), 0, 0] * data.recording.action.std() + data.recording.action.mean()
     np.testing.assert_allclose(action, jnp.clip(best, -1, 1)[None], atol=1e-4)
     with pytest.raises(ValueError, match="give a key"):
-        policy.act(data.obs[3])
+        policy.act(data.recording.obs[3])
 
 
 class Toward(eqx.Module):
