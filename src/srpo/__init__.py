@@ -21,7 +21,7 @@ _HOME = {
     "register": "srpo.algorithms",
     "Stage": "srpo.core",
     "Algorithm": "srpo.core",
-    "Treatment": "srpo.core",
+    "Treatment": "srpo.data.treatments",
     "TrainState": "srpo.core",
     "Batch": "srpo.core",
     "descend": "srpo.core",
