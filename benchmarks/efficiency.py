@@ -35,7 +35,6 @@ import jax
 import numpy as np
 from efficiency_report import BATCH, COLUMNS, draw, tables, tidy
 from flops import flops
-from report import check_place, insert, write_csv
 
 import srpo
 from srpo import algorithms, config
@@ -44,6 +43,7 @@ from srpo.data.treated import treat
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import versions
+from srpo.suite.pages import check_place, insert, write_csv
 from srpo.training.dry_run import expected
 
 TASK, OBS, ACT, ROWS, EPISODE = "hopper-medium-replay-v2", 11, 3, 402_000, 1000

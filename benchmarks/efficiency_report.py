@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import published
 from matplotlib.transforms import Bbox
-from report import markdown, number
 
 from srpo.errors import ConfigError
+from srpo.suite import published
+from srpo.suite.pages import markdown, number
 
 BATCH = 256  # the larger of the two batch sizes
 COLUMNS = ("algorithm", "kind", "quantity", "stage", "value", "unit", "ratio")

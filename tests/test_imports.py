@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     {"runs"},
     {"evaluation"},
     {"training"},
-    {"deploy", "convert", "paper"},
+    {"deploy", "convert", "paper", "suite"},
     {"commands"},
     {"cli"},
 ]

@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "look into a data set: table, warnings, histograms",
     "export": "write the policy as ONNX, NumPy or C, verified",
     "bench": "time an exported policy on this machine",
+    "suite": "compare algorithms on many data sets with one fair budget",
     "paper": "remake the paper's figures and tables",
     "convert": "read checkpoints of the authors' PyTorch code",
     "demo": "the whole way on a small data set, in minutes",

@@ -20,21 +20,26 @@ import equinox as eqx
 from srpo.errors import ConfigError, UserError, closest  # noqa: F401  (UserError: for importers)
 
 
-def setting(default: float, meaning: str, within: str | None = None):
+def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):
     """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again.
 
-    `within` is the interval of its values, such as "(0, 1]"; without it they are zero or more.
+    `within` is the interval of its values, such as "(0, 1]"; without it they are zero or more. `scales`: it counts steps, so
+    that a budget with fewer steps for its stage makes it smaller, too.
     """
-    return eqx.field(default=default, metadata={"meaning": meaning, "within": within})
+    return eqx.field(default=default, metadata={"meaning": meaning, "within": within, "scales": scales})
 
 
-def static(default: Any, meaning: str, within: str | None = None, choices: Mapping[str, Any] | None = None):
+def static(
+    default: Any, meaning: str, within: str | None = None, choices: Mapping[str, Any] | None = None, scales: bool = False
+):
     """A size or a choice: part of the program's structure, so it cannot be swept.
 
     `within` is the interval of its numbers; without it whole numbers are one or more, others zero or more. `choices` is
     a registry of names with a `meaning` each, which may grow: those in it when a value is read are the ones to choose from.
+    `scales`: as above.
     """
-    return eqx.field(default=default, static=True, metadata={"meaning": meaning, "within": within, "choices": choices})
+    about = {"meaning": meaning, "within": within, "choices": choices, "scales": scales}
+    return eqx.field(default=default, static=True, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Setting:
     sweepable: bool
     within: str | None
     choices: Mapping[str, Any] | None = None
+    scales: bool = False  # it counts steps, and follows those of its stage
 
     def read(self, value: Any) -> Any:
         """`value` as this setting's type; strings are read. Raises ConfigError for another type, a number out of range, an unknown choice."""
@@ -76,11 +82,12 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
         if is_dataclass(value):
             out |= settings(value, path + ".")
         else:
-            meaning, choices = f.metadata.get("meaning", ""), f.metadata.get("choices")
+            about = f.metadata
+            meaning, choices = about.get("meaning", ""), about.get("choices")
             if choices is not None:
                 meaning += ": " + "; ".join(f"{name}: {choice.meaning}" for name, choice in choices.items())
-            sweepable = not f.metadata.get("static", False)
-            out[path] = Setting(path, value, hints[f.name], meaning, sweepable, f.metadata.get("within"), choices)
+            more = {"within": about.get("within"), "choices": choices, "scales": about.get("scales", False)}
+            out[path] = Setting(path, value, hints[f.name], meaning, not about.get("static", False), **more)
     return out
 
 

@@ -100,6 +100,7 @@ class Stage(eqx.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    trains: ClassVar[bool] = True  # False: its steps fill a table, and no budget of training counts them
     steps: eqx.AbstractVar[int]
     batch_size: eqx.AbstractVar[int]
 

@@ -92,7 +92,7 @@ class BEARPolicy(Stage):
     random_multiplier: bool = static(True, "start the log multiplier from N(0, 1), not 0")
     sigma: float = setting(10.0, "width of the kernel", "(0, inf)")
     threshold: float = setting(0.05, "MMD that the constraint allows; larger: further from the behavior")
-    warmup: float = setting(20_000.0, "first steps of the actor without Q, to match the behavior only")
+    warmup: float = setting(20_000.0, "first steps of the actor without Q, to match the behavior only", scales=True)
     max_noise: float = setting(0.5, "clips the noise of the policy's samples in the actor's loss (100: not at all)")
     lr_actor: float = setting(1e-3, "learning rate of the policy (Adam)")
     lr_q: float = setting(1e-3, "learning rate of Q (Adam)")

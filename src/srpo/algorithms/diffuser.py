@@ -82,8 +82,8 @@ class Average(eqx.Module):
     """The moving average of the weights that plans."""
 
     rate: float = setting(0.005, "rate at which it follows the trained weights", "[0, 1]")
-    every: int = static(10, "steps between two updates")
-    start: int = static(2000, "until this step it copies the trained weights", "[0, inf)")
+    every: int = static(10, "steps between two updates", scales=True)
+    start: int = static(2000, "until this step it copies the trained weights", "[0, inf)", scales=True)
 
     def __call__(self, state: TrainState, step) -> TrainState:
         rate = jnp.where(step < self.start, 1.0, self.rate)

@@ -68,7 +68,7 @@ class DiffusionPolicyQ(Stage):
     q_scale: Literal["data", "policy"] = static(
         "data", "whose actions set the scale of Q: the data's, or the policy's by the other head"
     )
-    ema_start: int = static(1000, "step at which the policy's moving average starts to follow", "[0, inf)")
+    ema_start: int = static(1000, "step at which the policy's moving average starts to follow", "[0, inf)", scales=True)
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of the policy (Adam)")

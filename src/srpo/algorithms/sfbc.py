@@ -80,7 +80,7 @@ class PlannedCritic(Stage):
     batch_size: int = static(4096, "rows per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q")
     replan_every: int = static(
-        24_500, "steps after which the returns are planned anew and Q starts again from its first weights"
+        24_500, "steps after which the returns are planned anew and Q starts again from its first weights", scales=True
     )
     maximum: Maximum = static(
         "next state", "where the planned return is compared with V: at the next state (paper) or the same (code)"

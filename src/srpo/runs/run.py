@@ -4,6 +4,7 @@ run.json                       every setting, the data's hash, seeds, sweep, ver
 metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
 stages/<name>.safetensors      finished results, leading axes (seed, point); <name>@<step> what was kept on the way (--keep)
 state/<name>.safetensors       the stage in training, to resume from
+policy.safetensors             of a compact run, in place of the stages: what acts, and nothing else
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.networks.layers import Normalizer
 from srpo.policies import Normalized
-from srpo.runs.checkpoint import load_tree, write_json
+from srpo.runs.checkpoint import load_tree, save_tree, write_atomically, write_json
 from srpo.runs.grid import Grid, Point, one_run
 
 FORMAT = 1
@@ -111,19 +112,24 @@ class Run:
         return self.path / "state" / f"{name}.safetensors"
 
     @property
+    def policy_file(self) -> Path:
+        return self.path / "policy.safetensors"
+
+    @property
     def finished(self) -> list[str]:
         return [name for name in self.algorithm.stages if self.stage_file(name).exists()]
 
     @property
     def complete(self) -> bool:
-        return len(self.finished) == len(self.algorithm.stages)
+        return self.policy_file.exists() or len(self.finished) == len(self.algorithm.stages)
 
     def require_complete(self) -> None:
+        if self.complete:
+            return
         missing = [name for name in self.algorithm.stages if name not in self.finished]
-        if missing:
-            raise RunError(
-                f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}{self.algo}"
-            )
+        raise RunError(
+            f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}{self.algo}"
+        )
 
     @property
     def kept(self) -> list[int]:
@@ -151,11 +157,10 @@ class Run:
 
     @cached_property
     def _shapes(self) -> dict[str, Any]:
-        """The shapes of the results of all finished stages, from the shapes of the data alone."""
+        """The shapes of the results of all stages, from the shapes of the data alone."""
         out: dict[str, Any] = {}
         sizes = ShapeOnly(self.info["data"], self.algorithm.data)
-        for name in self.finished:
-            stage = self.algorithm.stages[name]
+        for name, stage in self.algorithm.stages.items():
             given = {need: one_run(out[need]) for need in stage.needs}
 
             def init(data, given, key, stage=stage):
@@ -196,12 +201,21 @@ class Run:
             raise RunError(
                 f"{self.path}: found step {step}, expected one of {', '.join(map(str, self.kept))}; train with --keep N to keep more"
             )
+        if self.policy_file.exists():
+            return jax.tree.map(jnp.asarray, load_tree(self.policy_file, jax.eval_shape(self.assemble, self._shapes)))
         last = list(self.algorithm.stages)[-1]
         results = {
             name: self._load(name, step if name == last and step != self.kept[-1] else None)
             for name in self.grid.acting(self._shapes)
         }
         return self.assemble(results)
+
+    def save_compact(self, path: Path) -> Run:
+        """A copy of this finished run with its last policies alone, on which everything works that acts. Raises CheckpointError."""
+        save_tree(path / self.policy_file.name, self.policies)
+        if (self.path / "metrics.csv").exists():
+            write_atomically(path / "metrics.csv", (self.path / "metrics.csv").read_bytes())
+        return save_info(Run(path, self.info | {"keep": 1}, self.grid))
 
     def policy(self, seed: int | None = None, step: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.

@@ -36,6 +36,7 @@ class Support(eqx.Module):
 
 class SupportActions(Stage):
     needs: ClassVar = ("behavior",)
+    trains: ClassVar = False
     batch_size: ClassVar[int] = 1  # every step sees all rows and fills its own share of the table
 
     steps: int = static(1000, "parts in which the table is drawn; more parts need less memory at once")

@@ -111,7 +111,7 @@ class Continued(eqx.Module):
 
 
 class WarmUp(Stage):
-    steps: int = static(50_000, "gradient steps")
+    steps: int = static(50_000, "gradient steps before the policy's, which go on training both", scales=True)
     batch_size: int = static(256, "transitions per step")
     critic: JointCritic = JointCritic()
     behavior: DenoisedBehavior = DenoisedBehavior()

@@ -145,16 +145,21 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> tuple[dict[str, Any
     if other.seeds != grid.seeds:
         same_seeds = "".join(f"{seed}," for seed in other.seeds)
         raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
-    same: dict[str, Any] = {}
-    for name, stage in grid.algorithm.stages.items():
-        theirs = other.algorithm.stages.get(name)
-        unswept = grid.stage_points(name) == [()] and theirs is not None and other.grid.stage_points(name) == [()]
-        alike = unswept and stage == theirs and grid.algorithm.data == other.algorithm.data
-        if alike and name in other.finished and all(need in same for need in stage.needs):
-            same[name] = other.results[name]
+    same = {name: other.results[name] for name in alike(other.grid, grid) if name in other.finished}
     if not same:
         raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
     return same, [failure for failure in other.failures if failure["stage"] in same]
+
+
+def alike(one: Grid, other: Grid) -> list[str]:
+    """The stages that, with all they need, train to the same result in both, on the same data and with the same seeds."""
+    same: list[str] = []
+    for name, stage in other.algorithm.stages.items():
+        theirs = one.algorithm.stages.get(name)
+        unswept = other.stage_points(name) == [()] and theirs is not None and one.stage_points(name) == [()]
+        if unswept and stage == theirs and other.algorithm.data == one.algorithm.data and all(n in same for n in stage.needs):
+            same.append(name)
+    return same
 
 
 def _misfit(other: Run, grid: Grid) -> str:

@@ -1,0 +1,187 @@
+"""Compare algorithms on many data sets with one fair budget: cells of data x algorithm x seeds.
+
+  srpo suite list                                        the suites that come with srpo
+  srpo suite run open --data-dir DIR --minutes 480       as many cells as fit, the most informative first
+  srpo suite run open --data-dir DIR --algos srpo,bc --iterations 20000
+  srpo suite run MINE.toml --keep results                your own suite; results/ keeps what came out
+  srpo suite run open --data-dir DIR --no-eval           train here, and score on a machine with MuJoCo:
+  srpo suite evaluate KEEP                               what was trained with --no-eval
+  srpo suite report KEEP --into docs/results.md          the tables again, also into a page
+
+A run may be stopped at any time: the same command goes on where it was. It may run several times at once on the same
+folders; each takes the next cell that nobody is at work on. An iteration updates every network of an algorithm once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from srpo.errors import ConfigError, UserError, closest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", help="list, run, evaluate or report")
+    add("suite", nargs="?", metavar="SUITE", help="run: a name of `srpo suite list` or a .toml file; else the folder of --keep")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where NAME.hdf5 of each data set is; without it, as `srpo train NAME` finds it",
+    )
+    add("--data", metavar="NAMES", help="only these data sets, separated by commas")
+    add("--algos", metavar="NAMES", help="only these algorithms, separated by commas")
+    add("--seeds", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default the suite's")
+    add("--iterations", type=int, metavar="N", help="updates of every network; default the suite's")
+    add("--minutes", type=float, metavar="N", help="stop after this time; no cell is begun that would not end in it")
+    add("--no-eval", action="store_true", help="train only, and keep the policies for `srpo suite evaluate`")
+    add("--episodes", type=int, metavar="N", help="episodes per policy; default the suite's")
+    add("--out", type=Path, metavar="DIR", help="the runs; default runs/suite/SUITE")
+    add("--keep", type=Path, metavar="DIR", help="the results, small enough to be kept; default OUT/results")
+    add("--into", type=Path, metavar="PAGE", help="report: also replace the table in this page")
+    add("--pages", type=Path, metavar="DIR", help="report: also put each algorithm's scores into its page there")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="one line for each cell, no more")
+
+
+def main(args: argparse.Namespace) -> int:
+    actions = {"list": list_suites, "run": run, "evaluate": evaluate, "report": report}
+    if args.action not in actions:
+        raise ConfigError(closest(args.action, actions, "action"))
+    if args.suite is None and args.action != "list":
+        raise ConfigError(
+            f"srpo suite {args.action} needs {'a suite' if args.action == 'run' else 'a folder of results'}; see --help"
+        )
+    if args.minutes is not None and args.minutes <= 0:
+        raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
+    return actions[args.action](args)
+
+
+def list_suites(args: argparse.Namespace) -> int:
+    from srpo.suite.plan import load_suite, shipped
+
+    suites = {name: load_suite(name) for name in shipped()}
+    if args.json:
+        print(json.dumps({name: suite.as_dict() for name, suite in suites.items()}))
+        return 0
+    for name, suite in suites.items():
+        print(f"{name:<17}{suite.title}")
+        print(
+            f"{'':<17}{len(suite.data)} data sets x {len(suite.algorithms)} algorithms x {len(suite.seeds)} seeds; {suite.budget}"
+        )
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from srpo.commands.train import parse_seeds
+    from srpo.suite.keep import Keep
+    from srpo.suite.plan import load_suite
+    from srpo.suite.work import Clock, Work, tell
+
+    clock = Clock(args.minutes)
+    seeds = parse_seeds(args.seeds) if args.seeds else None
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
+    data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
+    suite = load_suite(args.suite).chosen(data, algos, seeds, args.iterations)
+    suite = suite if args.episodes is None else replace(suite, episodes=args.episodes)
+    if not args.no_eval:
+        require_simulator()
+    out = args.out or Path("runs", "suite", suite.name)
+    work = Work(
+        suite, {s.name: load(s.name, args.data_dir) for s in suite.data}, out, Keep(args.keep or out / "results"),
+        shlex.join(["srpo", *sys.argv[1:]]), clock, not args.no_eval, args.quiet,
+    )  # fmt: skip
+    cells = work.cells()
+    work.check(cells)
+    try:
+        failed = work.through(cells)
+    finally:
+        if work.keep.folder.exists():
+            rows, text = work.keep.update(work.results(cells))
+    tell(f"results: {work.keep.folder}")
+    show(args, rows, text)
+    return 1 if failed else 0
+
+
+def load(name: str, folder: Path | None):
+    """A data set of a suite. Raises DataError, ConfigError that says which file goes where."""
+    from srpo.data import load_dataset
+
+    if folder is None:
+        try:
+            return load_dataset(name)
+        except UserError as e:
+            raise ConfigError(f"data set {name}: {e}; or put {name}.hdf5 into a folder and name it with --data-dir") from None
+    if not (folder / f"{name}.hdf5").exists():
+        raise ConfigError(f"{folder / name}.hdf5 is not there; put it there, or choose among the others with --data")
+    return load_dataset(folder / f"{name}.hdf5")
+
+
+def require_simulator() -> None:
+    """Raises ConfigError where nothing can be evaluated."""
+    try:
+        importlib.import_module("mujoco")
+        importlib.import_module("gymnasium")
+    except ImportError as e:
+        raise ConfigError(f"policies cannot be evaluated here ({e}); install it, or train with --no-eval") from None
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from srpo.evaluation.scores import evaluate as play
+    from srpo.suite.keep import Keep, scored
+    from srpo.suite.work import tell
+    from srpo.training.progress import Bars
+
+    source, keep = Keep(Path(args.suite)), Keep(args.keep or Path(args.suite))
+    episodes, failed = args.episodes or source.about["episodes"], 0
+    for result, trained in source.waiting():
+        begin = time.monotonic()
+        try:
+            with Bars(args.quiet) as bars:
+                bars.open(" ".join(result.where), 1000)
+                play(trained, episodes, progress=bars.update)
+        except UserError as e:
+            failed += 1
+            tell(f"{' '.join(result.where)}: {e}")
+            continue
+        done = scored(result, trained, time.monotonic() - begin)
+        source.update([done])
+        tell(f"{' '.join(result.where)}: {done.about['eval_seconds']:.0f} s")
+    if keep.folder != source.folder:
+        keep.adopt(source)
+    show(args, *keep.update([]))
+    return 1 if failed else 0
+
+
+def report(args: argparse.Namespace) -> int:
+    from srpo.suite.keep import Keep
+    from srpo.suite.page import one, places
+    from srpo.suite.pages import check_place, insert
+    from srpo.suite.tables import RECORDED
+
+    keep = Keep(Path(args.suite))
+    about = keep.about
+    if args.into is not None:
+        check_place(args.into, "scores")
+    own_pages = places(args.pages, about["algorithms"]) if args.pages is not None else {}
+    rows, text = keep.update([])
+    if all(row["algorithm"] == RECORDED for row in rows):
+        raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
+    for name, its_page in own_pages.items():
+        insert(its_page, f"scores {name}", one(name, rows, {d["name"]: d["task"] for d in about["data"]}))
+    if args.into is not None:
+        insert(args.into, "scores", text)
+    show(args, rows, text)
+    return 0
+
+
+def show(args: argparse.Namespace, rows, text: str) -> None:
+    print(json.dumps({"rows": rows}) if args.json else text)

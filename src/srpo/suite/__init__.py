@@ -1,0 +1,1 @@
+"""Many trainings with one budget: data sets x algorithms x seeds, worked through cell by cell, and what they come to."""

@@ -1,0 +1,119 @@
+"""One cell of a suite: a data set, an algorithm and the seeds that are trained together, as a run and a record beside it.
+
+OUT/DATA/ALGORITHM/0-1-2/       the run, as `srpo train` leaves it
+OUT/DATA/ALGORITHM/0-1-2.json   how it went: seconds, what was shared, the error if it failed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from srpo import config
+from srpo.core import Algorithm
+from srpo.runs.checkpoint import write_json
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, RunError, load_run
+from srpo.suite.budget import configured
+from srpo.suite.plan import Suite
+
+EMPTY = {"train_seconds": 0.0, "eval_seconds": 0.0, "incomplete": False, "busy": None, "error": None, "shared": []}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`task`: whose published settings the data set gets."""
+
+    suite: Suite
+    data: str
+    sha256: str
+    task: str
+    algorithm: str
+    seeds: tuple[int, ...]
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.data / self.algorithm / "-".join(map(str, self.seeds))
+
+    @property
+    def record(self) -> Path:
+        return self.folder.with_name(self.folder.name + ".json")
+
+    @cached_property
+    def configured(self) -> Algorithm:
+        more = self.suite.settings.get(self.algorithm, {})
+        return configured(self.algorithm, self.task, self.suite.preset, self.suite.budget, more)
+
+    @cached_property
+    def grid(self) -> Grid:
+        return Grid.create(self.configured, self.seeds, None)
+
+    @cached_property
+    def settings(self) -> str:
+        """A digest of all that decides its result but seeds, machine and the library's version."""
+        values = {path: repr(s.value) for path, s in config.settings(self.grid.algorithm).items()}
+        return hashlib.sha256(json.dumps([self.algorithm, self.data, self.sha256, values]).encode()).hexdigest()[:12]
+
+    @property
+    def run(self) -> Run | None:
+        return load_run(self.folder) if (self.folder / "run.json").exists() else None
+
+    @property
+    def log(self) -> dict[str, Any]:
+        """Seconds of training and evaluation so far, whether some of them are missing, and the error if it failed."""
+        return EMPTY | json.loads(self.record.read_text()) if self.record.exists() else dict(EMPTY)
+
+    def note(self, **changes: Any) -> None:
+        write_json(self.record, self.log | changes)
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the seconds spent to the log; a process that was killed meanwhile leaves the mark `busy`, and its time is missing."""
+        before = self.log
+        self.note(busy=what, incomplete=before["incomplete"] or before["busy"] is not None, error=None)
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            key = f"{what}_seconds"
+            self.note(busy=None, **{key: before[key] + time.monotonic() - begin})
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Whether this process has the cell for itself while the context lasts; another one may be at work on it."""
+        lock = self.folder.with_name(self.folder.name + ".lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with open(lock, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def check(self) -> None:
+        """Raises ConfigError for settings or seeds that cannot be used, RunError where a run of other settings is in its folder."""
+        wanted, run = config.settings(self.grid.algorithm), self.run
+        if run is None:
+            return
+        found = config.settings(run.algorithm)
+        changed = [path for path in wanted if wanted[path].value != found[path].value]
+        if changed:
+            path = changed[0]
+            raise RunError(
+                f"{self.folder} holds a run with {path} {found[path].value}, this suite has {wanted[path].value}; choose another --out"
+            )
+
+
+def seed_groups(seeds: tuple[int, ...], together: bool) -> list[tuple[int, ...]]:
+    """All at once on an accelerator; on a CPU, which trains them one after the other anyway, a cell for each."""
+    return [seeds] if together else [(seed,) for seed in seeds]

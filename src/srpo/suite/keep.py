@@ -1,0 +1,102 @@
+"""The folder in which the results of a suite are kept, on whichever machine they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srpo.data import Dataset
+from srpo.errors import ConfigError
+from srpo.runs.checkpoint import write_atomically, write_json
+from srpo.runs.run import Run, load_run, versions
+from srpo.suite import tables
+from srpo.suite.page import page, summary
+from srpo.suite.plan import Suite
+from srpo.suite.tables import Result, Row
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Tables, the suite they are of, and the policies that wait for their evaluation."""
+
+    folder: Path
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The suite, with what its data sets are. Raises ConfigError if there is none."""
+        file = self.folder / "suite.json"
+        try:
+            return json.loads(file.read_text())
+        except OSError as e:
+            raise ConfigError(
+                f"{self.folder} holds no results of a suite (suite.json: {e.strerror}); srpo suite run --keep makes them"
+            ) from None
+        except ValueError as e:
+            raise ConfigError(f"{file} is damaged ({e}); restore it") from None
+
+    def policies(self, data: str, algorithm: str, seeds: Sequence[int]) -> Path:
+        return self.folder / "policies" / data / algorithm / "-".join(map(str, seeds))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time reads and rewrites the tables."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:
+        """Say which suite it is and what its data are; those of earlier commands stay."""
+        entries = []
+        for source in suite.data:
+            d = data[source.name]
+            mean = float(d.score(d.returns).mean()) if d.reference and len(d.returns) else None
+            facts = {"rows": len(d), "sha256": d.sha256, "env_id": d.env_id, "mean_score": mean}
+            entries.append({"name": source.name, "task": source.task, **facts})
+        self._remember(suite.as_dict() | {"data": entries})
+
+    def _remember(self, about: dict[str, Any]) -> None:
+        file = self.folder / "suite.json"
+        before = self.about if file.exists() else {"data": [], "algorithms": []}
+        data = {d["name"]: d for d in (*before["data"], *about["data"])}
+        names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
+        write_json(file, about | {"algorithms": list(names), "data": list(data.values())})
+
+    def adopt(self, other: Keep) -> None:
+        """Put the results of another folder beside those in this one."""
+        with self.locked():
+            self._remember(other.about)
+        self.update(tables.read(other.folder))
+
+    def update(self, mine: Sequence[Result]) -> tuple[list[Row], str]:
+        """Put new results beside the kept ones and write all tables. Returns the rows of scores.csv and the page."""
+        with self.locked():
+            results = tables.merged(mine, tables.read(self.folder))
+            about = self.about
+            rows = tables.score_rows({d["name"]: d["mean_score"] for d in about["data"]}, results)
+            text = page(rows, [d["name"] for d in about["data"]], summary(about))
+            tables.save(self.folder, results, rows)
+            write_atomically(self.folder / "scores.md", (text + "\n").encode())
+        return rows, text
+
+    def waiting(self) -> list[tuple[Result, Run]]:
+        """What was trained and not evaluated, with its policies."""
+        out = []
+        for result in tables.read(self.folder):
+            path = self.policies(*result.where, result.seeds)
+            if not result.finished and (path / "run.json").exists():
+                out.append((result, load_run(path)))
+        return out
+
+
+def scored(result: Result, run: Run, seconds: float) -> Result:
+    """A result with the episodes that are in the run's evals.csv by now, played with the versions that are installed here."""
+    found = versions()
+    about = result.about | {"status": "finished", "eval_seconds": result.about["eval_seconds"] + seconds}
+    about |= {name: found[name] for name in ("gymnasium", "mujoco")}
+    return Result(about, tables.episodes_of(run, about))

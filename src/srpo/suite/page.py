@@ -1,0 +1,99 @@
+"""The scores of a suite as Markdown: the table, what must be said beside it, and one algorithm's part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.errors import ConfigError
+from srpo.suite import published
+from srpo.suite.pages import has_place, markdown
+from srpo.suite.tables import RECORDED, SUITE, Row
+
+CLONING = "bc"
+
+
+def short(name: str) -> str:
+    return name.removesuffix("-v0").removesuffix("-open")
+
+
+def page(rows: Sequence[Row], suite: Sequence[str], budget: str) -> str:
+    """Tables and what must be said beside them; the best mean of the suite first. suite: the names of its data sets."""
+    at = {(r["algorithm"], r["data"]): r for r in rows}
+    mean = {r["algorithm"]: r["mean"] for r in rows if r["data"] == SUITE}
+    names = sorted(dict.fromkeys(r["algorithm"] for r in rows), key=lambda n: (n == RECORDED, -mean.get(n, -np.inf)))
+    used = [d for d in suite if any("std" in r for r in rows if r["data"] == d)] or list(suite)
+    columns = [*used, SUITE]
+    table = [
+        [
+            n,
+            *(cell(at.get((n, c))) for c in columns),
+            published.MEAN.get(n, "-"),
+            hours([at[n, d] for d in used if (n, d) in at]),
+        ]
+        for n in names
+    ]
+    header = ["algorithm", *map(short, columns), "published, D4RL locomotion", "training + evaluation, h"]
+    lines = [
+        "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap"
+        " interval of the mean, seeds and then episodes drawn with replacement].",
+        "",
+        markdown(header, table),
+    ]
+    counts = sorted({(r["seeds"], r["episodes"]) for r in rows if "seeds" in r and r["data"] != SUITE})
+    lines += ["", "Seeds x episodes: " + ", ".join(f"{s} x {e}" for s, e in counts) + f". Budget: {budget}."] if counts else []
+    if CLONING in mean:
+        below = [n for n in names if n not in (CLONING, RECORDED) and n in mean and mean[n] <= mean[CLONING]]
+        lines += ["", f"Not above `{CLONING}` on the mean of the suite: {', '.join(f'`{n}`' for n in below) or 'none'}."]
+    troubles = [f"- `{r['algorithm']}` on {r['data']}: {r['error']}" for r in rows if r.get("error")]
+    return "\n".join(lines + (["", "Failures:", "", *troubles] if troubles else []))
+
+
+def one(name: str, rows: Sequence[Row], tasks: Mapping[str, str]) -> str:
+    """One algorithm's scores by data set beside cloning's, the data's own and the published ones. tasks: data set -> D4RL task."""
+    at, columns = {(r["algorithm"], r["data"]): r for r in rows}, [*tasks, SUITE]
+    measured = [[f"`{n}`", "measured", *(cell(at.get((n, c))) for c in columns)] for n in dict.fromkeys((name, CLONING))]
+    recorded = ["", "the recorded episodes", *(cell(at.get((RECORDED, c))) for c in columns)]
+    scores = [published.SCORES.get(name, {}).get(task) for task in tasks.values()]
+    there = [] if None in scores else [[f"`{name}`", "published for D4RL's task", *scores, f"{np.mean(scores):.1f}"]]
+    return markdown(["", "", *map(short, columns)], [*measured, recorded, *there], text=2)
+
+
+def cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if "mean" not in row:
+        return row["status"]
+    if "std" not in row:
+        return f"{row['mean']:.1f}"
+    return f"{row['mean']:.1f} ± {row['std']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def hours(rows: Sequence[Row]) -> str:
+    """Hours of training and evaluation, a bound from below where a killed process took its count along."""
+    if not any("train_seconds" in r for r in rows):
+        return "-"
+    least = "> " if any(r["time_incomplete"] for r in rows) else ""
+    total = {key: sum(r[key] for r in rows) / 3600 for key in ("train_seconds", "eval_seconds")}
+    return f"{least}{total['train_seconds']:.2f} + {total['eval_seconds']:.2f}"
+
+
+def places(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The page of each algorithm in a folder: the one with a place `scores NAME`. Raises ConfigError if there is none."""
+    found = {name: file for file in sorted(folder.glob("*.md")) for name in names if has_place(file, f"scores {name}")}
+    missing = [name for name in names if name not in found]
+    if missing:
+        mark = f"<!-- scores {missing[0]} -->"
+        raise ConfigError(f"no page in {folder} has a place for {missing[0]}: expected a line {mark} and its end; add them")
+    return found
+
+
+def summary(about: Mapping[str, Any]) -> str:
+    """The budget of a suite, in words, from its suite.json."""
+    budget = about["budget"]
+    steps = f"{budget['iterations']:,} iterations of every stage" if budget["iterations"] else "each algorithm's own steps"
+    factor = f", batches above 256 divided by {budget['batch_factor']}" if budget["batch_factor"] > 1 else ""
+    return f"preset `{about['preset']}`, {steps}{factor}"

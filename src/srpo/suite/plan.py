@@ -1,0 +1,154 @@
+"""A suite as a TOML file: which data, algorithms and seeds, with which settings and budget.
+
+A file says
+
+  title = "..."                     in a line, what it compares
+  preset = "paper"                  of every algorithm, for the task of each data set
+  algorithms = ["srpo", "iql"]      in the order of interest
+  seeds = [0, 1, 2]
+  episodes = 20                     per policy
+  first = {algorithms = ["srpo"], data = ["NAME"]}      what is worked through before the rest
+
+  [budget]
+  iterations = 200_000              of every stage; left out: the preset's own steps
+  batch_factor = 4                  divides batches that are larger than 256
+
+  [[data]]
+  name = "NAME"                     NAME.hdf5 in the data folder, or a name that `srpo train` knows
+  task = "hopper-medium-v2"         whose published settings it gets; left out: those of its own name
+
+  [settings.iql]                    over the preset's and the budget's
+  "critic.layer_init" = "torch"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from srpo import algorithms
+from srpo.errors import ConfigError, closest
+from srpo.suite.budget import Budget
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, and the D4RL task whose published settings it gets."""
+
+    name: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    title: str
+    preset: str
+    algorithms: tuple[str, ...]
+    data: tuple[Source, ...]
+    seeds: tuple[int, ...]
+    episodes: int
+    budget: Budget
+    first: Mapping[str, Sequence[str]]
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self):
+        for name in self.algorithms:
+            algorithms.find(name)
+        for name in self.settings:
+            if name not in self.algorithms:
+                raise ConfigError(f"suite {self.name}: settings of {closest(name, self.algorithms, 'algorithm')}")
+        if self.episodes < 1:
+            raise ConfigError(f"suite {self.name}: found {self.episodes} episodes, expected one or more")
+        for what in ("algorithms", "data", "seeds"):
+            found = getattr(self, what)
+            if not found or len(set(found)) < len(found):
+                raise ConfigError(f"suite {self.name}: expected one or more different {what}, found {len(found)}")
+
+    def chosen(
+        self, data: Sequence[str] | None, names: Sequence[str] | None, seeds: Sequence[int] | None, iterations: int | None
+    ) -> Suite:
+        """The part of it with these data sets and algorithms, or with other seeds or iterations. Raises ConfigError."""
+        known = {source.name: source for source in self.data}
+        for name in data or ():
+            if name not in known:
+                raise ConfigError(f"suite {self.name}: {closest(name, known, 'data set')}")
+        for name in names or ():
+            if name not in self.algorithms:
+                raise ConfigError(f"suite {self.name}: {closest(name, self.algorithms, 'algorithm')}")
+        budget = self.budget if iterations is None else replace(self.budget, iterations=iterations)
+        picked = tuple(names or self.algorithms)
+        return replace(
+            self, data=tuple(known[n] for n in data) if data else self.data, algorithms=picked, budget=budget,
+            seeds=tuple(seeds or self.seeds), settings={n: v for n, v in self.settings.items() if n in picked},
+        )  # fmt: skip
+
+    def rank(self, data: str, algorithm: str) -> tuple[int, ...]:
+        """Smaller for what is more informative: what `first` names in both, then in one of them, then the rest."""
+        names = [source.name for source in self.data]
+        missed = (data not in self.first.get("data", names)) + (algorithm not in self.first.get("algorithms", self.algorithms))
+        return missed, names.index(data), self.algorithms.index(algorithm)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def shipped() -> dict[str, Path]:
+    """The files of the suites that come with srpo, by name."""
+    folder = Path(str(resources.files("srpo.suite") / "shipped"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(name: str) -> Suite:
+    """The suite that comes with srpo under this name, or the one in a TOML file. Raises ConfigError."""
+    path = shipped().get(name, Path(name))
+    if path.suffix != ".toml":
+        raise ConfigError(f"{closest(name, shipped(), 'suite')}; or give a .toml file")
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise ConfigError(
+            f"{path} cannot be read ({e.strerror}); give a .toml file, or one of {', '.join(shipped())}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is no TOML ({e}); mend it") from None
+    return read_suite(found, path.stem)
+
+
+def read_suite(found: Mapping[str, Any], name: str) -> Suite:
+    """The suite in the contents of a TOML file. Raises ConfigError for what is missing, unknown or of another kind."""
+    given = dict(found)
+    _expect(name, given, [f.name for f in fields(Suite) if f.name != "name"], ("algorithms", "data", "seeds"))
+    _expect(f"{name}, budget", given.get("budget", {}), [f.name for f in fields(Budget)], ())
+    data = []
+    for entry in given.pop("data"):
+        _expect(f"{name}, data", entry, ("name", "task"), ("name",))
+        data.append(Source(entry["name"], entry.get("task", entry["name"])))
+    budget = Budget(**given.pop("budget", {}))
+    names, seeds = tuple(given.pop("algorithms")), tuple(given.pop("seeds"))
+    defaults = {"title": name, "preset": "paper", "episodes": 20, "first": {}, "settings": {}}
+    return Suite(name, data=tuple(data), budget=budget, algorithms=names, seeds=seeds, **defaults | given)
+
+
+KINDS = {
+    "title": str, "preset": str, "name": str, "task": str, "episodes": int, "iterations": int, "batch_factor": int,
+    "algorithms": list, "data": list, "seeds": list, "budget": dict, "first": dict, "settings": dict,
+}  # fmt: skip
+
+
+def _expect(where: str, found: Any, known: Sequence[str], needed: Sequence[str]) -> None:
+    if not isinstance(found, dict):
+        raise ConfigError(f"suite {where}: found {found!r}, expected a table")
+    for key, value in found.items():
+        if key not in known:
+            raise ConfigError(f"suite {where}: {closest(key, known, 'field')}")
+        if not isinstance(value, KINDS[key]) or isinstance(value, bool):
+            raise ConfigError(f"suite {where}: {key} is {value!r}, expected a {KINDS[key].__name__}")
+    for key in needed:
+        if key not in found:
+            raise ConfigError(f"suite {where}: no {key}; add it")

@@ -1,0 +1,233 @@
+"""What the cells of a suite came to: results that are kept, and score and spread by data set and algorithm.
+
+A folder of results holds
+  episodes.csv   every evaluated episode
+  cells.csv      every cell: seeds, seconds, error, settings, budget, versions, device and the command that made it
+  scores.csv     mean, deviation over seeds, bootstrap interval and time by data set and algorithm, and the means of the suite
+  suite.json     the suite, and what its data sets are
+  policies/      compact runs of what was trained and not evaluated (`srpo suite evaluate`)
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.errors import ConfigError
+from srpo.evaluation.scores import bootstrap, evals_table
+from srpo.runs.run import Run
+from srpo.suite.cells import Cell
+from srpo.suite.pages import write_csv
+
+SUITE = "mean of the suite"
+RECORDED = "(the data)"
+ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command")
+VERSIONS = ("python", "srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
+CELL_COLUMNS = (
+    "data", "algorithm", "seeds", "status", "train_seconds", "eval_seconds", "time_incomplete", "error", *ABOUT, *VERSIONS,
+)  # fmt: skip
+EPISODE_COLUMNS = (
+    "data", "algorithm", "seed", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds",
+    "time_incomplete", "error",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one cell came to: its row of cells.csv, and the episodes of its last policies (none as long as it is not finished)."""
+
+    about: Row
+    episodes: Sequence[Row]
+
+    @property
+    def where(self) -> tuple[str, str]:
+        return self.about["data"], self.about["algorithm"]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(int(s) for s in str(self.about["seeds"]).split())
+
+    @property
+    def finished(self) -> bool:
+        return self.about["status"] == "finished"
+
+    @property
+    def settled(self) -> bool:
+        """Whether its training is over: evaluated, or waiting for it."""
+        return self.about["status"] in ("finished", "trained")
+
+
+def final_rows(run: Run) -> list[Row]:
+    """The episodes of the last policies."""
+    if not (run.path / "evals.csv").exists():
+        return []
+    return [row for row in evals_table(run).read() if row["kind"] == "final"]
+
+
+def alive(run: Run) -> list[int]:
+    """The seeds that did not fail."""
+    return [seed for seed in run.seeds if not run.failed(seed, ())]
+
+
+def evaluated(run: Run | None, episodes: int) -> bool:
+    return run is not None and run.complete and len(final_rows(run)) == episodes * len(alive(run)) > 0
+
+
+def from_cell(cell: Cell, command: str) -> Result | None:
+    """What a cell has come to; None if it was never begun."""
+    if not cell.record.exists():
+        return None
+    run, log = cell.run, cell.log
+    done = evaluated(run, cell.suite.episodes) and not log["error"]
+    status = (
+        "finished" if done else "failed" if log["error"] else "trained" if run is not None and run.complete else "unfinished"
+    )
+    about: Row = {"data": cell.data, "algorithm": cell.algorithm, "seeds": " ".join(map(str, cell.seeds)), "status": status}
+    about |= {key: log[key] for key in ("train_seconds", "eval_seconds")}
+    about["time_incomplete"] = log["incomplete"] or log["busy"] is not None
+    about["error"] = log["error"] or "; ".join(describe_failure(f) for f in (run.failures if run else []))
+    about |= {"settings": cell.settings, "preset": cell.suite.preset, "task": cell.task, "shared": " ".join(log["shared"])}
+    about |= {"iterations": cell.suite.budget.iterations or "", "batch_factor": cell.suite.budget.batch_factor}
+    about |= {"command": log.get("command", command)}
+    if run is not None:
+        about |= {"device": run.info["device"], "created": run.info["created"]}
+        about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
+    return Result(about, episodes_of(run, about) if done else [])
+
+
+def episodes_of(run: Run, about: Row) -> list[Row]:
+    return [{column: (about | row)[column] for column in EPISODE_COLUMNS} for row in final_rows(run)]
+
+
+def describe_failure(failure: Row) -> str:
+    return f"seed {failure['seed']}: {failure['metric']} is not finite at step {failure['step']} of {failure['stage']}"
+
+
+def read(folder: Path) -> list[Result]:
+    """The results that were kept in a folder. Raises ConfigError for a folder that cannot be read."""
+    if not (folder / "cells.csv").exists():
+        if (folder / "scores.csv").exists():
+            raise ConfigError(f"{folder} holds scores.csv without cells.csv, which `srpo suite` writes; choose another --keep")
+        return []
+    try:
+        cells, episodes = (list(csv.DictReader((folder / f"{n}.csv").read_text().splitlines())) for n in ("cells", "episodes"))
+        out = []
+        for row in cells:
+            seeds = row["seeds"].split()
+            about = row | {key: float(row[key] or 0) for key in ("train_seconds", "eval_seconds")}
+            about |= {"time_incomplete": row["time_incomplete"] == "True"}
+            mine = [
+                e for e in episodes if (e["data"], e["algorithm"]) == (row["data"], row["algorithm"]) and e["seed"] in seeds
+            ]
+            out.append(Result(about, mine if row["status"] == "finished" else []))
+        return out
+    except (OSError, KeyError, ValueError) as e:
+        raise ConfigError(
+            f"{folder}: cells.csv and episodes.csv cannot be read ({e!r}); mend them, or choose another --keep"
+        ) from None
+
+
+def merged(mine: Sequence[Result], kept: Sequence[Result]) -> list[Result]:
+    """Every seed once: what is finished before what is trained before anything else, and new results before kept ones."""
+    order = {"finished": 0, "trained": 1, "unfinished": 2, "failed": 2}
+    taken: set[tuple[str, str, int]] = set()
+    out = []
+    for result in sorted([*mine, *kept], key=lambda r: order[r.about["status"]]):
+        places = {(*result.where, seed) for seed in result.seeds}
+        if not places & taken:
+            out.append(result)
+            taken |= places
+    return out
+
+
+def by_place(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
+    out: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        out.setdefault(result.where, []).append(result)
+    return out
+
+
+def scores_of(results: Sequence[Result]) -> dict[int, np.ndarray]:
+    """Normalized scores of the episodes by seed, of one data set and algorithm."""
+    found: dict[int, list[float]] = {}
+    for e in (e for r in results for e in r.episodes):
+        found.setdefault(int(e["seed"]), []).append(float(e["score"]))
+    return {seed: np.array(values) for seed, values in sorted(found.items())}
+
+
+def figures(values: np.ndarray) -> Row:
+    """Mean, deviation over seeds and 95 % bootstrap interval of scores (seed, episode)."""
+    low, high = bootstrap(values)
+    return {
+        "seeds": values.shape[0], "episodes": values.shape[1], "mean": values.mean(), "std": values.mean(1).std(), "low": low, "high": high,
+    }  # fmt: skip
+
+
+def score_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:
+    """Rows of scores.csv: the data's own, every algorithm on every data set, and the means of the suite. data: name -> mean score."""
+    out: list[Row] = [
+        {"data": name, "algorithm": RECORDED, "status": "recorded", "mean": mean}
+        for name, mean in data.items()
+        if mean is not None
+    ]
+    for (name, algorithm), here in by_place(results).items():
+        found = scores_of(here)
+        statuses = {r.about["status"] for r in here}
+        status = "finished" if found else sorted(statuses)[0]
+        row = {"data": name, "algorithm": algorithm, "status": status, **times(here)}
+        row["error"] = "; ".join(r.about["error"] for r in here if r.about["error"])
+        out.append(row | (figures(same_length(found)) if found else {}))
+    return out + suite_rows(data, results)
+
+
+def same_length(found: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Scores (seed, episode); of seeds with more episodes the first ones count."""
+    least = min(map(len, found.values()))
+    return np.stack([values[:least] for values in found.values()])
+
+
+def times(results: Sequence[Result]) -> Row:
+    total = {key: sum(r.about[key] for r in results) for key in ("train_seconds", "eval_seconds")}
+    return total | {"time_incomplete": any(r.about["time_incomplete"] for r in results)}
+
+
+def suite_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:
+    """Means over the suite of what is finished on all its data sets that anything is finished on.
+
+    Seed i of one data set goes with seed i of the others; a seed that failed on one is left out of all.
+    """
+    places = {where: here for where, here in by_place(results).items() if scores_of(here)}
+    used = [name for name in data if any(name == where[0] for where in places)]
+    known = [data[name] for name in used]
+    out: list[Row] = []
+    if known and None not in known:
+        out.append({"data": SUITE, "algorithm": RECORDED, "status": "recorded", "mean": float(np.mean(known))})
+    for algorithm in dict.fromkeys(where[1] for where in places):
+        if not all((name, algorithm) in places for name in used):
+            continue
+        found = [scores_of(places[name, algorithm]) for name in used]
+        common = [s for s in found[0] if all(s in other for other in found)]
+        if not common:
+            continue
+        least = min(len(by_seed[s]) for by_seed in found for s in common)
+        values = np.mean([[by_seed[s][:least] for s in common] for by_seed in found], 0)  # (seed, episode)
+        here = [r for name in used for r in places[name, algorithm]]
+        out.append({"data": SUITE, "algorithm": algorithm, "status": "finished", **figures(values), **times(here)})
+    return out
+
+
+def save(folder: Path, results: Sequence[Result], rows: Sequence[Row]) -> None:
+    """Write the tables. Raises CheckpointError."""
+    write_csv(folder / "episodes.csv", [e for r in results for e in r.episodes], EPISODE_COLUMNS)
+    write_csv(folder / "cells.csv", [r.about for r in results], CELL_COLUMNS)
+    write_csv(folder / "scores.csv", rows, SCORE_COLUMNS)

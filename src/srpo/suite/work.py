@@ -1,0 +1,231 @@
+"""Works through the cells of a suite, the most informative first, as far as the time allows.
+
+The same command may be stopped at any time and goes on where it was; it may run several times at once on the same folders,
+also on machines that share them: each takes the next cell that nobody is at work on. A cell that fails is recorded and the
+others go on. Stages whose settings agree (the critic of SRPO and IQL) train once and are shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+import srpo
+from srpo.data import Dataset
+from srpo.errors import UserError
+from srpo.runs.checkpoint import CheckpointError
+from srpo.suite import tables
+from srpo.suite.cells import Cell, seed_groups
+from srpo.suite.keep import Keep
+from srpo.suite.plan import Suite
+from srpo.training.progress import Bars
+from srpo.training.train import alike
+
+WAIT_SECONDS = 2.0  # between two looks at what another process is at work on
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: the operator's, or the clock's."""
+
+    signum = signal.SIGTERM
+
+
+@dataclass
+class Clock:
+    """The time that is left, and what a cell takes, judged by those that are done."""
+
+    minutes: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self.began)
+
+    def allows(self, cell: Cell, results: Sequence[tables.Result]) -> bool:
+        """Whether a cell can end in time: as long as the longest of the same algorithm; of any if there is none; the first of all is tried."""
+        spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
+        same = [seconds for name, seconds in spent if name == cell.algorithm]
+        expected = max(same or [seconds for _, seconds in spent], default=0.0)
+        return expected - cell.log["train_seconds"] < self.left
+
+
+@dataclass(frozen=True)
+class Work:
+    """`evaluate`: act in the environments as soon as a cell is trained; else its policies are kept for later."""
+
+    suite: Suite
+    data: dict[str, Dataset]
+    out: Path
+    keep: Keep
+    command: str
+    clock: Clock
+    evaluate: bool = True
+    quiet: bool = False
+
+    def cells(self) -> list[Cell]:
+        """In the order in which they are worked through."""
+        groups = seed_groups(self.suite.seeds, together=jax.default_backend() != "cpu")
+        found = [
+            ((i, *self.suite.rank(source.name, name)), Cell(self.suite, source.name, self.data[source.name].sha256, source.task, name, seeds, self.out))
+            for i, seeds in enumerate(groups) for source in self.suite.data for name in self.suite.algorithms
+        ]  # fmt: skip
+        return [cell for _, cell in sorted(found, key=lambda pair: pair[0])]
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raises what would keep a cell from being trained, or its result from being kept; nothing is written yet."""
+        kept = {where: here[0] for where, here in tables.by_place(tables.read(self.keep.folder)).items()}
+        for cell in cells:
+            cell.check()
+            there = kept.get((cell.data, cell.algorithm))
+            if there is not None and there.about["settings"] != cell.settings:
+                raise UserError(
+                    f"{self.keep.folder} holds a result of {cell.algorithm} on {cell.data} with other settings or data, which would be "
+                    "lost; choose another --keep"
+                )
+
+    def results(self, cells: Sequence[Cell]) -> list[tables.Result]:
+        return [r for cell in cells if (r := tables.from_cell(cell, self.command)) is not None]
+
+    def through(self, cells: Sequence[Cell]) -> int:
+        """The number of cells that failed."""
+        failed, left = 0, list(cells)
+        with self.keep.locked():
+            self.keep.describe(self.suite, self.data)
+        with stopping(self.clock):
+            while left:
+                kept, mine = tables.read(self.keep.folder), self.results(cells)
+                left = [cell for cell in left if not self.settled(cell, tables.merged(mine, kept))]
+                free = [cell for cell in left if self.clock.allows(cell, mine)]
+                if not free:
+                    break
+                taken, ok = self._next(free, cells)
+                if taken is None:
+                    time.sleep(min(WAIT_SECONDS, max(self.clock.left, 0.0)))
+                    continue
+                left.remove(taken)
+                failed += not ok
+                self.keep.update(self.results(cells))
+        if left:
+            tell(
+                f"{len(left)} cells are left: {', '.join(f'{c.data} {c.algorithm}' for c in left[:3])}{', ...' if left[3:] else ''}"
+            )
+        return failed
+
+    def settled(self, cell: Cell, results: Sequence[tables.Result]) -> bool:
+        """Whether nothing is left to do for its seeds here: evaluated, or trained where nothing is evaluated."""
+        here = [r for r in results if r.where == (cell.data, cell.algorithm) and (r.finished or self._waits(r))]
+        return set(cell.seeds) <= {seed for r in here for seed in r.seeds}
+
+    def _waits(self, result: tables.Result) -> bool:
+        """Whether its policies are kept for an evaluation elsewhere."""
+        return not self.evaluate and (self.keep.policies(*result.where, result.seeds) / "run.json").exists()
+
+    def _next(self, free: Sequence[Cell], cells: Sequence[Cell]) -> tuple[Cell | None, bool]:
+        """Work on the first cell that nobody is at work on and that need not wait for what another process trains."""
+        for cell in free:
+            with cell.claimed() as mine:
+                if mine and not self._must_wait(cell, cells):
+                    return cell, self._one(cell, cells)
+        return None, True
+
+    def _must_wait(self, cell: Cell, cells: Sequence[Cell]) -> bool:
+        """Whether another process is training what this cell would share."""
+        for other in self._relatives(cell, cells) if cell.run is None else ():
+            run = other.run
+            if run is not None and all(name in run.finished for name in alike(other.grid, cell.grid)):
+                continue
+            with other.claimed() as mine:
+                if not mine:
+                    return True
+        return False
+
+    def _relatives(self, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+        """Cells with a stage in common."""
+        near = [c for c in cells if c is not cell and (c.data, c.seeds) == (cell.data, cell.seeds)]
+        return [c for c in near if alike(c.grid, cell.grid)]
+
+    def _one(self, cell: Cell, cells: Sequence[Cell]) -> bool:
+        """Train, from where it stopped, then evaluate or keep the policies; False if it failed."""
+        where = f"{cell.data} {cell.algorithm} {'-'.join(map(str, cell.seeds))}"
+        left = "" if self.clock.minutes is None else f", {self.clock.left / 60:.1f} minutes left"
+        tell(f"{where}: {'goes on' if cell.run else 'begins'}{left}")
+        try:
+            run = self._trained(cell, cells)
+            if self.evaluate:
+                with cell.timed("eval"), Bars(self.quiet) as bars:
+                    bars.open("time steps", 1000)
+                    srpo.evaluate(run, self.suite.episodes, progress=bars.update)
+            else:
+                run.save_compact(self.keep.policies(cell.data, cell.algorithm, cell.seeds))
+        except CheckpointError:
+            raise  # the disk is full, or something like it: the others would fail as well
+        except Exception as e:  # whatever it is, the other cells must go on; the next command tries this one again
+            error = f"{type(e).__name__}: {e}".splitlines()[0]
+            cell.note(error=error)
+            tell(f"{where}: failed: {error}")
+            return False
+        finally:
+            jax.clear_caches()
+        log = cell.log
+        tell(f"{where}: {log['train_seconds']:.0f} s of training, {log['eval_seconds']:.0f} s of evaluation")
+        return True
+
+    def _trained(self, cell: Cell, cells: Sequence[Cell]) -> srpo.Run:
+        data = self.data[cell.data]
+        with cell.timed("train"):
+            if cell.run is not None:
+                return srpo.resume(cell.folder, data, quiet=self.quiet)
+            donor, shared = self._donor(cell, cells)
+            cell.note(shared=shared, command=self.command)
+            return srpo.train(
+                cell.configured, data, seeds=cell.seeds, out=cell.folder, start_from=donor, eval_every=0, quiet=self.quiet
+            )
+
+    def _donor(self, cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]:
+        """The run with most stages to share, and their names."""
+        found = {}
+        for other in self._relatives(cell, cells):
+            run = other.run
+            if run is not None:
+                found[other.folder] = [name for name in alike(run.grid, cell.grid) if name in run.finished]
+        best = max(found, key=lambda folder: len(found[folder]), default=None)
+        return (best, found[best]) if best is not None and found[best] else (None, [])
+
+
+@contextlib.contextmanager
+def stopping(clock: Clock) -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, with the state saved; so does the clock. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum, frame):
+        raise Stopped("stopped; the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    alarm = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    if clock.minutes is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(clock.left, 0.01))
+    try:
+        yield
+    except KeyboardInterrupt:
+        if clock.left > 0:
+            raise
+        tell("the time is over; the same command goes on from here")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGALRM, alarm)
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,427 @@
+"""A suite: fair budgets, the order of cells, what is shared, stopped, resumed, kept, moved to another machine, and refused."""
+
+import csv
+import json
+import shutil
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+import srpo
+from srpo import algorithms, cli, config
+from srpo.errors import ConfigError
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, describe, load_run
+from srpo.suite import plan, published, tables, work
+from srpo.suite.budget import Budget, configured
+from srpo.suite.cells import Cell
+from srpo.suite.keep import Keep
+from srpo.suite.pages import insert
+from srpo.training.train import alike, new_run
+
+NAME = "hopper-medium-replay-open-v0"
+TASK = "hopper-medium-replay-v2"
+SUITE = f"""
+title = "small"
+algorithms = ["bc", "bc-gaussian", "iql"]
+seeds = [0, 1]
+episodes = 2
+first = {{algorithms = ["bc-gaussian"]}}
+[budget]
+iterations = 6
+[settings.bc]
+"policy.hidden" = [8]
+"policy.batch_size" = 8
+[settings.bc-gaussian]
+"policy.hidden" = [8]
+"policy.batch_size" = 8
+[[data]]
+name = "{NAME}"
+task = "{TASK}"
+"""
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- budgets
+
+
+@pytest.mark.parametrize("name", algorithms.ALGORITHMS)
+def test_every_network_gets_the_iterations_and_what_counts_steps_scales(name):
+    paper = configured(name, TASK, "paper", Budget(), {})
+    algorithm = configured(name, TASK, "paper", Budget(1000, 4), {})
+    longest = max(stage.steps for stage in paper.stages.values() if stage.trains)
+    before, after = config.settings(paper), config.settings(algorithm)
+    assert sum(s.trains and s.steps == 1000 for s in algorithm.stages.values()) >= 1
+    for stage, s in algorithm.stages.items():
+        theirs = paper.stages[stage]
+        if not s.trains:
+            assert s == theirs
+            continue
+        warm_up = after[f"{stage}.steps"].scales
+        assert s.steps == (round(theirs.steps * 1000 / longest) if warm_up else 1000)
+        assert s.batch_size == min(theirs.batch_size, max(256, theirs.batch_size // 4))
+        for path, setting in after.items():
+            if path.startswith(f"{stage}.") and not path.endswith((f"{stage}.steps", f"{stage}.batch_size")):
+                ratio = s.steps / theirs.steps if setting.scales else 1
+                wanted = before[path].value
+                assert setting.value == (max(1, round(wanted * ratio)) if setting.scales and wanted else wanted), path
+
+
+def test_what_counts_steps_is_declared():
+    found = {
+        (name, path)
+        for name in algorithms.ALGORITHMS
+        for path, s in config.settings(algorithms.find(name)()).items()
+        if s.scales
+    }
+    assert found == {
+        ("bear", "policy.warmup"), ("diffusion-ql", "policy.ema_start"), ("sfbc", "critic.replan_every"),
+        ("dtql", "warm_up.steps"), ("dtql-kl", "warm_up.steps"),
+        *(("diffuser", f"{stage}.average.{what}") for stage in ("trajectories", "value") for what in ("every", "start")),
+    }  # fmt: skip
+
+
+def test_a_suite_gets_the_settings_of_the_task_of_its_kind():
+    suite = plan.load_suite("open")
+    beta = {
+        s.name: configured("srpo", s.task, suite.preset, suite.budget, suite.settings.get("srpo", {})).policy.beta
+        for s in suite.data
+    }
+    assert beta[NAME] == 0.2 and beta["halfcheetah-medium-expert-open-v0"] == 0.01
+    assert configured("srpo", "another", "paper", Budget(), {"policy.beta": 3}).policy.beta == 3
+
+
+# --- plans
+
+
+@pytest.mark.parametrize("name", plan.shipped())
+def test_what_is_shipped_can_be_trained(name):
+    suite = plan.load_suite(name)
+    for algorithm in suite.algorithms:
+        for source in suite.data:
+            more = suite.settings.get(algorithm, {})
+            Grid.create(configured(algorithm, source.task, suite.preset, suite.budget, more), suite.seeds, None)
+
+
+@pytest.mark.parametrize("name", ["open", "open-quick"])
+def test_srpo_and_iql_share_their_critic(name):
+    suite = plan.load_suite(name)
+    srpo_grid, iql_grid = (
+        Grid.create(configured(a, TASK, suite.preset, suite.budget, suite.settings.get(a, {})), (0, 1), None)
+        for a in ("srpo", "iql")
+    )
+    assert alike(srpo_grid, iql_grid) == alike(iql_grid, srpo_grid) == ["critic"]
+
+
+def test_the_most_informative_comes_first():
+    suite = plan.load_suite("open")
+    order = sorted(((s.name, a) for s in suite.data for a in suite.algorithms), key=lambda pair: suite.rank(*pair))
+    assert [a for _, a in order[:4]] == ["srpo", "iql", "td3-bc", "bc"] and {d for d, _ in order[:12]} == set(
+        suite.first["data"]
+    )
+    assert {a for _, a in order[:12]} == set(suite.first["algorithms"])
+
+
+# --- the command
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """`srpo suite run` on a small recording, with a handful of steps."""
+    n, rng = 200, np.random.default_rng(0)
+    with h5py.File(tmp_path / f"{NAME}.hdf5", "w") as file:
+        file["observations"], file["actions"] = rng.normal(size=(n, 11)), rng.uniform(-0.9, 0.9, (n, 3))
+        file["rewards"], file["terminals"], file["timeouts"] = rng.normal(size=n), np.zeros(n, bool), np.arange(n) % 20 == 19
+    (tmp_path / "small.toml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more, algos="bc"):
+        fixed = ["suite", "run", "small.toml", "--data-dir", ".", "--quiet", "--out", "out", "--algos", algos]
+        return cli.main([*fixed, *more])
+
+    run.folder, run.keep = tmp_path, tmp_path / "out" / "results"
+    return run
+
+
+def test_a_cell_that_fails_is_recorded_and_tried_again_and_others_go_on(command, monkeypatch, capsys):
+    train = srpo.train
+
+    def failing(algorithm, *args, **options):
+        if algorithms.name_of(algorithm) == "bc-gaussian":
+            raise RuntimeError("out of luck")
+        return train(algorithm, *args, **options)
+
+    monkeypatch.setattr(srpo, "train", failing, raising=False)
+    assert command("--seeds", "1", algos="bc-gaussian,bc") == 1
+    assert capsys.readouterr().err.index("bc-gaussian 0: begins") >= 0
+    found = {(r["algorithm"], r["data"]): r for r in rows(command.keep / "scores.csv")}
+    assert found["bc-gaussian", NAME]["status"] == "failed" and "out of luck" in found["bc-gaussian", NAME]["error"]
+    assert found["bc", NAME]["status"] == "finished" and float(found["bc", NAME]["train_seconds"]) > 0
+    assert found["bc", tables.SUITE]["mean"] and ("bc-gaussian", tables.SUITE) not in found
+
+    monkeypatch.setattr(srpo, "train", train)
+    assert command("--seeds", "1", algos="bc-gaussian,bc") == 0
+    said = capsys.readouterr()
+    assert "bc 0: begins" not in said.err and "| bc-gaussian |" in said.out and "Failures" not in said.out
+    [cell] = [r for r in rows(command.keep / "cells.csv") if r["algorithm"] == "bc"]
+    assert (cell["iterations"], cell["task"], cell["seeds"], cell["preset"]) == ("6", TASK, "0", "paper")
+    assert cell["command"] and cell["device"] and cell["jax"] and cell["mujoco"]
+
+
+def test_what_was_interrupted_goes_on_where_it_stopped(command, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(srpo, "evaluate", stop, raising=False)
+        assert command() == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(srpo, "train", lambda *a, **k: pytest.fail("trained again") if k["seeds"] == (0,) else train(*a, **k))
+        train = srpo.training.train.train
+        assert command() == 0
+    [cell] = [r for r in rows(command.keep / "scores.csv") if (r["algorithm"], r["data"]) == ("bc", NAME)]
+    episodes = rows(command.keep / "episodes.csv")
+    assert len(episodes) == 4 and cell["status"] == "finished" and cell["time_incomplete"] == "False"
+    assert float(cell["mean"]) == pytest.approx(np.mean([float(e["score"]) for e in episodes]))
+    by_seed = [np.mean([float(e["score"]) for e in episodes if e["seed"] == s]) for s in "01"]
+    assert float(cell["std"]) == pytest.approx(np.std(by_seed))
+
+
+def test_policies_trained_without_a_simulator_score_the_same_elsewhere(command, capsys):
+    assert command("--no-eval") == 0
+    assert "| bc | trained |" in capsys.readouterr().out
+    kept = command.folder / "elsewhere"
+    shutil.move(command.keep, kept)
+    assert cli.main(["suite", "evaluate", str(kept), "--quiet"]) == 0
+    found = {(r["seed"], r["episode"]): r["return"] for r in rows(kept / "episodes.csv")}
+    compact = load_run(kept / "policies" / NAME / "bc" / "1")
+    assert compact.complete and not compact.finished and (compact.path / "metrics.csv").exists()
+    run = load_run(command.folder / "out" / NAME / "bc" / "1")
+    np.testing.assert_array_equal(compact.policy(1).act(np.ones(11)), run.policy(1).act(np.ones(11)))
+    assert command() == 0  # trained before, evaluated here
+    assert found == {(r["seed"], r["episode"]): r["return"] for r in rows(command.keep / "episodes.csv")} and len(found) == 4
+
+
+def test_kept_results_stand_for_runs_that_are_gone(command, monkeypatch, capsys):
+    keep = ["--keep", "keep", "--seeds", "1"]
+    assert command(*keep) == 0
+    before = rows("keep/scores.csv")
+    shutil.rmtree("out")
+    with monkeypatch.context() as patched:
+        patched.setattr(srpo, "train", lambda *args, **options: pytest.fail("trained again"), raising=False)
+        assert command(*keep) == 0
+    assert rows("keep/scores.csv") == before
+    held = (command.folder / "keep" / "episodes.csv").read_text()
+    capsys.readouterr()
+    assert command(*keep, "--iterations", "7") == 2  # another question must not lose the answer to this one
+    assert "which would be lost; choose another --keep" in capsys.readouterr().err
+    assert (command.folder / "keep" / "episodes.csv").read_text() == held
+    (command.folder / "keep" / "episodes.csv").unlink()
+    assert command(*keep) == 2
+    assert "choose another --keep" in capsys.readouterr().err
+
+
+def test_other_settings_in_the_same_folder_are_refused(command, capsys):
+    assert command("--seeds", "1") == 0
+    capsys.readouterr()
+    assert command("--seeds", "1", "--iterations", "7", "--keep", "other") == 2
+    assert "holds a run with policy.steps 6, this suite has 7; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--algos", "bcc"], "did you mean 'bc'"),
+        (["--data", "hopper-medium"], f"did you mean '{NAME}'"),
+        (["--data-dir", "nowhere"], f"nowhere/{NAME}.hdf5 is not there"),
+        (["--seeds", "1,1"], "one or more different seeds"),
+        (["--minutes", "0"], "--minutes 0"),
+        (["--iterations", "0"], "iterations is 0"),
+        (["--episodes", "0"], "0 episodes"),
+    ],
+)
+def test_a_mistake_is_one_line(command, capsys, more, complaint):
+    assert command(*more) == 2
+    told = capsys.readouterr().err
+    assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("iterations", "iteration"), "did you mean 'iterations'"),
+        (("title", "titel"), "did you mean 'title'"),
+        (("[settings.bc]", "[settings.bcc]"), "did you mean 'bc'"),
+        (('"policy.hidden"', '"policy.hiden"'), "did you mean 'policy.hidden'"),
+        (("seeds = [0, 1]", "seeds = 3"), "seeds is 3, expected a list"),
+        (("seeds = [0, 1]", ""), "no seeds; add it"),
+        (("[budget]", "[budget"), "is no TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(command, capsys, change, complaint):
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace(*change))
+    assert command() == 2
+    told = capsys.readouterr().err
+    assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
+
+
+def test_other_mistakes_are_one_line(tmp_path, capsys):
+    for argv, complaint in (
+        (["run", "opn"], "did you mean 'open'"),
+        (["rum", "open"], "did you mean 'run'"),
+        (["run"], "needs a suite"),
+        (["report", str(tmp_path)], "holds no results of a suite"),
+    ):
+        assert cli.main(["suite", *argv]) == 2
+        told = capsys.readouterr().err
+        assert complaint in told and told.count("\n") == 1
+
+
+# --- time, other processes, sharing
+
+
+def cell(out, algorithm="iql", seeds=(0,), suite=None):
+    suite = suite or plan.read_suite(
+        {"algorithms": ["srpo", "iql", "bc"], "data": [{"name": NAME, "task": TASK}], "seeds": [0]}, "s"
+    )
+    return Cell(suite, NAME, "hash", TASK, algorithm, seeds, out)
+
+
+def result(algorithm, status="finished", seconds=60.0, data=NAME, seeds="0", scores=None, incomplete=False):
+    about = {
+        "data": data,
+        "algorithm": algorithm,
+        "seeds": seeds,
+        "status": status,
+        "train_seconds": seconds,
+        "eval_seconds": 6.0,
+    }
+    episodes = [{"seed": s, "score": x} for s, values in (scores or {}).items() for x in values]
+    return tables.Result(about | {"time_incomplete": incomplete, "error": ""}, episodes)
+
+
+def test_no_cell_is_begun_that_cannot_end_in_time(tmp_path):
+    clock, here = work.Clock(minutes=1.0), cell(tmp_path)
+    assert clock.allows(here, [])  # nothing is known: it is tried
+    assert clock.allows(here, [result("iql", seconds=50.0), result("srpo", seconds=500.0)])
+    assert not clock.allows(here, [result("iql", seconds=70.0)])
+    assert not clock.allows(here, [result("srpo", seconds=500.0)])  # the longest of the others, if it was never done
+    assert work.Clock().allows(here, [result("iql", seconds=1e9)])
+    here.folder.parent.mkdir(parents=True)
+    here.note(train_seconds=30.0)
+    assert clock.allows(here, [result("iql", seconds=70.0)])  # part of it is done
+
+
+def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
+    def slow(*args, **options):
+        signal.pause()
+
+    monkeypatch.setattr(srpo, "train", slow, raising=False)
+    monkeypatch.setattr(work.Clock, "left", property(lambda self: 0.05 if not hasattr(self, "told") else -1.0))
+    monkeypatch.setattr(work, "tell", lambda text: said.append(text))
+    said = []
+    handler = signal.getsignal(signal.SIGTERM)
+    before = work.Stopped.__init__
+
+    def noticed(self, *args):
+        work.Clock.told = True
+        before(self, *args)
+
+    monkeypatch.setattr(work.Stopped, "__init__", noticed)
+    monkeypatch.setattr(work.Clock, "allows", lambda *_: True)
+    try:
+        assert command("--minutes", "1") == 0
+    finally:
+        del work.Clock.told
+    assert signal.getsignal(signal.SIGTERM) is handler and any("the time is over" in text for text in said)
+    assert rows(command.keep / "cells.csv")[0]["status"] == "unfinished"
+
+
+def test_a_cell_in_work_elsewhere_is_left_alone(command, capsys):
+    small = plan.load_suite("small.toml")
+    data = {NAME: srpo.load_dataset(f"{NAME}.hdf5")}
+    here = work.Work(small, data, command.folder / "out", Keep(command.keep), "", work.Clock(), False, True)
+    cells = here.cells()
+    assert [(c.algorithm, c.seeds) for c in cells[:4]] == [
+        ("bc-gaussian", (0,)),
+        ("bc", (0,)),
+        ("iql", (0,)),
+        ("bc-gaussian", (1,)),
+    ]
+    with cells[0].claimed() as mine, cells[0].claimed() as again:
+        assert mine and not again
+        taken, ok = here._next(cells[:2], cells)
+        assert taken is cells[1] and ok
+
+
+def test_a_critic_is_shared_and_waited_for(tmp_path):
+    critic, user = (cell(tmp_path / "out", name, suite=plan.load_suite("open")) for name in ("srpo", "iql"))
+    here = work.Work(critic.suite, {}, tmp_path / "out", Keep(tmp_path), "", work.Clock())
+    cells = [critic, user]
+    assert not here._must_wait(user, cells) and here._donor(user, cells) == (None, [])
+    with critic.claimed():
+        assert here._must_wait(user, cells)
+    data = srpo.from_arrays(np.zeros((5, 11)), np.zeros((5, 3)), np.ones(5), np.eye(5)[4] > 0)
+    run = new_run(Run(critic.folder, describe(critic.grid, data, eval_every=0, eval_episodes=1), critic.grid), {})
+    assert here._donor(user, cells) == (None, [])
+    run.stage_file("critic").parent.mkdir()
+    run.stage_file("critic").touch()
+    with critic.claimed():
+        assert not here._must_wait(user, cells)  # what it would share is there
+    assert here._donor(user, cells) == (critic.folder, ["critic"])
+
+
+# --- tables
+
+
+def test_the_mean_of_the_suite_pairs_seeds_and_leaves_out_who_is_not_everywhere():
+    found = [
+        result("bc", data="a", scores={0: [1.0, 3.0], 1: [5.0, 7.0], 2: [100.0, 100.0]}),
+        result("bc", data="b", scores={1: [10.0, 10.0], 0: [20.0, 40.0]}, incomplete=True),  # seed 2 failed there
+        result("iql", data="a", scores={0: [1.0], 1: [1.0]}),
+    ]
+    recorded, row = tables.suite_rows({"a": 2.0, "b": 10.0}, found)
+    assert (recorded["algorithm"], recorded["mean"]) == (tables.RECORDED, 6.0)
+    # seed 0: (1 + 20) / 2 and (3 + 40) / 2, mean 16; seed 1: 7.5 and 8.5, mean 8
+    assert (row["algorithm"], row["seeds"], row["episodes"], row["mean"], row["std"]) == ("bc", 2, 2, 12.0, 4.0)
+    assert (row["train_seconds"], row["eval_seconds"], row["time_incomplete"]) == (120.0, 12.0, True)
+
+
+def test_results_of_more_seeds_are_put_together_and_what_is_finished_wins():
+    old, new, more = result("bc", "trained"), result("bc"), result("bc", "unfinished", seeds="1")
+    assert tables.merged([old, more], [new]) == [new, more]
+
+
+def test_each_algorithm_has_its_scores_on_its_page(command, capsys):
+    assert command("--seeds", "1") == 0
+    pages = command.folder / "pages"
+    pages.mkdir()
+    (pages / "cloning.md").write_text("bc:\n<!-- scores bc -->\n<!-- /scores bc -->\nend\n")
+    (command.folder / "page.md").write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
+    assert cli.main(["suite", "report", str(command.keep), "--pages", "pages", "--into", "page.md"]) == 0
+    text = (pages / "cloning.md").read_text()
+    [mean] = [float(r["mean"]) for r in rows(command.keep / "scores.csv") if (r["algorithm"], r["data"]) == ("bc", NAME)]
+    theirs = published.SCORES["bc"][TASK]
+    assert f"| `bc` | measured | {mean:.1f} ±" in text and f"| `bc` | published for D4RL's task | {theirs} |" in text
+    assert text.startswith("bc:\n<!-- scores bc -->") and text.endswith("<!-- /scores bc -->\nend\n")
+    page = (command.folder / "page.md").read_text()
+    assert page.startswith("before\n<!-- scores -->") and page.endswith("<!-- /scores -->\nafter\n") and "old" not in page
+    assert json.loads((command.keep / "suite.json").read_text())["budget"]["iterations"] == 6
+    (pages / "cloning.md").unlink()
+    capsys.readouterr()
+    assert cli.main(["suite", "report", str(command.keep), "--pages", "pages"]) == 2
+    assert "no page in" in capsys.readouterr().err
+
+
+def test_a_page_without_the_place_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing here")
+    with pytest.raises(ConfigError, match="no place"):
+        insert(page, "scores", "x")
