@@ -105,7 +105,7 @@ def test_preconditioned_noise_and_denoised_action_agree(schedule):
 
 
 def test_noise_prediction_error_is_the_difference_of_noises():
-    model, t = NoisePrediction(wavy), jnp.asarray([0.3])
+    model, t = NoisePrediction(wavy, VP()), jnp.asarray([0.3])
     action, noise, obs = jnp.asarray([[0.5]]), jnp.asarray([[-1.2]]), jnp.zeros((1, 1))
     x = 0.6299 * 0.5 - 0.7767 * 1.2  # alpha(0.3) = exp(-19.9 * 0.09 / 4 - 0.015), by hand
     np.testing.assert_allclose(model.error(action, t, noise, obs)[0, 0], np.sin(3 * x) + 0.3 + 1.2, atol=1e-3)

@@ -1,20 +1,37 @@
-"""Policies: pytrees with one `act(obs, key)`. Batches of observations go through `jax.vmap`.
-
-A sampler is any pytree with `sample(obs (obs,), key, n) -> (n, act)`; `BestOf` chooses among its candidates.
-"""
+"""Policies: pytrees with one `act(obs, key)`. Batches of observations go through `jax.vmap`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from srpo.diffusion.samplers import posterior
+from srpo.diffusion.parametrization import NoiseModel
+from srpo.diffusion.samplers import Sampler, posterior
+from srpo.diffusion.schedules import Schedule, Times
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import Normalizer
+
+
+class ActionSampler(Protocol):
+    """What `BestOf` draws its candidates from."""
+
+    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]: ...
+
+
+class Score(Protocol):
+    """What `BestOf` chooses by: values of actions, from one or more heads."""
+
+    def __call__(self, obs: Float[Array, "n obs"], action: Float[Array, "n act"], /) -> Float[Array, "heads n"]: ...
+
+
+class Energy(Protocol):
+    """What guides a diffusion model: the log of the factor by which the density of noised actions changes."""
+
+    def __call__(self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], /) -> Float[Array, "..."]: ...
 
 
 class DeterministicPolicy(eqx.Module):
@@ -43,7 +60,7 @@ class Normalized(eqx.Module):
     """A policy that was trained on normalized observations, given recorded ones."""
 
     normalizer: Normalizer
-    policy: Any
+    policy: Any  # a Policy, with or without a dial
 
     def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, " act"]:
         """`dial`: beta, for a policy that has one."""
@@ -67,8 +84,8 @@ class GaussianPolicy(eqx.Module):
 class DiffusionPolicy(eqx.Module):
     """Actions drawn from a diffusion model of the action given the observation."""
 
-    model: Any  # (x, t, obs) -> predicted noise, with its `schedule`, over a network whose layer `last` makes actions
-    sampler: Any  # (predict_noise(x, t), schedule, key, shape) -> actions
+    model: NoiseModel
+    sampler: Sampler
 
     def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
         """One draw. Raises ValueError without a key."""
@@ -81,7 +98,7 @@ class DiffusionPolicy(eqx.Module):
 
     def sample_each(self, obs: Float[Array, "... obs"], key: PRNGKeyArray) -> Float[Array, "... act"]:
         """One action for each observation; differentiable in the model."""
-        shape = (*obs.shape[:-1], self.model.net.last.bias.shape[-1])
+        shape = (*obs.shape[:-1], self.model.action_size)
         return self.sampler(lambda x, t: self.model(x, t, obs), self.model.schedule, key, shape)
 
 
@@ -92,11 +109,11 @@ class BestOf(eqx.Module):
     value). With `average` > 1 that many are taken (drawn without replacement) and their mean is the action.
     """
 
-    sampler: Any  # sample(obs (obs,), key, n) -> (n, act)
-    score: Any  # (obs (n, obs), action (n, act)) -> (heads, n)
+    sampler: ActionSampler
+    score: Score
     n: int = eqx.field(static=True)
     choice: Literal["argmax", "softmax"] = eqx.field(static=True, default="argmax")
-    sharpness: Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)  # larger: closer to argmax, 0: uniform
+    sharpness: ScalarLike = eqx.field(default=1.0, converter=jnp.asarray)  # larger: closer to argmax, 0: uniform
     heads: Literal["min", "mean", "first"] = eqx.field(static=True, default="min")  # how the heads make one value
     average: int = eqx.field(static=True, default=1)
 
@@ -124,17 +141,17 @@ class Guided(eqx.Module):
     The energy f(a_t, s, t) is the log of the factor by which the density changes; scale 1 is exact if it is perfect.
     """
 
-    behavior: Any  # (x, t, obs) -> predicted noise, with a `schedule`
-    energy: Any  # (x, t, obs) -> (...)
-    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    behavior: NoiseModel
+    energy: Energy
+    scale: ScalarLike = eqx.field(converter=jnp.asarray)
 
     @property
-    def schedule(self):
+    def schedule(self) -> Schedule:
         return self.behavior.schedule
 
     @property
-    def net(self):
-        return self.behavior.net
+    def action_size(self) -> int:
+        return self.behavior.action_size
 
     def __call__(
         self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]
@@ -154,7 +171,7 @@ class Planner(eqx.Module):
     model: Any  # (x, k) -> clean x; `frame`, `schedule`, `shape`
     value: Any  # (x, k) -> return
     plans: int = eqx.field(static=True)
-    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    scale: ScalarLike = eqx.field(converter=jnp.asarray)
     pushes: int = eqx.field(static=True)
     free_steps: int = eqx.field(static=True)
 

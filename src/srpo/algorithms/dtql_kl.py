@@ -42,7 +42,7 @@ class Generator(eqx.Module):
         return self.net(SCALE * noise, jnp.asarray(SCALE), obs)
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
-        return self(obs, jax.random.normal(key, (n, self.net.last.bias.shape[-1])))
+        return self(obs, jax.random.normal(key, (n, self.net.action_size)))
 
 
 class State(eqx.Module):

@@ -14,11 +14,12 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    several = {"type": Path, "required": True, "nargs": "+", "metavar": "FILE"}
+    several: dict[str, Any] = {"type": Path, "required": True, "nargs": "+", "metavar": "FILE"}
     add("--behavior", **several, help="behavior_ckpt*.pth of the authors' code, one per seed")
     add("--critic", **several, help="critic_ckpt*.pth of the authors' code, in the same order")
     add("--data", required=True, metavar="DATA", help="what they were trained on: a built-in name, a file or a D4RL id")

@@ -19,6 +19,7 @@ import numpy as np
 
 from srpo.convert.torch_file import read_tensors
 from srpo.diffusion.parametrization import NoisePrediction
+from srpo.diffusion.schedules import VP
 from srpo.networks.layers import QEnsemble, ValueNet
 from srpo.networks.score import ScoreResNet
 from srpo.runs.checkpoint import CheckpointError, flatten
@@ -57,16 +58,17 @@ def official(behavior: str | Path, critic: str | Path) -> dict[str, Any]:
     return {"behavior": noise, "critic": value}
 
 
-def sizes(model: NoisePrediction | Critic) -> tuple[int, int]:
+def sizes(model: NoisePrediction[VP] | Critic[ValueNet]) -> tuple[int, int]:
     """Of observations and of actions."""
     if isinstance(model, Critic):
         obs, both = model.v.net.layers[0].weight.shape[0], model.q.members[0].layers[0].weight.shape[0]
         return obs, both - obs
-    inputs, act = model.net.first.weight.shape[0], model.net.last.weight.shape[1]
+    assert isinstance(model.net, ScoreResNet)
+    inputs, act = model.net.first.weight.shape[0], model.net.action_size
     return inputs - act - 2 * TIME, act
 
 
-def _read_behavior(path: Path) -> NoisePrediction:
+def _read_behavior(path: Path) -> NoisePrediction[VP]:
     tensors = {k.removeprefix(PREFIX): x for k, x in read_tensors(path).items() if k.startswith(PREFIX)}
     if not tensors:
         raise CheckpointError(f"{path} has no {PREFIX}*, so it is not a behavior model; give behavior_ckpt*.pth")
@@ -75,7 +77,9 @@ def _read_behavior(path: Path) -> NoisePrediction:
     obs, blocks = inputs - act - 2 * TIME, _count(tensors, r"main\.blocks\.(\d+)\..*")
     if obs < 1:
         raise CheckpointError(f"{path}: the {inputs} inputs of main.fc leave none for observations; give behavior_ckpt*.pth")
-    shaped = jax.eval_shape(lambda: NoisePrediction(ScoreResNet(obs, act, jax.random.key(0), width, blocks, time_size=TIME)))
+    shaped = jax.eval_shape(
+        lambda: NoisePrediction(ScoreResNet(obs, act, jax.random.key(0), width, blocks, time_size=TIME), VP())
+    )
     return _filled(path, shaped, tensors, {})
 
 

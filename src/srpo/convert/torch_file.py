@@ -11,12 +11,14 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from srpo.convert.unpickle import TYPES, Machine, Storage, Tensor, damaged, refuse, short, type_name
 from srpo.runs.checkpoint import CheckpointError
+
+Order = Literal["<", ">"]  # of bytes
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -88,11 +90,11 @@ def _read_legacy(path: Path, content: bytes) -> tuple[Any, str, Callable[[Storag
             damaged(path, "its storages do not fit its tensors")
         found[key] = content[at + 8 : stop]
         at = stop
-    order = "<" if machine.get("little_endian", True) else ">"
+    order: Order = "<" if machine.get("little_endian", True) else ">"
     return tree, order, lambda storage: found.get(storage.key, b"")
 
 
-def _array(path: Path, storage: Storage, read: Callable[[Storage], bytes], order: str) -> np.ndarray:
+def _array(path: Path, storage: Storage, read: Callable[[Storage], bytes], order: Order) -> np.ndarray:
     """(length,) what a storage holds."""
     dtype = np.dtype(TYPES[storage.kind])
     content = read(storage)

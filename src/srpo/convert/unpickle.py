@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 from srpo.runs.checkpoint import CheckpointError
 
@@ -19,7 +18,7 @@ TYPES = {
     "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
 }  # fmt: skip
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-CONSTANTS = {
+CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
 }  # fmt: skip
@@ -91,7 +90,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: BufferedIOBase) -> Any:
+    def run(self, file: IO[bytes]) -> Any:
         """The object of the next pickle in `file`. Raises CheckpointError."""
         try:
             for opcode, arg, _ in pickletools.genops(file):

@@ -22,7 +22,7 @@ def draw(data: Dataset, path: Path) -> None:
     rows = -(-shown // columns)
     figure = Figure(figsize=(9, 3.4 + 1.7 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.4, 1.7 * rows])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.4, 1.7 * rows]).ravel()
     _returns(top.subplots(), data)
     bottom.supylabel("share of rows", fontsize=10)
     bottom.supxlabel("action", fontsize=10)

@@ -127,7 +127,7 @@ def _far(support: Support | None) -> str:
     if support is None:
         return ""
     arrays = "\n".join(array(f"policy_data_{name}", getattr(support, name)) for name in ("mean", "whiten", "low", "high"))
-    limit = np.format_float_scientific(support.limit, unique=True)
+    limit = np.format_float_scientific(np.float32(support.limit), unique=True)
     return _fill("policy_far.c", {"ARRAYS": arrays, "LIMIT": f"{limit}f"})
 
 

@@ -35,7 +35,8 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
     actor = policy.actor
     layers = [(_array(layer.weight, 2), _array(layer.bias, 1)) for layer in actor.net.layers]
     if isinstance(actor, SquashedGaussianActor):  # its last layer gives the means, then the deviations
-        layers[-1] = tuple(np.ascontiguousarray(np.split(part, 2, axis=-1)[0]) for part in layers[-1])
+        weight, bias = (np.ascontiguousarray(np.split(part, 2, axis=-1)[0]) for part in layers[-1])
+        layers[-1] = weight, bias
     normalizer = getattr(actor, "normalizer", None) or Normalizer.identity(layers[0][0].shape[0])
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
     bounds = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))

@@ -57,6 +57,7 @@ def measure(
         stderr=subprocess.PIPE,
         text=True,
     ) as worker:
+        assert worker.stdout is not None and worker.stderr is not None  # they are pipes
         for line in worker.stdout:
             message = json.loads(line)
             if "error" in message:

@@ -21,8 +21,9 @@ class _Graph:
     """Nodes in a row, each reading what the one before wrote."""
 
     def __init__(self, network: Network):
-        self.nodes, self.value = [], "obs"
-        self.arrays = dict(network.tensors())
+        self.nodes: list[onnx.NodeProto] = []
+        self.value = "obs"
+        self.arrays: dict[str, np.ndarray | np.floating] = dict(network.tensors())
 
     def add(self, op: str, *inputs: str, out: str | None = None) -> str:
         """`op` on the present value, unless the inputs say otherwise; its output becomes the present value."""
@@ -74,9 +75,9 @@ def _bound(graph: _Graph, network: Network) -> None:
 
 def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
     sizes = {"obs": bundle.network.obs_size, "action": bundle.network.action_size}
-    ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", sizes[name]])] for name in sizes]
+    obs, action = ([helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", sizes[name]])] for name in sizes)
     arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in graph.arrays.items()]
-    made = helper.make_graph(graph.nodes, "policy", *ends, arrays)
+    made = helper.make_graph(graph.nodes, "policy", obs, action, arrays)
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="srpo", doc_string=ABOUT
     )

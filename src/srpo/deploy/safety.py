@@ -67,9 +67,10 @@ class Support:
     @classmethod
     def from_tensors(cls, found: Mapping[str, np.ndarray], obs_size: int) -> Support | None:
         """What `tensors` gave; None if it was not written. Raises DeployError for arrays of other shapes."""
-        arrays = {name: found.get(PREFIX + name) for name in cls.__dataclass_fields__}
-        if any(array is None for array in arrays.values()):
+        names = list(cls.__dataclass_fields__)
+        if any(PREFIX + name not in found for name in names):
             return None
+        arrays = {name: found[PREFIX + name] for name in names}
         for name, array in arrays.items():
             wanted = {"whiten": (obs_size, obs_size), "limit": ()}.get(name, (obs_size,))
             if array.shape != wanted:
@@ -107,6 +108,7 @@ class SafePolicy:
             raise DeployError(f"hold: found {hold}, expected zero or more observations")
         self.policy, self.max_change, self.hold = policy, max_change, hold
         self.fallback = np.zeros(policy.action_size, np.float32) if fallback is None else fallback
+        self.reason: str | None = None  # why the last action is the fall-back, if it is
         self.reset()
 
     def reset(self, action: np.ndarray | None = None) -> None:

@@ -7,24 +7,52 @@ is scaled by alpha, which keeps SRPO's gradient clean at large t (docs/algorithm
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.edm import precondition
-from srpo.diffusion.schedules import VP, Schedule, Times, perturb
+from srpo.diffusion.schedules import VP, Discrete, Schedule, Times, perturb
 
 Action = Float[Array, "... act"]
 Obs = Float[Array, "... obs"] | None  # as the network takes it
 
 
-class NoisePrediction(eqx.Module):
+S = TypeVar("S", bound=Schedule)
+
+
+class ScoreNetwork(Protocol):
+    """A network of a noised action, a time and an observation; `key` is for dropout."""
+
+    @property
+    def action_size(self) -> int: ...
+
+    def __call__(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action: ...
+
+
+class NoiseModel(Protocol):
+    """What samplers draw from: it predicts the noise of actions, and says how they were noised."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def action_size(self) -> int: ...
+
+    def __call__(self, x: Action, t: Times, obs: Obs) -> Action: ...
+
+
+class NoisePrediction(eqx.Module, Generic[S]):
     """The network's output is the noise."""
 
-    net: Any
-    schedule: Schedule = eqx.field(static=True, default=VP())
+    net: ScoreNetwork
+    schedule: S = eqx.field(static=True)
+
+    @property
+    def action_size(self) -> int:
+        return self.net.action_size
 
     def __call__(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action:
         """Predicted noise at x_t. `key`: for dropout."""
@@ -38,9 +66,13 @@ class NoisePrediction(eqx.Module):
 class Preconditioned(eqx.Module):
     """The network's output F gives the denoised action D = c_skip y + c_out F(c_in y)."""
 
-    net: Any
-    schedule: Schedule = eqx.field(static=True, default=VP())
+    net: ScoreNetwork
+    schedule: VP = eqx.field(static=True, default=VP())
     data_std: float = eqx.field(static=True, default=0.5)
+
+    @property
+    def action_size(self) -> int:
+        return self.net.action_size
 
     def _coefficients(self, t):
         """alpha, sigma, c_in, c_skip, c_out."""
@@ -66,7 +98,7 @@ class Preconditioned(eqx.Module):
 
 
 def discrete_error(
-    model: NoisePrediction, action: Float[Array, "B act"], obs: Float[Array, "B obs"], key: PRNGKeyArray
+    model: NoisePrediction[Discrete], action: Float[Array, "B act"], obs: Float[Array, "B obs"], key: PRNGKeyArray
 ) -> Action:
     """`model.error` at steps drawn uniformly from its discrete schedule, with dropout."""
     k_step, k_noise, k_dropout = jax.random.split(key, 3)

@@ -8,7 +8,7 @@ Everything is differentiable; a clip passes no gradient where it saturates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ from srpo.config import static
 from srpo.diffusion.schedules import Discrete
 
 X = Float[Array, "..."]
-Step = Int[Array, ""] | int
+Step = Int[Array, ""]
 
 
 def clean(schedule: Discrete, k: Step, x: X, noise: X) -> X:
@@ -66,6 +66,14 @@ def _ancestral(step, schedule, x, key):
 
     steps = jnp.arange(schedule.steps)[::-1], jax.random.split(key, schedule.steps)
     return jax.lax.scan(body, x, steps)[0]
+
+
+class Sampler(Protocol):
+    """Draws actions of a shape from predict_noise(x, t) and the schedule by which they were noised."""
+
+    def __call__(
+        self, predict_noise: Callable[..., X], schedule: Any, key: PRNGKeyArray, shape: tuple[int, ...], /
+    ) -> Float[Array, "..."]: ...
 
 
 class Ancestral(eqx.Module):

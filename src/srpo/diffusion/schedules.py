@@ -16,7 +16,7 @@ Times = Real[Array, "..."]  # in (0, 1], or the steps of a discrete diffusion
 
 
 class Schedule(Protocol):
-    def __call__(self, t: Times) -> tuple[Times, Times]:
+    def __call__(self, t: Times, /) -> tuple[Times, Times]:
         """(alpha, sigma) at time t."""
 
 

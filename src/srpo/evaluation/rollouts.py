@@ -49,7 +49,7 @@ class Rollouts:
             action = self._actions(policies, obs, key, step)
             for i in np.flatnonzero(alive):
                 obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
-                returns[i] += reward
+                returns[i] += float(reward)
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
             step += 1

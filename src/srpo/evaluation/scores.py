@@ -29,7 +29,7 @@ class Evaluator:
         """`results`: of the stages that are finished, filled as training goes on."""
         self.results, self.progress = results, progress
         self.every, self.table = run.info["eval_every"], evals_table(run)
-        self.rollouts = None
+        self.rollouts: Rollouts | None = None
 
     def forget_after(self, step: int) -> None:
         self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +43,8 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
         import imageio.v2 as imageio
     except ImportError as e:
         raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
-    policy = run.policy(run.seeds[0] if seed is None else seed, **dict(run.points[0]))
+    point: dict[str, Any] = dict(run.points[0])
+    policy = run.policy(run.seeds[0] if seed is None else seed, **point)
     act = jax.jit(lambda obs, key: policy.act(obs, key))
     part = path.with_name(path.stem + ".part.mp4")
     try:
@@ -51,7 +53,8 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
         _follow(env)
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
-        with warnings.catch_warnings(), imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+        writer: Any = imageio.get_writer(part, fps=fps, macro_block_size=8)
+        with warnings.catch_warnings(), writer as film:
             warnings.filterwarnings(
                 "ignore", r"os\.fork", RuntimeWarning
             )  # ffmpeg's process is started by fork and replaced at once

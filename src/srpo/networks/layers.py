@@ -109,6 +109,10 @@ class Linear(eqx.Module):
         else:
             self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
 
+    @property
+    def n_out(self) -> int:
+        return self.bias.shape[-1]
+
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         return product(x, self.weight) + self.bias
 

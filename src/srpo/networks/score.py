@@ -99,6 +99,10 @@ class ScoreResNet(eqx.Module):
         self.last = Linear(width, act, k_last, style.edge_init)
         self.dropout, self.activation = dropout, style.activation
 
+    @property
+    def action_size(self) -> int:
+        return self.last.n_out
+
     def __call__(
         self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
@@ -132,8 +136,8 @@ class ScoreMLP(eqx.Module):
         self.body = MLP((hidden[0] if linear_input else size, *hidden, act), k_body, mish)
 
     @property
-    def last(self) -> Linear:
-        return self.body.layers[-1]
+    def action_size(self) -> int:
+        return self.body.layers[-1].n_out
 
     def __call__(
         self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None

@@ -206,8 +206,8 @@ class ReturnNet(eqx.Module):
         narrow = [sizes[-1], sizes[-1] // 2, sizes[-1] // 4]
         k_embed, k_last, *keys = jax.random.split(key, 2 + 2 * (len(multipliers) + 2))
         self.embed = _time_embedding(width, k_embed)
-        makers = [(Level, *io) for io in itertools.pairwise(sizes)]
-        makers += [(TemporalBlock, *io) for io in itertools.pairwise(narrow)]
+        wide: list[tuple[type[Level | TemporalBlock], int, int]] = [(Level, *io) for io in itertools.pairwise(sizes)]
+        makers = wide + [(TemporalBlock, *io) for io in itertools.pairwise(narrow)]
         self.levels = tuple(
             (make(i, o, width, a), Conv(o, o, 3, b, stride=2))
             for (make, i, o), a, b in zip(makers, keys[::2], keys[1::2], strict=True)

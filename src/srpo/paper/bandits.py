@@ -8,7 +8,7 @@ not squeezed into [-1, 1]: the paper's temperatures 1/beta = 0 ... 1 belong to t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from srpo import config
 from srpo.config import ConfigError, closest
 from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, metric_names
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
@@ -34,7 +35,7 @@ class GaussianMixture(eqx.Module):
     """Equal parts N(mean_i, std^2 I). Called, it is a perfect behavior model: the exact noise prediction at any t."""
 
     means: Float[Array, "k d"]
-    std: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    std: Float[Array, ""]
     schedule: VP = eqx.field(static=True, default=VP())
 
     def __call__(self, x: Float[Array, "... d"], t: Float[Array, "..."], obs=None, key=None) -> Float[Array, "... d"]:
@@ -58,13 +59,13 @@ class GaussianMixture(eqx.Module):
 def ring_of_gaussians() -> GaussianMixture:
     """Eight modes on a circle of radius 2 sqrt 2, standard deviation sqrt 2 / 4."""
     angle = jnp.arange(8) * jnp.pi / 4
-    return GaussianMixture(2 * 2**0.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1), 2**0.5 / 4)
+    return GaussianMixture(2 * 2**0.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1), jnp.asarray(2**0.5 / 4))
 
 
 def grid_of_gaussians() -> GaussianMixture:
     """DTQL's 5 x 5 modes on [-10, 10]^2, standard deviation 0.3."""
     line = jnp.linspace(-10.0, 10.0, 5)
-    return GaussianMixture(jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2), 0.3)
+    return GaussianMixture(jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2), jnp.asarray(0.3))
 
 
 def _swissroll(rng, n):
@@ -103,6 +104,12 @@ class Bandit:
     draw: Callable[[np.random.Generator, int], Points]
     extent: float = 4.5
     mixture: Callable[[], GaussianMixture] | None = None
+
+    def density(self) -> GaussianMixture:
+        """Raises ValueError where it is not known."""
+        if self.mixture is None:
+            raise ValueError("the density of this data set is not known")
+        return self.mixture()
 
     def actions(self, n: int, seed: int) -> Float[np.ndarray, "n 2"]:
         """`n` actions in float32, the same for the same seed."""
@@ -154,6 +161,10 @@ class PlaneNet(eqx.Module):
     mlp: MLP
     schedule: VP = eqx.field(static=True, default=VP())
 
+    @property
+    def action_size(self) -> int:
+        return 2
+
     @classmethod
     def create(cls, key, width: int, std: float, layers: int = 3, waves: int = 32) -> PlaneNet:
         """`std`: of the data; the projections' lengths are about 4 / std."""
@@ -181,9 +192,10 @@ def train(stage: Stage, state, action: Points, key, bars: Bars, name: str) -> An
     log = Log.create(metric_names(stage, state, data, {}, key))
     state, log = _advance(stage, state, log, data, {}, key, 0, 0)  # compiles, so that the time left is that of the steps
     bars.open(name, stage.steps)
+    lr = config.lookup(stage, "lr").value
     edges = np.linspace(0, stage.steps, 51).astype(int)
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        slower = replace(stage, lr=stage.lr * (1 + np.cos(np.pi * (start + stop) / (2 * stage.steps))) / 2)
+        slower = config.assign(stage, "lr", lr * (1 + np.cos(np.pi * (start + stop) / (2 * stage.steps))) / 2)
         state, log = _advance(slower, state, log, data, {}, key, start, stop)
         for metric, step in log.bad_step.items():
             if int(step) >= 0:
@@ -197,5 +209,5 @@ def fit(stage: DiffusionBehavior, action: Points, key, bars: Bars, name: str) ->
     k_init, k_train = jax.random.split(key)
     std = round(float(action.std()), 3)
     net = PlaneNet.create(k_init, stage.width, std)
-    model = Preconditioned(net, data_std=std) if stage.parametrization == "preconditioned" else NoisePrediction(net)
+    model = Preconditioned(net, data_std=std) if stage.parametrization == "preconditioned" else NoisePrediction(net, VP())
     return train(stage, TrainState.create(model, adamw(stage.lr, stage.weight_decay)), action, k_train, bars, name)

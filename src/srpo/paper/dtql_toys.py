@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, ScalarLike
 
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
@@ -41,7 +41,7 @@ HIDDEN = (128, 128, 128, 128)
 class Reward(eqx.Module):
     """The reward of this index in REWARDS, as a critic with one head; the corner of "hard" is the square's upper left."""
 
-    index: Int[Array, ""] = eqx.field(converter=jnp.asarray)
+    index: ScalarLike = eqx.field(converter=jnp.asarray)
     extent: float
 
     def __call__(self, action: Float[Array, "... 2"]) -> Float[Array, "..."]:

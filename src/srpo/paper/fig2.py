@@ -28,7 +28,7 @@ METHODS = ("behavior", "forward KL (Gaussian)", "forward KL (diffusion)", "rever
 def make(job: Job) -> list[dict]:
     """Trains, draws fig2.png and writes the actions of every policy to fig2.csv; returns a row per policy."""
     bandit = find((job.data or DATA)[0])
-    mixture, target = bandit.mixture(), np.float32(TARGET) * bandit.extent
+    mixture, target = bandit.density(), np.array(TARGET, np.float32) * bandit.extent
     actions = bandit.actions(job.budget.rows, job.seed)
     weight = np.exp(-BETA * ((actions - target) ** 2).sum(-1).astype(np.float64))
     weight /= weight.sum()

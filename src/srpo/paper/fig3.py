@@ -24,7 +24,7 @@ def make(job: Job) -> list[dict]:
 def draw(s: Study):
     """The figure, as wide as the text: five squares, below them their scales."""
     side, gap, left, bottom, height = 1.14, 0.13, 0.32, 0.56, 1.9  # inches
-    figure = panels.page(panels.TEXT_WIDTH, height, layout="none")
+    figure = panels.page(panels.TEXT_WIDTH, height, layout=None)
 
     def box(i, x, y, w, h):
         return ((left + i * (side + gap) + x) / panels.TEXT_WIDTH, y / height, w / panels.TEXT_WIDTH, h / height)

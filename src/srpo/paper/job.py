@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from srpo.runs.checkpoint import write_atomically
-from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.stages.diffusion_behavior import DiffusionBehavior, Parametrization
 from srpo.training.progress import Bars
 
 
@@ -30,10 +30,17 @@ class Budget:
     climbs: int = 100  # optimizer steps of a policy per temperature
     draws: int = 2048  # samples behind each measured variance
 
-    def behavior(self, **settings) -> DiffusionBehavior:
+    def behavior(self, parametrization: Parametrization = "noise") -> DiffusionBehavior:
         """The training of a behavior model; the 2-D data are plentiful, so without dropout and decay."""
-        sizes = {"steps": self.steps, "batch_size": self.batch_size, "width": self.width}
-        return DiffusionBehavior(**sizes, dropout=0.0, weight_decay=0.0, lr=5e-3, **settings)
+        return DiffusionBehavior(
+            self.steps,
+            self.batch_size,
+            self.width,
+            dropout=0.0,
+            parametrization=parametrization,
+            lr=5e-3,
+            weight_decay=0.0,
+        )
 
 
 FULL = Budget()

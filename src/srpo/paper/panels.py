@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
+Layout = Literal["constrained", "compressed", "tight"]
 TEXT_WIDTH, COLUMN_WIDTH = 6.75, 3.25  # inches
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "legend.fontsize": 6,
     "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
     "xtick.major.pad": 1.5, "ytick.major.pad": 1.5, "axes.titlepad": 3, "axes.labelpad": 1.5, "lines.linewidth": 1.0,
@@ -23,7 +26,7 @@ def style():
     return matplotlib.rc_context(STYLE)
 
 
-def page(width: float, height: float, layout: str = "constrained") -> Figure:
+def page(width: float, height: float, layout: Layout | None = "constrained") -> Figure:
     """An empty figure of this size in inches. Draw and save it within `style()`."""
     return Figure(figsize=(width, height), layout=layout)
 
@@ -42,9 +45,14 @@ def image(axis: Axes, values: np.ndarray, extent: float, cmap: str, **options):
     return axis.imshow(values, origin="lower", extent=box, cmap=cmap, interpolation="bilinear", rasterized=True, **options)
 
 
-def samples(axis: Axes, actions: np.ndarray, n: int = 4000, **options) -> None:
+def samples(axis: Axes, actions: np.ndarray, n: int = 4000, **options: Any) -> None:
     """The first `n` actions as dots."""
-    axis.scatter(*actions[:n].T, **{"s": 0.4, "color": DARK, "linewidths": 0, "rasterized": True} | options)
+    dots(axis, actions[:n], **{"s": 0.4, "color": DARK, "linewidths": 0, "rasterized": True} | options)
+
+
+def dots(axis: Axes, points: np.ndarray, **options: Any) -> PathCollection:
+    """Points (n, 2) as marks without edges, unless the options say otherwise."""
+    return axis.scatter(points[:, 0], points[:, 1], **{"linewidths": 0} | options)
 
 
 def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
@@ -55,20 +63,19 @@ def stacked_values(axis: Axes, targets: np.ndarray, extent: float):
     for target in targets:
         nearest = np.minimum(nearest, ((points - target) ** 2).sum(-1))
     shown = image(axis, -nearest, extent, VALUE, vmax=0)
-    axis.scatter(*targets.T, s=1.2, color="white", linewidths=0)
+    dots(axis, targets, s=1.2, color="white")
     return shown
 
 
 def regularization(axis: Axes, inverse_beta: np.ndarray, policies: np.ndarray) -> list:
     """From the greedy policy (blue) along its path (red) to the regularized one (green); returns both marks with their labels."""
-    axis.add_collection(LineCollection(np.swapaxes(policies, 0, 1), colors="red", linewidths=0.4, alpha=0.7))
-    first = axis.scatter(*policies[0].T, s=2.2, color=BLUE, linewidths=0, zorder=3)
-    last = axis.scatter(*policies[-1].T, s=3.0, color=GREEN, edgecolors="#006633", linewidths=0.2, zorder=4)
+    axis.add_collection(LineCollection(list(np.swapaxes(policies, 0, 1)), colors="red", linewidths=0.4, alpha=0.7))
+    first = dots(axis, policies[0], s=2.2, color=BLUE, zorder=3)
+    last = dots(axis, policies[-1], s=3.0, color=GREEN, edgecolors="#006633", linewidths=0.2, zorder=4)
     return [(mark, rf"$1/\beta={value:g}$") for mark, value in ((first, inverse_beta[0]), (last, inverse_beta[-1]))]
 
 
 def policy_shift(axis: Axes, inverse_beta: np.ndarray, policies: np.ndarray):
     """Every policy, colored by its 1/beta."""
     color = np.repeat(inverse_beta, policies.shape[1])
-    options = {"s": 1.3, "cmap": TEMPERATURE, "linewidths": 0, "vmin": 0, "vmax": float(inverse_beta[-1])}
-    return axis.scatter(policies[..., 0].ravel(), policies[..., 1].ravel(), c=color, **options)
+    return dots(axis, policies.reshape(-1, 2), s=1.3, c=color, cmap=TEMPERATURE, vmin=0, vmax=float(inverse_beta[-1]))

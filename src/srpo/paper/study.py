@@ -73,18 +73,19 @@ def study(job: Job, name: str, label: str = "") -> Study:
     bandit, budget, label = find(name), job.budget, label or name
     actions = bandit.actions(budget.rows, job.seed)
     model = fit(budget.behavior(), actions, job.key(0), job.bars, f"{label}: behavior")
-    targets = jnp.asarray(target_grid(bandit.extent, budget.targets))
+    targets = target_grid(bandit.extent, budget.targets)
+    placed = jnp.asarray(targets)
     inverse_beta = np.linspace(0, MOST[job.gradient], budget.temperatures, dtype=np.float32)
     job.bars.open(f"{label}: policies", 1)
-    policies = climb(
-        model, Quadratic(targets), targets, jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient
+    found = climb(
+        model, Quadratic(placed), placed, jnp.asarray(inverse_beta), job.key(1), steps=budget.climbs, gradient=job.gradient
     )
-    targets, policies = np.asarray(targets), np.asarray(policies)
+    policies = np.asarray(found)
     job.bars.update(1)
     held_out = bandit.actions(1000, job.seed + 1)
     asked = [grid_points(bandit.extent, budget.grid), held_out, policies[0], policies[-1]]
-    found = densities(model, np.concatenate(asked), actions, job.bars, f"{label}: density")
-    grid, own, *ends = np.split(found, np.cumsum([len(a) for a in asked])[:-1])
+    log_density = densities(model, np.concatenate(asked), actions, job.bars, f"{label}: density")
+    grid, own, *ends = np.split(log_density, np.cumsum([len(a) for a in asked])[:-1])
     inside = np.array([np.mean(end >= np.quantile(own, OUTSIDE)) for end in ends])
     return Study(name, bandit, actions, grid.reshape(budget.grid, -1), inverse_beta, targets, policies, inside)
 

@@ -16,6 +16,7 @@ from srpo.diffusion.schedules import VP, perturb
 from srpo.paper import panels
 from srpo.paper.bandits import BANDITS, Quadratic, find, fit
 from srpo.paper.job import Job
+from srpo.stages.diffusion_behavior import PARAMETRIZATIONS
 from srpo.stages.score_regularized import policy_direction
 
 DATA = ("8gaussians",)
@@ -64,10 +65,10 @@ def score_error(behavior, exact, action, t, noise):
 def make(job: Job) -> list[dict]:
     """Trains a noise-predicting and a preconditioned model, draws variance.png, writes variance.csv; rows per single time."""
     bandit = find((job.data or DATA)[0])
-    exact, actions = bandit.mixture(), bandit.actions(job.budget.rows, job.seed)
+    exact, actions = bandit.density(), bandit.actions(job.budget.rows, job.seed)
     models = {
-        kind: fit(job.budget.behavior(parametrization=kind), actions, job.key(i), job.bars, f"{kind} model")
-        for i, kind in enumerate(("noise", "preconditioned"))
+        kind: fit(job.budget.behavior(kind), actions, job.key(i), job.bars, f"{kind} model")
+        for i, kind in enumerate(PARAMETRIZATIONS)
     }
     k_place, k_noise, k_time, k_held = jax.random.split(job.key(2), 4)
     held = jnp.asarray(bandit.actions(4096, job.seed + 1))

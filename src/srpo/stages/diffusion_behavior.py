@@ -14,10 +14,15 @@ import jax.numpy as jnp
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
+from srpo.diffusion.schedules import VP
 from srpo.networks.score import ScoreResNet
 from srpo.optim import adamw
 
-PARAMETRIZATIONS = {"noise": NoisePrediction, "preconditioned": Preconditioned}
+Parametrization = Literal["noise", "preconditioned"]
+PARAMETRIZATIONS: dict[Parametrization, type[NoisePrediction[VP]] | type[Preconditioned]] = {
+    "noise": NoisePrediction,
+    "preconditioned": Preconditioned,
+}
 
 
 class DiffusionBehavior(Stage):
@@ -26,7 +31,7 @@ class DiffusionBehavior(Stage):
     width: int = static(256, "width of the residual network; its blocks expand it four times")
     blocks: int = static(3, "residual blocks")
     dropout: float = static(0.1, "dropout rate during training", "[0, 1)")
-    parametrization: Literal["noise", "preconditioned"] = static(
+    parametrization: Parametrization = static(
         "noise", "what the network predicts: the noise (papers) or the denoised action (EDM preconditioning)"
     )
     lr: float = setting(3e-4, "learning rate (AdamW)")
@@ -35,7 +40,7 @@ class DiffusionBehavior(Stage):
 
     def init(self, data, given, key):
         net = ScoreResNet(data.obs.shape[-1], data.action.shape[-1], key, self.width, self.blocks, self.dropout)
-        return TrainState.create(PARAMETRIZATIONS[self.parametrization](net), adamw(self.lr, self.weight_decay))
+        return TrainState.create(PARAMETRIZATIONS[self.parametrization](net, VP()), adamw(self.lr, self.weight_decay))
 
     def update(self, state, batch, given, key, step):
         k_time, k_noise, k_dropout = jax.random.split(key, 3)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from srpo.config import setting, static
 from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.parametrization import NoisePrediction
+from srpo.diffusion.schedules import VP
 from srpo.networks.layers import MLP, GaussianFourier, Linear
 from srpo.optim import adam
 
@@ -69,6 +70,10 @@ class ScoreNet(eqx.Module):
         self.up = tuple(ScoreBlock(2 * i, o, c, k) for (i, o), k in zip(ways_out, keys[len(widths) :], strict=True))[::-1]
         self.last = Linear(2 * widths[0], act, k_last)
 
+    @property
+    def action_size(self) -> int:
+        return self.last.n_out
+
     def __call__(
         self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
@@ -102,7 +107,7 @@ class ScoreBehavior(Stage):
 
     def init(self, data, given, key):
         net = ScoreNet(data.obs.shape[-1], data.action.shape[-1], key, self.widths)
-        return TrainState.create(NoisePrediction(net), adam(self.lr))
+        return TrainState.create(NoisePrediction(net, VP()), adam(self.lr))
 
     def update(self, state, batch, given, key, step):
         k_time, k_noise = jax.random.split(key)

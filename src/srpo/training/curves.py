@@ -68,8 +68,8 @@ def draw_curves(run: Run) -> None:
     if columns == 0:
         return
     height = -(-(len(panels) + bool(evals)) // columns)
-    fig, axes = plt.subplots(height, columns, figsize=(3.2 * columns, 2.4 * height), squeeze=False, layout="constrained")
-    axes = list(axes.flat)
+    fig, grid = plt.subplots(height, columns, figsize=(3.2 * columns, 2.4 * height), squeeze=False, layout="constrained")
+    axes = list(grid.flat)
     colors = (
         {point: plt.cm.viridis(i / max(len(run.points) - 1, 1) * 0.9) for i, point in enumerate(run.points)}
         if len(run.points) > 1

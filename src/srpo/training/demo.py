@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -42,11 +43,11 @@ def demo(out: Path, data: str = DATA, seeds: int | Sequence[int] = 1, quiet: boo
         raise ConfigError(
             f"{dataset.source}: no environment with reference returns is known for it, so nothing can be scored; use srpo train"
         )
-    options = {"seeds": seeds, "eval_every": 0, "quiet": quiet}
+    options: dict[str, Any] = {"seeds": seeds, "eval_every": 0, "quiet": quiet}
     algorithm = configure("srpo", dataset, "quick")
-    eval_every = {"eval_every": max(algorithm.policy.steps // 5, 1), "eval_episodes": 5}
+    eval_every = {"eval_every": max(algorithm.stages["policy"].steps // 5, 1), "eval_episodes": 5}
     main = srpo.train(algorithm, dataset, out=out / "srpo", **options | eval_every)
-    iql = configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.critic).items()})
+    iql = configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.stages["critic"]).items()})
     iql = iql.set("data.clip_action", 1.0)  # the same data, so that the critic is the same
     runs = {
         "BC": (
@@ -75,10 +76,10 @@ def spread(summary: Summary) -> float:
 
 
 def show(rows: list[Row], data: str, began: float) -> None:
-    seeds = len(rows[-1].run.seeds)
-    same, one = (
-        (f" --seeds {','.join(map(str, rows[-1].run.seeds))}", f" --seed {rows[-1].run.seeds[0]}") if seeds > 1 else ("", "")
-    )
+    main = rows[-1].run
+    assert main is not None  # that row is of a policy
+    seeds = len(main.seeds)
+    same, one = (f" --seeds {','.join(map(str, main.seeds))}", f" --seed {main.seeds[0]}") if seeds > 1 else ("", "")
     table = Table(title=f"normalized score, {EPISODES} episodes x {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     for name in ("", "what", "mean", "95 % interval"):
         table.add_column(name, justify="left" if name in ("", "what") else "right")
@@ -87,11 +88,11 @@ def show(rows: list[Row], data: str, began: float) -> None:
         table.add_row(row.name, row.what, f"{row.mean:.1f}", interval, style="bold" if row.name == "SRPO" else None)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    main = rows[-1].run.path
-    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {main} (look at {main / 'curves.png'})")
+    path = main.path
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {path} (look at {path / 'curves.png'})")
     console.print("what to try next:")
     console.print(
-        f"  srpo train {data} --from {main} --preset quick{same} --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic"
+        f"  srpo train {data} --from {path} --preset quick{same} --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic"
     )
-    console.print(f"  srpo export {main}{one} --to policy.safetensors       # a file that acts without JAX")
+    console.print(f"  srpo export {path}{one} --to policy.safetensors       # a file that acts without JAX")
     console.print("  srpo data info YOUR_LOGS.hdf5             # then: srpo train YOUR_LOGS.hdf5 --preset quick")

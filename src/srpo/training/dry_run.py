@@ -61,7 +61,7 @@ def dry_run(
     grid = Grid.create(algorithm, seeds, sweep)
     times = expected(grid, treat(data, algorithm.data), quiet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "path": s.path,
             "value": list(grid.sweep.get(s.path, ())) or s.value,

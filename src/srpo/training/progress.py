@@ -6,11 +6,11 @@ import hashlib
 import importlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from srpo.config import ConfigError
 from srpo.runs.run import Run
@@ -29,7 +29,7 @@ class Bars:
         columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
         self.bars = Progress(*columns, *left, console=self.console, disable=not self.console.is_terminal)
-        self.task = None
+        self.task = TaskID(0)  # no bar before `open`
 
     def open(self, name: str, total: int, done: int = 0) -> None:
         self.name, self.total = name, total
@@ -133,10 +133,22 @@ def _label(row: dict[str, Any]) -> str:
     return ",".join(f"{k}={v:g}" for k, v in row.items() if k not in fixed)
 
 
+class Sink(Protocol):
+    """Where metrics go besides metrics.csv."""
+
+    module: ClassVar[str]  # that must be installed
+
+    def __init__(self, run: Run): ...
+
+    def write(self, rows: list[dict[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class TensorBoard:
     """Needs the extra `tensorboard`."""
 
-    module = "tensorboardX"
+    module: ClassVar[str] = "tensorboardX"
 
     def __init__(self, run: Run):
         from tensorboardX import SummaryWriter
@@ -159,7 +171,7 @@ class TensorBoard:
 class WandB:
     """Needs the extra `wandb`; one run there holds all seeds and points, each metric under its label."""
 
-    module = "wandb"
+    module: ClassVar[str] = "wandb"
 
     def __init__(self, run: Run):
         import wandb
@@ -180,7 +192,7 @@ class WandB:
         self.log.finish()
 
 
-SINKS = {"tensorboard": TensorBoard, "wandb": WandB}
+SINKS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def check_sinks(names: Sequence[str]) -> None:

@@ -214,7 +214,7 @@ def _train_stage(
             run = save_info(run, failures=others + [vars(f) for f in loop.failures])
         if loop.all_failed:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
-        if every and (loop.step % every == 0 or loop.step == loop.stage.steps):
+        if evaluator is not None and (loop.step % every == 0 or loop.step == loop.stage.steps):
             evaluator.at(run, loop.step, loop.name, loop.result())
         if loop.step in kept[:-1]:
             save_tree(run.stage_file(loop.name, loop.step), loop.result())
