@@ -1,14 +1,10 @@
 """Diffusion models whose predicted noise is known in closed form: a Gaussian, or an even mixture of two, in one or more dimensions."""
 
-from types import SimpleNamespace
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from srpo.diffusion.schedules import VP, Schedule
-
-ONE_ACTION = SimpleNamespace(last=SimpleNamespace(bias=jnp.zeros(1)))  # all that a sampler asks of a network
 
 
 class GaussianBehavior(eqx.Module):
@@ -17,7 +13,7 @@ class GaussianBehavior(eqx.Module):
     shift: jax.Array
     var: float
     schedule: Schedule = eqx.field(static=True, default=VP())
-    net = ONE_ACTION
+    action_size = 1
 
     def __call__(self, x, t, obs):
         alpha, sigma = self.schedule(t)
@@ -28,7 +24,7 @@ class TwoModes(eqx.Module):
     """mu(a|s) = even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2), whatever the state: tests/bandits.py."""
 
     schedule: Schedule = eqx.field(static=True, default=VP())
-    net = ONE_ACTION
+    action_size = 1
 
     def __call__(self, x, t, obs):
         alpha, sigma = self.schedule(t)

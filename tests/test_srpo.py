@@ -196,12 +196,12 @@ def test_parametrizations_are_one_model_in_two_guises():
         def __call__(self, scaled, times, obs, key=None):
             return jnp.zeros_like(scaled)
 
-    f_error = Preconditioned(Zero()).error(action, t, noise, None)
+    f_error = Preconditioned(Zero()).error(action, t, noise, jnp.zeros(0))
     x_t = alpha * action + sigma * noise
     total = jnp.sqrt(sigma**2 + 0.25 * alpha**2)
     c_skip, c_out = 0.25 * alpha / total**2, 0.5 * sigma / total
     np.testing.assert_allclose(f_error, (c_skip * x_t - action) / c_out, rtol=2e-3, atol=2e-3)
-    assert NoisePrediction(Zero(), VP()).error(action, t, noise, None) == pytest.approx(-np.array(noise))
+    assert NoisePrediction(Zero(), VP()).error(action, t, noise, jnp.zeros(0)) == pytest.approx(-np.array(noise))
 
 
 def test_the_policy_moves_from_the_mode_to_argmax_q_as_beta_grows():

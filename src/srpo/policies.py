@@ -127,7 +127,7 @@ class BestOf(eqx.Module):
         action = self.sampler.sample(obs, k_sample, self.n)
         value = self._value(self.score(jnp.broadcast_to(obs, (self.n, *obs.shape)), action))
         if self.choice == "softmax":  # the largest of value + Gumbel noise is a draw from the softmax
-            value = self.sharpness * value + jax.random.gumbel(k_choice, value.shape)
+            value = jnp.asarray(self.sharpness) * value + jax.random.gumbel(k_choice, value.shape)
         chosen = jax.lax.top_k(value, self.average)[1]
         return jnp.clip(jnp.mean(action[chosen], 0), -1.0, 1.0)
 

@@ -43,7 +43,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     return {name: _view(path, name, tensor, arrays[tensor.storage]) for name, tensor in tree.items()}
 
 
-def _read_zip(path: Path, content: bytes) -> tuple[Any, str, Callable[[Storage], bytes]]:
+def _read_zip(path: Path, content: bytes) -> tuple[Any, Order, Callable[[Storage], bytes]]:
     """The pickled object, the byte order, and how to get at the storages."""
 
     def read(name: str) -> bytes:
@@ -64,14 +64,15 @@ def _read_zip(path: Path, content: bytes) -> tuple[Any, str, Callable[[Storage],
     if len(names) != 1:
         raise CheckpointError(f"{path} is a zip archive but no PyTorch checkpoint; give a file that torch.save wrote")
     root = names[0].removesuffix("data.pkl")
-    order = read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
-    if order not in (b"little", b"big"):
-        damaged(path, f"unknown byte order {order!r}")
+    found = read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
+    if found not in (b"little", b"big"):
+        damaged(path, f"unknown byte order {found!r}")
+    order: Order = "<" if found == b"little" else ">"
     tree = Machine(path).run(io.BytesIO(read(names[0])))
-    return tree, "<" if order == b"little" else ">", lambda storage: read(f"{root}data/{storage.key}")
+    return tree, order, lambda storage: read(f"{root}data/{storage.key}")
 
 
-def _read_legacy(path: Path, content: bytes) -> tuple[Any, str, Callable[[Storage], bytes]]:
+def _read_legacy(path: Path, content: bytes) -> tuple[Any, Order, Callable[[Storage], bytes]]:
     """As `_read_zip`: five pickles (magic number, protocol, machine, object, storage keys), then the storages."""
     file = io.BytesIO(content)
     magic = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."

@@ -8,6 +8,7 @@ the predicted noise is replaced by the predicted x_0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -64,7 +65,7 @@ def singlestep(
     for order, group in groupby(orders):  # equal blocks in one loop: the network is compiled once for them
         n = len(list(group))
         grid = start + order * jnp.arange(n)[:, None] + jnp.arange(order + 1)
-        x = jax.lax.scan(lambda x, ts, order=order: (_block(predict, schedule, form, x, ts, order), None), x, times[grid])[0]
+        x = _repeated(partial(_block, predict, schedule, form, order), x, times[grid])
         start += order * n
     return x
 
@@ -104,7 +105,11 @@ def _first(x, p, s, t):
     return t.a / s.a * x - t.b * jnp.expm1(t.log_ratio - s.log_ratio) * p
 
 
-def _block(predict, schedule, form, x, times, order):
+def _repeated(block: Callable[[X, Array], X], x: X, grids: Array) -> X:
+    return jax.lax.scan(lambda x, times: (block(x, times), None), x, grids)[0]
+
+
+def _block(predict, schedule, form, order, x, times):
     s, *inner, t = (_point(schedule, form, time) for time in times)
     h = t.log_ratio - s.log_ratio
     p = predict(x, s)

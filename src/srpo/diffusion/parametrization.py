@@ -17,7 +17,7 @@ from srpo.diffusion.edm import precondition
 from srpo.diffusion.schedules import VP, Discrete, Schedule, Times, perturb
 
 Action = Float[Array, "... act"]
-Obs = Float[Array, "... obs"] | None  # as the network takes it
+Obs = Float[Array, "... obs"]
 
 
 S = TypeVar("S", bound=Schedule)

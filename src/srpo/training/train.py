@@ -96,7 +96,7 @@ def train(
     check_sinks(sinks)
     out = Path(out) if out is not None else _default_folder(data, algorithm)
     inherited, failures = _inherit(start_from, grid, data) if start_from is not None else ({}, [])
-    more = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep}
+    more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep}
     more |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
