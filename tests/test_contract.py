@@ -250,3 +250,21 @@ def test_its_policies_act_within_bounds_and_come_back_from_disk(trained, data):
     assert actions.shape == (2, 2, 8, 2) and np.isfinite(actions).all() and np.abs(actions).max() <= 1
     assert not np.array_equal(actions[0], actions[1])  # seeds
     assert any(not np.array_equal(leaf[:, 0], leaf[:, 1]) for leaf in jax.tree.leaves(loaded))  # swept values
+
+
+def test_its_policies_take_any_leading_axes(trained, data):
+    """One observation, a batch, or more axes: every row of actions belongs to its own observation, whatever the others are."""
+    policy = jax.tree.map(lambda x: np.asarray(x)[0, 0], trained.run.policies)
+    obs, key = jax.numpy.asarray(data.obs[:6]).reshape(2, 3, -1), jax.random.key(0)
+
+    def shape_of(obs):
+        return policy.act(obs, key)
+
+    for lead in ((), (1,), (4,), (0,), (2, 3)):
+        assert jax.eval_shape(shape_of, jax.ShapeDtypeStruct((*lead, 3), "float32")).shape == (*lead, 2)
+    with pytest.raises((ValueError, TypeError)):
+        jax.eval_shape(shape_of, jax.ShapeDtypeStruct((3, 5), "float32"))  # 3 signals, 5 rows: the axes are swapped
+    act = jax.jit(lambda policy, obs: policy.act(obs, key))
+    actions, changed = (np.asarray(act(policy, x)) for x in (obs, obs.at[0, 0].mul(-2.0)))
+    np.testing.assert_array_equal(actions.reshape(6, 2)[1:], changed.reshape(6, 2)[1:])
+    assert not np.array_equal(actions, act(policy, -2.0 * obs))

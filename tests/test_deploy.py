@@ -65,6 +65,20 @@ def test_one_observation_and_a_batch_agree(exported):
     np.testing.assert_allclose(policy.act(FRESH[0].astype(np.float64)), policy.act(FRESH[:1])[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_takes_any_leading_axes(exported, name):
+    """Row by row the same as one observation alone; another size is refused, as C would read beyond the array."""
+    wanted, obs = Policy(exported[0] / "policy.safetensors"), FRESH[:6].reshape(2, 3, OBS)
+    for act in FORMATS[name].load(exported[0] / FORMATS[name].file).values():
+        for some in (obs[0, 0], obs[0], obs, obs[:0]):
+            found = act(some)
+            assert found.shape == (*some.shape[:-1], ACT)
+            rows = [wanted.act(row) for row in some.reshape(-1, OBS)]
+            np.testing.assert_allclose(found.reshape(-1, ACT), np.reshape(rows, (-1, ACT)), atol=1e-5)
+        with pytest.raises(Exception, match="shape|dimension|size"):
+            act(np.zeros((2, OBS - 1), np.float32))
+
+
 def test_onnx_is_plain(exported):
     model = onnx.load(exported[0] / "policy.onnx")
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]

@@ -45,7 +45,8 @@ for name in ("jax", "equinox", "optax", "gymnasium", "safetensors", "h5py"):
     "obs, complaint",
     [
         (np.zeros(OBS - 1), r"shape \(16,\), expected \(17,\) or \(batch, 17\)"),
-        (np.zeros((2, 3, OBS)), r"shape \(2, 3, 17\)"),
+        (np.zeros((OBS, 2)), r"shape \(17, 2\)"),
+        (np.float32(1), r"shape \(\), expected"),
         (np.zeros(OBS, int), "type int64, expected floating-point"),
         (np.array(["a"] * OBS), "expected floating-point"),
         (np.array([None] * OBS), "type object"),

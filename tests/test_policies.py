@@ -75,6 +75,19 @@ def test_the_action_is_the_clipped_mean_of_candidates_drawn_without_replacement(
     assert everyone.act(OBS, jax.random.key(0)) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_batch_is_acted_on_row_by_row():
+    """Each observation has candidates and values of its own: the value of an action is how close it is to the observation."""
+
+    class Draw(eqx.Module):
+        def sample(self, obs, key, n):
+            return jax.random.uniform(key, (n, 1), minval=-1, maxval=1)
+
+    policy = BestOf(Draw(), lambda obs, action: -((action[:, 0] - obs[:, 0]) ** 2)[None], n=500)
+    obs = jnp.linspace(-0.9, 0.9, 12).reshape(3, 4, 1)
+    np.testing.assert_allclose(policy.act(obs, jax.random.key(0)), obs, atol=0.05)
+    assert policy.act(obs[0, 0], jax.random.key(0)).shape == (1,)
+
+
 def test_a_policy_that_draws_needs_a_key():
     with pytest.raises(ValueError, match="give a key"):
         BestOf(GRID, Heads(), n=21).act(OBS)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import srpo
 from srpo.errors import UserError, closest
+from srpo.surroundings import require_devices
 from srpo.text import plain
 
 COMMANDS = {
@@ -24,6 +27,8 @@ COMMANDS = {
     "demo": "the whole way on a small data set, in minutes",
 }
 
+WITHOUT_JAX = ("data",)
+
 HELP = """Offline reinforcement learning from logged data to a deployed policy: SRPO and its relatives.
 
   srpo demo                                        the whole way in a few minutes
@@ -37,10 +42,31 @@ commands:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with messages that hold nothing but plain text: arguments may be names of files."""
+    """Takes options as they are written, never by their first letters, and answers a mistake with one line."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **options: Any):
+        super().__init__(*args, allow_abbrev=allow_abbrev, **options)
 
     def error(self, message: str) -> NoReturn:
-        super().error(plain(message))
+        raise UserError(f"{self.prog}: {message}; {self.prog} --help shows what there is")
+
+    def parse_args(self, args=None, namespace=None):
+        """Raises UserError, with the closest option, for what is none."""
+        found, others = self.parse_known_args(args, namespace)
+        if others:
+            option = next((word for word in others if word.startswith("-")), None)
+            if option is None:
+                self.error(f"found {others[0]!r}, expected nothing more")
+            option, known = option.partition("=")[0], self._options()
+            begun = [one for one in known if one.startswith(option)]  # an abbreviation: what it may stand for
+            raise UserError(f"{self.prog}: {closest(option, begun or known, 'option')}")
+        return found
+
+    def _options(self) -> list[str]:
+        """All options, those of subcommands included."""
+        nested = [p for a in self._actions if isinstance(a.choices, dict) for p in a.choices.values() if isinstance(p, Parser)]
+        mine = [option for action in self._actions if action.help != argparse.SUPPRESS for option in action.option_strings]
+        return list(dict.fromkeys([*mine, *(option for parser in nested for option in parser._options())]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +93,11 @@ def _run(argv: Sequence[str]) -> int:
     module = importlib.import_module(f"srpo.commands.{name}")
     sub = Parser(f"srpo {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(sub)
-    return module.main(sub.parse_args(rest))
+    args = sub.parse_args(rest)
+    os.environ["JAX_ENABLE_X64"] = "0"  # nothing here is made for double precision
+    if name not in WITHOUT_JAX:
+        require_devices()
+    return module.main(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +124,14 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        what = (
+            f"cannot write {e.filename or 'all of it'}: {e.strerror}; make room, then do it again (a training: with --resume)"
+        )
+        print(plain(f"srpo: error: {what}"), file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

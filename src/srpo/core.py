@@ -87,9 +87,9 @@ def average(target: M, model: M, rate: ScalarLike) -> M:
 
 
 class Policy(Protocol):
-    """What training produces: a pytree that acts."""
+    """What training produces: a pytree that acts on one observation, or on any leading axes of them."""
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]: ...
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]: ...
 
 
 class Stage(eqx.Module):

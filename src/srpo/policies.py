@@ -1,7 +1,12 @@
-"""Policies: pytrees with one `act(obs, key)`. Batches of observations go through `jax.vmap`."""
+"""Policies: pytrees with one `act(obs, key)`, of one observation (obs,) or of any leading axes (..., obs).
+
+What draws at random draws for every observation independently.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import equinox as eqx
@@ -14,6 +19,17 @@ from srpo.diffusion.samplers import Sampler, posterior
 from srpo.diffusion.schedules import Schedule, Times
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import Normalizer
+from srpo.surroundings import in_float32
+
+
+def each(act: Callable[[Array, PRNGKeyArray], Array], obs: Any, key: PRNGKeyArray) -> Float[Array, "... act"]:
+    """`act(obs (obs,), key) -> (act,)` for every observation of `obs` (..., obs), each with a key of its own."""
+    obs = jnp.asarray(obs)
+    if obs.ndim == 1:
+        return act(obs, key)
+    rows = obs.reshape(math.prod(obs.shape[:-1]), obs.shape[-1])
+    actions = jax.vmap(act)(rows, jax.random.split(key, len(rows)))
+    return actions.reshape(*obs.shape[:-1], actions.shape[-1])
 
 
 class ActionSampler(Protocol):
@@ -39,8 +55,9 @@ class DeterministicPolicy(eqx.Module):
 
     actor: DeterministicActor
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
-        return self.actor(obs)
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
+        return self.actor(jnp.asarray(obs))
 
 
 class DialedPolicy(eqx.Module):
@@ -49,11 +66,12 @@ class DialedPolicy(eqx.Module):
     actor: DialedActor
     beta: Float[Array, ""] = eqx.field(converter=jnp.asarray)  # at which it acts unless told; larger: closer to argmax Q
 
+    @in_float32
     def act(
-        self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None, beta: ScalarLike | None = None
-    ) -> Float[Array, " act"]:
-        """`beta` beyond the actor's range counts as its nearest end."""
-        return self.actor(obs, self.beta if beta is None else jnp.asarray(beta, jnp.float32))
+        self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, beta: ScalarLike | None = None
+    ) -> Float[Array, "... act"]:
+        """`beta`, one number or one for each observation (...), counts beyond the actor's range as its nearest end."""
+        return self.actor(jnp.asarray(obs), self.beta if beta is None else jnp.asarray(beta, jnp.float32))
 
 
 class Normalized(eqx.Module):
@@ -62,7 +80,8 @@ class Normalized(eqx.Module):
     normalizer: Normalizer
     policy: Any  # a Policy, with or without a dial
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, " act"]:
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
         """`dial`: beta, for a policy that has one."""
         return self.policy.act(self.normalizer(obs), key, **dial)
 
@@ -72,8 +91,9 @@ class GaussianPolicy(eqx.Module):
 
     actor: GaussianActor | SquashedGaussianActor
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
-        mean, _ = self.actor(obs)
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
+        mean, _ = self.actor(jnp.asarray(obs))
         return self.actor.bound(mean)
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
@@ -87,11 +107,12 @@ class DiffusionPolicy(eqx.Module):
     model: NoiseModel
     sampler: Sampler
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
-        """One draw. Raises ValueError without a key."""
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
+        """One draw for each observation. Raises ValueError without a key."""
         if key is None:
             raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
-        return jnp.clip(self.sample(obs, key, 1)[0], -1.0, 1.0)
+        return jnp.clip(self.sample(jnp.asarray(obs), key, 1)[0], -1.0, 1.0)
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
         return self.sample_each(jnp.broadcast_to(obs, (n, *obs.shape)), key)
@@ -117,12 +138,16 @@ class BestOf(eqx.Module):
     heads: Literal["min", "mean", "first"] = eqx.field(static=True, default="min")  # how the heads make one value
     average: int = eqx.field(static=True, default=1)
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
         """Raises ValueError without a key."""
         if key is None:
             raise ValueError(
                 f"this policy draws {self.n} candidates at random; give a key, as in policy.act(obs, jax.random.key(0))"
             )
+        return each(self._one, obs, key)
+
+    def _one(self, obs: Float[Array, " obs"], key: PRNGKeyArray) -> Float[Array, " act"]:
         k_sample, k_choice = jax.random.split(key)
         action = self.sampler.sample(obs, k_sample, self.n)
         value = self._value(self.score(jnp.broadcast_to(obs, (self.n, *obs.shape)), action))
@@ -175,10 +200,14 @@ class Planner(eqx.Module):
     pushes: int = eqx.field(static=True)
     free_steps: int = eqx.field(static=True)
 
-    def act(self, obs: Float[Array, " obs"], key: PRNGKeyArray | None = None) -> Float[Array, " act"]:
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
         """Raises ValueError without a key."""
         if key is None:
             raise ValueError("this policy draws plans at random; give a key, as in policy.act(obs, jax.random.key(0))")
+        return each(self._one, obs, key)
+
+    def _one(self, obs: Float[Array, " obs"], key: PRNGKeyArray) -> Float[Array, " act"]:
         plan, value = self.plan(obs, key)
         return jnp.clip(self.model.frame.action_of(plan[jnp.argmax(value), 0]), -1.0, 1.0)
 

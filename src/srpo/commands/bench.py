@@ -11,11 +11,11 @@ C is compiled on the spot and timed inside C; the others are timed around the ca
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from srpo import strict_json
 from srpo.commands import add_algo, open_run
 
 COLUMNS = ("median_us", "p99_us", "p99.9_us")
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         rows = _measure(_file(args, Path(folder)), args.calls, batches, args.quiet)
     found = {"policy": str(args.policy), "processor": processor(), "calls": args.calls, "rows": rows}
     if args.json:
-        print(json.dumps(found))
+        print(strict_json.dumps(found))
     else:
         show(found)
     return 0

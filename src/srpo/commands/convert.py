@@ -11,10 +11,11 @@ PyTorch is not needed, and nothing that a file asks for is run: anything but ten
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
+
+from srpo import strict_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     found = {path: run.info["settings"][path] for path, source in run.info["sources"].items() if source == "checkpoint"}
     command = shlex.join(["srpo", *training_arguments(run, args.data, args.preset)])
     if args.json:
-        print(json.dumps({"run": str(run.path), "finished": run.finished, "settings": found, "next": command}))
+        print(strict_json.dumps({"run": str(run.path), "finished": run.finished, "settings": found, "next": command}))
     else:
         print("found: " + ", ".join(f"{path}={value}" for path, value in found.items()))
         print(f"run: {run.path} (finished: {', '.join(run.finished)})")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from srpo import strict_json
 
 EXAMPLES = """examples:
   srpo data list
@@ -75,7 +76,7 @@ def _list(as_json: bool) -> int:
 
     entries = listing()
     if as_json:
-        print(json.dumps({"datasets": entries}))
+        print(strict_json.dumps({"datasets": entries}))
         return 0
     from rich.console import Console
     from rich.table import Table

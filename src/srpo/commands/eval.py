@@ -11,9 +11,9 @@ Every episode is kept in the run's evals.csv, with the versions of MuJoCo and Gy
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from srpo import strict_json
 from srpo.commands import add_algo, open_run
 
 
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
         bars.open("time steps", 1000)
         evaluation = evaluate(run, args.episodes, args.env, progress=bars.update)
     if args.json:
-        print(json.dumps(evaluation.as_dict() | {"video": film}))
+        print(strict_json.dumps(evaluation.as_dict() | {"video": film}))
     else:
         print(evaluation)
         print(f"episodes: {run.path / 'evals.csv'}" + (f"; film: {film}" if film else ""))

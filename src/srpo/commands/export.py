@@ -12,10 +12,10 @@ What can be exported: policies that are one network (srpo, bc, td3-bc) and the m
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from srpo import strict_json
 from srpo.commands import add_algo, open_run
 
 
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     formats = args.formats.split(",") if args.formats else None
     with Console(stderr=True).status("writing the files, verifying each, timing it"):
         contract = export_run(run, args.to, seed=args.seed, point=point, formats=formats, data=args.data, force=args.force)
-    print(json.dumps(contract) if args.json else summary(contract))
+    print(strict_json.dumps(contract) if args.json else summary(contract))
     return 0
 
 

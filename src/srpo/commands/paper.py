@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import tempfile
 import time
 from pathlib import Path
 
+from srpo import strict_json
 from srpo.config import ConfigError, closest
 from srpo.paper import FIGURES
 
@@ -50,7 +50,9 @@ def main(args: argparse.Namespace) -> int:
     files = [str(f) for f in job.files]
     if args.json:
         print(
-            json.dumps({"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows})
+            strict_json.dumps(
+                {"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows}
+            )
         )
     else:
         _print(rows, files, seconds)
@@ -105,7 +107,7 @@ def _check_folder(path: Path) -> None:
 
 def _list(as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"figures": FIGURES}))
+        print(strict_json.dumps({"figures": FIGURES}))
         return 0
     for name, meaning in FIGURES.items():
         print(f"{name:<12}{meaning}")

@@ -14,13 +14,14 @@ DATA is a built-in name (srpo data list), a D4RL-layout .hdf5, an .npz, or a D4R
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from srpo import strict_json
 from srpo.commands import open_run
 from srpo.errors import ConfigError
+from srpo.text import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
+    add("--seed", help=argparse.SUPPRESS)  # other tools' word for something else: refused with the right one
     add("--seeds", default="1", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default 1")
     add("--out", type=Path, metavar="DIR", help="folder of the run; default runs/DATA/ALGO/TIME")
     add("--resume", type=Path, metavar="RUN", help="continue a run that was stopped")
@@ -68,6 +70,14 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return path.strip(), value.strip()
 
 
+def refuse_one_seed(text: str | None) -> None:
+    """Raises ConfigError for --seed, which other tools have."""
+    if text is not None:
+        raise ConfigError(
+            f"found --seed {text}, expected --seeds: --seeds {text}, (with the comma) for that one, --seeds N for 0 to N - 1"
+        )
+
+
 def parse_seeds(text: str) -> int | tuple[int, ...]:
     try:
         if "," in text:
@@ -86,7 +96,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     if changed:
         what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
         raise ConfigError(
-            f"--resume continues a run with its own settings, found {what}; for other settings use --from {args.resume}"
+            f"--resume continues a run with its own settings, found {what}; for other settings use {command('--from', args.resume)}"
         )
 
 
@@ -94,6 +104,7 @@ def main(args: argparse.Namespace) -> int:
     from srpo.data import load_dataset
     from srpo.training import train as training
 
+    refuse_one_seed(args.seed)
     if args.resume is not None:
         _refuse_changes(args)
         open_run(args.resume, args.algo if ":" in args.algo else None)
@@ -137,7 +148,7 @@ def report(run, as_json: bool) -> int:
     evaluation = last_training_scores(run)
     if as_json:
         scores = None if evaluation is None else evaluation.as_dict()
-        print(json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))
+        print(strict_json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))
     else:
         if evaluation is not None:
             print(evaluation)
@@ -151,10 +162,13 @@ def next_commands(run) -> list[str]:
     from srpo.deploy.describe import exportable
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
-    one = (f" --seed {seed}" if more_seeds else "") + "".join(
-        f" --set-point {path}={value:g}" for path, value in point if more_points
+    one = (["--seed", seed] if more_seeds else []) + [
+        word for path, value in point if more_points for word in ("--set-point", f"{path}={value:g}")
+    ]
+    evaluate = (
+        command("srpo", "eval", run.path)
+        + f"{run.algo} --episodes 100"
+        + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
     )
-    evaluate = f"srpo eval {run.path}{run.algo} --episodes 100" + (
-        "" if run.info["data"]["env_id"] else " --env ID, if there is a simulator"
-    )
-    return [evaluate] + ([f"srpo export {run.path}{run.algo}{one} --to policy.safetensors"] if exportable(run) else [])
+    export = command("srpo", "export", run.path) + run.algo + "".join(f" {command(word)}" for word in one)
+    return [evaluate] + ([f"{export} --to policy.safetensors"] if exportable(run) else [])

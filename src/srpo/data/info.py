@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from srpo import strict_json
 from srpo.data.checks import DataError
 from srpo.data.recording import Dataset
 
@@ -136,7 +136,7 @@ def info(data: Dataset, png: Path | None = None, as_json: bool = False) -> dict[
         draw(data, Path(png))
         found["png"] = str(png)
     if as_json:
-        print(json.dumps(found))
+        print(strict_json.dumps(found))
     else:
         _print_table(found)
     return found

@@ -41,7 +41,7 @@ def draw(data: Dataset, path: Path) -> None:
 
 
 def _returns(axis, data: Dataset) -> None:
-    axis.set_title(f"{data.name}: {len(data)} rows, {len(data.returns)} complete episodes", fontsize=11)
+    axis.set_title(f"{data.name}: {len(data)} rows, {len(data.returns)} complete episodes", fontsize=11, parse_math=False)
     axis.set_ylabel("episodes")
     axis.set_xlabel("return of an episode")
     axis.spines[["top", "right"]].set_visible(False)

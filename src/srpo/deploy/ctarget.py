@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srpo.deploy.graph import DeployError
+from srpo.deploy.graph import DeployError, every
 
 HARNESS = Path(__file__).with_name("c") / "harness.c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
@@ -48,15 +48,20 @@ class CompiledPolicy:
             library = Path(folder) / "policy.so"
             files = [_object(source, Path(folder), (*flags, *WARNINGS)), _object(HARNESS, Path(folder), flags)]
             _call([*compiler(), "-shared", "-o", str(library), *files, "-lm"])
-            self.library = ctypes.CDLL(str(library))
+            self.library = _loaded(library)
         self.obs_size, self.action_size = self.library.policy_obs_size(), self.library.policy_act_size()
         self.library.harness_act.argtypes = [FLOATS, ctypes.c_long, FLOATS]
         self.library.harness_time.argtypes = [FLOATS, ctypes.c_long, ctypes.c_long, ctypes.c_long, FLOATS, DOUBLES]
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """Actions (B, act) of observations (B, obs)."""
-        action = np.empty((len(obs), self.action_size), np.float32)
-        self.library.harness_act(np.ascontiguousarray(obs, np.float32), len(obs), action)
+        """Actions (..., act) of observations (..., obs). Raises DeployError for another size: C would read beyond the array."""
+        if np.shape(obs)[-1:] != (self.obs_size,):
+            raise DeployError(f"found observations of shape {np.shape(obs)}, expected (..., {self.obs_size})")
+        return every(self._act, obs)
+
+    def _act(self, rows: np.ndarray) -> np.ndarray:
+        action = np.empty((len(rows), self.action_size), np.float32)
+        self.library.harness_act(rows, len(rows), action)
         return action
 
     def time(self, obs: np.ndarray, calls: int) -> np.ndarray:
@@ -65,6 +70,16 @@ class CompiledPolicy:
         action, out = np.empty((batch, self.action_size), np.float32), np.empty(calls)
         self.library.harness_time(np.ascontiguousarray(obs, np.float32), n, batch, calls, action, out)
         return out
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as e:  # a folder that is mounted noexec, as hardened machines do
+        raise DeployError(
+            f"the temporary folder {library.parent.parent} does not allow running programs ({e}); set TMPDIR to another, "
+            "or leave out the format c"
+        ) from None
 
 
 def _object(source: Path, folder: Path, flags: tuple[str, ...]) -> str:

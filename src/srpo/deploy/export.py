@@ -26,12 +26,14 @@ from srpo.deploy.safety import Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
 from srpo.evaluation.environments import MissingEnvironment
+from srpo.surroundings import in_float32
 
 CHECK = "policy_check.c"
 GOLDEN = 16
 CALLS = 2000  # for the latency in the contract; `srpo bench` measures longer
 
 
+@in_float32
 def export_policy(
     policy: Any,
     to: str | Path,

@@ -63,9 +63,9 @@ def targets(to: str | Path, forms: Sequence[str] | None = None) -> dict[str, Pat
             raise DeployError(closest(name, FORMATS, "format"))
     if path.is_dir() or str(to).endswith("/") or not path.suffix:
         return {name: path / FORMATS[name].file for name in forms or FORMATS} | {CONTRACT: path / CONTRACT}
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DeployError(f"{path}: {closest(path.suffix, SUFFIXES, 'format')}, or a folder for all formats")
-    name = SUFFIXES[path.suffix]
+    name = SUFFIXES[path.suffix.lower()]
     if forms and list(forms) != [name]:
         raise DeployError(
             f"{path} is one file of format {name}, but {', '.join(forms)} was asked for; give a folder for several"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -132,6 +133,13 @@ class Network:
         if self.rescales:
             action = self.low + (action + 1) * self.half
         return xp.minimum(xp.maximum(action, self.low), self.high)
+
+
+def every(act: Callable[[np.ndarray], np.ndarray], obs: np.ndarray) -> np.ndarray:
+    """Actions (..., act) of observations (..., obs), by an `act` that takes (B, obs) float32 only."""
+    obs = np.asarray(obs)
+    actions = act(np.ascontiguousarray(obs.reshape(math.prod(obs.shape[:-1]), obs.shape[-1]), np.float32))
+    return actions.reshape(*obs.shape[:-1], actions.shape[-1])
 
 
 def activate(name: str, x, xp=np):

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.graph import LAYER, DeployError, Network
+from srpo.deploy.graph import LAYER, DeployError, Network, every
 from srpo.deploy.runtime import FORMAT, VERSION
 
 OPSET, IR_VERSION = 17, 8
@@ -118,6 +118,6 @@ def session(path: Path):
 
 
 def act(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Actions (B, act) of observations (B, obs), by onnxruntime."""
+    """Actions (..., act) of observations (..., obs), by onnxruntime; the file itself takes (batch, obs)."""
     run = session(path).run
-    return lambda obs: run(["action"], {"obs": obs})[0]
+    return lambda obs: every(lambda rows: run(["action"], {"obs": rows})[0], obs)

@@ -70,7 +70,7 @@ class Policy:
         self.low, self.high = self.network.low, self.network.high
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """Actions (act,) or (B, act), float32, of observations (obs,) or (B, obs).
+        """Actions (..., act), float32, of observations (..., obs): one, a batch, or any leading axes.
 
         Raises DeployError if they are not floating-point numbers, have another size, or are not finite.
         """
@@ -87,7 +87,7 @@ class Policy:
             raise DeployError(
                 f"found observations of type {obs.dtype}, expected floating-point numbers; convert with astype('float32')"
             )
-        if obs.ndim not in (1, 2) or obs.shape[-1] != self.obs_size:
+        if obs.shape[-1:] != (self.obs_size,):
             raise DeployError(
                 f"found observations of shape {obs.shape}, expected ({self.obs_size},) or (batch, {self.obs_size})"
             )

@@ -21,7 +21,7 @@ class Sources:
         places = (
             {name: given / form.file for name, form in FORMATS.items()}
             if given.is_dir()
-            else {SUFFIXES.get(given.suffix): given}
+            else {SUFFIXES.get(given.suffix.lower()): given}
         )
         self.found = {name: path for name, path in places.items() if path.exists()}
         if not self.found.keys() & {"onnx", "numpy"}:

@@ -14,6 +14,7 @@ from srpo.evaluation.environments import MissingEnvironment, check_env
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Progress, Rollouts
 from srpo.runs.run import Run, RunError, load_run, versions
 from srpo.runs.tables import Table
+from srpo.surroundings import in_float32
 
 
 def evals_table(run: Run) -> Table:
@@ -139,6 +140,7 @@ def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary,
     return tuple(out)
 
 
+@in_float32
 def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None) -> Evaluation:
     """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
 

@@ -14,6 +14,7 @@ from srpo.errors import UserError
 from srpo.evaluation.environments import make_env, scale_action
 from srpo.evaluation.scores import FIRST_SEED, environment_of
 from srpo.runs.run import Run
+from srpo.surroundings import in_float32
 
 FPS_LIMIT = 60
 
@@ -33,6 +34,7 @@ def _follow(env) -> None:
         )  # -1, the default: none
 
 
+@in_float32
 def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
     """Write an mp4 of one episode of a policy (of the first seed and point unless told). Needs the extra `video`.
 

@@ -181,6 +181,9 @@ class Normalizer(eqx.Module):
         return cls(jnp.zeros(size), jnp.ones(size))
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Raises ValueError for another size, which would be broadcast to a wrong one in silence."""
+        if jnp.shape(x)[-1:] != self.mean.value.shape[-1:]:
+            raise ValueError(f"found an array of shape {jnp.shape(x)}, expected (..., {self.mean.value.shape[-1]})")
         return (x - self.mean.value) / self.std.value
 
     def undo(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from srpo import strict_json
 from srpo.errors import UserError
 
 
@@ -41,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_atomically(path, (strict_json.dumps(value, indent=1) + "\n").encode())
 
 
 def flatten(tree: Any) -> dict[str, Any]:

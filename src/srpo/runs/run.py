@@ -30,6 +30,8 @@ from srpo.networks.layers import Normalizer
 from srpo.policies import Normalized
 from srpo.runs.checkpoint import load_tree, save_tree, write_atomically, write_json
 from srpo.runs.grid import Grid, Point, one_run
+from srpo.surroundings import in_float32
+from srpo.text import command
 
 FORMAT = 1
 NEEDED = ("name", "source", "sha256", "obs_size", "action_size", "env_id", "reference")  # of what run.json says of the data
@@ -128,7 +130,7 @@ class Run:
             return
         missing = [name for name in self.algorithm.stages if name not in self.finished]
         raise RunError(
-            f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; srpo train --resume {self.path}{self.algo}"
+            f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; {command('srpo', 'train', '--resume', self.path)}{self.algo}"
         )
 
     @property
@@ -148,6 +150,7 @@ class Run:
         return next(mine, None)
 
     @cached_property
+    @in_float32
     def results(self) -> dict[str, Any]:
         """The trained result of every finished stage, with leading axes (seed, point)."""
         return {name: self._load(name) for name in self.finished}
@@ -156,6 +159,7 @@ class Run:
         return load_tree(self.stage_file(name, step), self._shapes[name])
 
     @cached_property
+    @in_float32
     def _shapes(self) -> dict[str, Any]:
         """The shapes of the results of all stages, from the shapes of the data alone."""
         out: dict[str, Any] = {}
@@ -172,6 +176,7 @@ class Run:
         return out
 
     @cached_property
+    @in_float32
     def normalizer(self) -> Normalizer | None:
         """What normalizes observations for the policies, if they were trained on normalized ones."""
         if not self.algorithm.data.normalize_obs:
@@ -190,6 +195,7 @@ class Run:
         return Normalized(jax.tree.map(every, self.normalizer), policies)
 
     @cached_property
+    @in_float32
     def policies(self) -> Any:
         """All policies as one pytree with leading axes (seed, point)."""
         return self.policies_at(self.kept[-1])

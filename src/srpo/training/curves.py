@@ -92,7 +92,7 @@ def draw_curves(run: Run) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right"]].set_visible(False)
     title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
-    fig.suptitle(title, fontsize=10, wrap=True)
+    fig.suptitle(title, fontsize=10, wrap=True, parse_math=False)
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
     plt.close(fig)

@@ -16,6 +16,7 @@ import srpo
 from srpo.errors import ConfigError
 from srpo.evaluation.scores import Summary
 from srpo.runs.run import Run
+from srpo.text import command, plain
 from srpo.training.progress import Bars
 from srpo.training.train import configure
 
@@ -79,7 +80,7 @@ def show(rows: list[Row], data: str, began: float) -> None:
     main = rows[-1].run
     assert main is not None  # that row is of a policy
     seeds = len(main.seeds)
-    same, one = (f" --seeds {','.join(map(str, main.seeds))}", f" --seed {main.seeds[0]}") if seeds > 1 else ("", "")
+    same, one = (["--seeds", ",".join(map(str, main.seeds))], ["--seed", main.seeds[0]]) if seeds > 1 else ([], [])
     table = Table(title=f"normalized score, {EPISODES} episodes x {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     for name in ("", "what", "mean", "95 % interval"):
         table.add_column(name, justify="left" if name in ("", "what") else "right")
@@ -89,10 +90,13 @@ def show(rows: list[Row], data: str, began: float) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     path = main.path
-    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {path} (look at {path / 'curves.png'})")
-    console.print("what to try next:")
-    console.print(
-        f"  srpo train {data} --from {path} --preset quick{same} --sweep policy.beta=0.05,0.2,0.5    # other temperatures, same critic"
-    )
-    console.print(f"  srpo export {path}{one} --to policy.safetensors       # a file that acts without JAX")
-    console.print("  srpo data info YOUR_LOGS.hdf5             # then: srpo train YOUR_LOGS.hdf5 --preset quick")
+    again = command("srpo", "train", data, "--from", path, "--preset", "quick", *same, "--sweep", "policy.beta=0.05,0.2,0.5")
+    export = command("srpo", "export", path, *one, "--to", "policy.safetensors")
+    for line in (
+        f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {plain(path)} (look at {plain(path / 'curves.png')})",
+        "what to try next:",
+        f"  {again}    # other temperatures, same critic",
+        f"  {export}       # a file that acts without JAX",
+        "  srpo data info YOUR_LOGS.hdf5             # then: srpo train YOUR_LOGS.hdf5 --preset quick",
+    ):
+        console.print(line, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import tempfile
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from srpo import config
+from srpo import config, strict_json
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.data.info import warnings_about
@@ -72,11 +72,13 @@ def dry_run(
     ]
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
     if as_json:
-        print(json.dumps({"settings": rows, "runs": runs, "stages": times, "peak_memory_mib": round(peak)}))
+        print(strict_json.dumps({"settings": rows, "runs": runs, "stages": times, "peak_memory_mib": round(peak)}))
         return 0
-    table = Table("path", "value", "from", "meaning", title=f"{type(algorithm).__name__} on {data.name}", title_justify="left")
+    table = Table(
+        "path", "value", "from", "meaning", title=escape(f"{type(algorithm).__name__} on {data.name}"), title_justify="left"
+    )
     for row in rows:
-        table.add_row(row["path"], str(row["value"]), row["source"], row["meaning"])
+        table.add_row(*(escape(str(row[key])) for key in ("path", "value", "source", "meaning")))
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(table)
     for name, t in times.items():

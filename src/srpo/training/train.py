@@ -27,6 +27,8 @@ from srpo.evaluation.scores import Evaluator
 from srpo.runs.checkpoint import CheckpointError, save_tree
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
+from srpo.surroundings import in_float32, require_devices
+from srpo.text import command
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter, check_sinks
 
@@ -51,6 +53,7 @@ def configure(algorithm: str | type, data: Dataset, preset: str = "paper", **cha
     return config.assign_all(cls(), config.preset(cls.presets, preset, data.name) | changes)
 
 
+@in_float32
 def train(
     algorithm: Algorithm,
     data: Dataset | str | Path,
@@ -74,6 +77,7 @@ def train(
     it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end. Raises ConfigError, DataError, RunError for what cannot be done, before anything is
     written; TrainingFailed if no run is left; Interrupted, after saving, on SIGINT or SIGTERM.
     """
+    require_devices()
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     treated = treat(data, algorithm.data)
@@ -103,10 +107,12 @@ def train(
     return _continue(run, treated, quiet, sinks)
 
 
+@in_float32
 def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = ()) -> Run:
     """Continue a run that was stopped. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
     a logger that is not installed."""
     check_sinks(sinks)
+    require_devices()
     run = load_run(path)
     if run.complete:
         return run
@@ -121,7 +127,9 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
 def new_run(run: Run, results: Mapping[str, Any]) -> Run:
     """Make the folder of a run of which `results` are finished already; all of it or nothing. Raises RunError, CheckpointError."""
     if (run.path / "run.json").exists():
-        raise RunError(f"{run.path} holds another run; continue it with --resume {run.path}, or choose another --out")
+        raise RunError(
+            f"{run.path} holds another run; continue it with {command('--resume', run.path)}, or choose another --out"
+        )
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{run.path} exists and is not an empty folder; choose another --out")
     try:
@@ -222,7 +230,7 @@ def _train_stage(
             loop.save()
             saved = time.monotonic()
         if stopped:
-            hint = f"continue with: srpo train --resume {run.path}{run.algo}"
+            hint = f"continue with: {command('srpo', 'train', '--resume', run.path)}{run.algo}"
             raise Interrupted(f"stopped at step {loop.step} of stage {loop.name}; {hint}", stopped[0])
     return run
 

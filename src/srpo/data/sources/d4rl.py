@@ -16,6 +16,7 @@ import numpy as np
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
+from srpo.surroundings import expanded
 
 HOSTS = (
     "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
@@ -71,7 +72,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording of an id, downloaded if it is not here yet. Raises DataError."""
     if source in FILES:
         return read_recording(find(source), source)
-    return read_recording(Path(source).expanduser(), IDS[Path(source).name])
+    return read_recording(expanded(source) or Path(source), IDS[Path(source).name])
 
 
 def listing() -> list[dict[str, Any]]:
@@ -98,7 +99,7 @@ def counted_timeouts(terminal: np.ndarray, max_steps: int) -> np.ndarray:
 def folders() -> list[Path]:
     """Where D4RL's files are looked for; a download goes to the first."""
     chosen = os.environ.get("D4RL_DATASET_DIR")
-    return [Path(p).expanduser() for p in (chosen, "~/.d4rl/datasets") if p]
+    return [path for p in (chosen, "~/.d4rl/datasets") if p and (path := expanded(p)) is not None]
 
 
 def local(name: str) -> Path | None:
@@ -109,7 +110,11 @@ def local(name: str) -> Path | None:
 
 def find(name: str) -> Path:
     """The file of the D4RL id `name`, downloaded if it is not here yet. Raises DataError."""
-    return local(name) or download(name, folders()[0] / FILES[name][1])
+    if (found := local(name)) is not None:
+        return found
+    if not folders():
+        raise DataError(f"{name}: there is no home folder to look for it; set D4RL_DATASET_DIR to the folder of D4RL's files")
+    return download(name, folders()[0] / FILES[name][1])
 
 
 def download(name: str, path: Path) -> Path:

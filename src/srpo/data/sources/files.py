@@ -13,6 +13,7 @@ from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
 from srpo.data.sources import Attributes, hdf5, npz
 from srpo.errors import UserError
 from srpo.files import opened
+from srpo.surroundings import expanded
 from srpo.text import plain
 
 HDF5 = (".hdf5", ".h5")
@@ -21,13 +22,13 @@ SUFFIXES = (*HDF5, ".npz")
 
 def matches(source: str) -> bool:
     """A path that ends like a file of ours, or at which there is something."""
-    path = Path(source).expanduser()
-    return path.suffix in SUFFIXES or path.exists()
+    path = expanded(source) or Path(source)
+    return path.suffix.lower() in SUFFIXES or path.exists()
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in a file, called by its stem. Raises DataError."""
-    path = Path(source).expanduser()
+    path = expanded(source) or Path(source)
     return read_recording(path, path.stem)
 
 
@@ -43,10 +44,10 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
         raise DataError(f"{path}: no such file; give the path of a {', '.join(SUFFIXES)} file")
     if not path.is_file():
         raise DataError(f"{path}: is not a file; give the path of a {', '.join(SUFFIXES)} file")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
     try:
-        return _read_hdf5(path) if path.suffix in HDF5 else _read_npz(path)
+        return _read_hdf5(path) if path.suffix.lower() in HDF5 else _read_npz(path)
     except UserError:
         raise
     except Exception as error:  # a malformed file can raise many kinds

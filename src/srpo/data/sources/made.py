@@ -16,6 +16,7 @@ from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_recording
 from srpo.data.writing import check_destination, write_hdf5
 from srpo.errors import closest
+from srpo.surroundings import expanded
 from srpo.worlds.mazes import MAZES, point_maze_id
 
 STEPS = 1_000_000  # rows, as in D4RL
@@ -25,7 +26,7 @@ MADE = {f"pointmaze-{maze}": maze for maze in MAZES}
 
 def folder() -> Path:
     """Where made data sets are kept."""
-    return Path(os.environ.get("SRPO_DATASET_DIR") or "~/.srpo/datasets").expanduser()
+    return expanded(os.environ.get("SRPO_DATASET_DIR") or "~/.srpo/datasets") or Path("srpo-datasets")  # no home
 
 
 def local(name: str) -> Path:
@@ -70,7 +71,7 @@ def make(
         raise DataError(f"found {steps} steps, expected two or more")
     if seed < 0:
         raise DataError(f"found seed {seed}, expected zero or more")
-    path = local(name) if path is None else Path(path).expanduser()
+    path = local(name) if path is None else expanded(path) or Path(path)
     check_destination(path)
     try:
         from srpo.worlds.waypoints import record

@@ -1,0 +1,51 @@
+"""What the machine and its environment variables say, answered before it can do harm. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from srpo.errors import UserError
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def require_devices() -> None:
+    """Raises UserError if JAX is told, by JAX_PLATFORMS, to use what is not here."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    if not asked:
+        return
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # which of the two depends on what JAX was told
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here; unset it for what there is, set it to cpu, "
+            "or install what it needs, such as pip install 'srpo[cuda13]'"
+        ) from None
+
+
+def in_float32(compute: Callable[P, R]) -> Callable[P, R]:
+    """`compute` in single precision, as everything here is trained and stored, also where JAX_ENABLE_X64 is set."""
+
+    @functools.wraps(compute)
+    def inside(*args: P.args, **options: P.kwargs) -> R:
+        import jax
+
+        enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # as older versions call it
+        with enable(False):
+            return compute(*args, **options)
+
+    return inside
+
+
+def expanded(path: str | Path) -> Path | None:
+    """`path` with ~ in the place of the home folder written out; None where there is no home, as in some containers."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return None

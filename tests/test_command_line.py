@@ -1,0 +1,96 @@
+"""What was asked is what is done: options are taken as written, mistakes are one line, what is printed can be pasted."""
+
+import argparse
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from srpo import cli, strict_json
+from srpo.commands.train import next_commands
+from srpo.text import command
+
+SRC = Path(cli.__file__).parent
+
+
+def options_of(parser):
+    for action in parser._actions:
+        yield from action.option_strings
+        for nested in (action.choices or {}).values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from options_of(nested)
+
+
+def parsers():
+    for name in cli.COMMANDS:
+        made = cli.Parser(f"srpo {name}")
+        importlib.import_module(f"srpo.commands.{name}").add_arguments(made)
+        yield name, made
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("train logs.hdf5 --see 3", "unknown option '--see'; did you mean '--seeds'?"),
+        ("train logs.hdf5 --seed 3", "--seeds 3, (with the comma)"),
+        ("demo --seed 3", "--seeds 3, (with the comma)"),
+        ("train logs.hdf5 --eval-epis 3", "did you mean '--eval-episodes'?"),
+        ("data info logs.hdf5 --pn a.png", "did you mean '--png'?"),
+        ("train a.hdf5 b.hdf5", "found 'b.hdf5', expected nothing more"),
+        ("eval", "arguments are required: RUN"),
+        ("train logs.hdf5 --eval-every soon", "invalid int value: 'soon'"),
+        ("--vers", "did you mean '--version'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_guessed(line, expected, capsys):
+    assert cli.main(shlex.split(line)) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1
+
+
+def test_no_option_of_any_command_may_be_abbreviated(capsys):
+    for name, parser in parsers():
+        for option in set(options_of(parser)) - {"-h", "--help"}:
+            assert cli.main([name, option[:-1]]) == 2, option
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_advice_names_options_that_exist():
+    """Every --option in a text of the package is one of some command, or of a tool that is named in the same text."""
+    known = {option for _, parser in parsers() for option in options_of(parser)} | {"--version"}
+    others = re.compile(r"gcc|cc |-march|xla_|nvidia-smi|pip ")
+    for path in SRC.rglob("*.py"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", line):
+                assert option in known or others.search(line), f"{path.name}:{number} names {option}, which no command has"
+
+
+class Made:
+    """A run as `next_commands` sees it."""
+
+    def __init__(self, path):
+        self.path, self.seeds, self.points = path, (3, 4), [(("policy.beta", 0.1),), (("policy.beta", 0.2),)]
+        self.info = {"data": {"env_id": "Hopper-v4"}}
+
+
+@pytest.mark.parametrize("name", ["plain", "Bob's robot (v2)", "a;b $HOME `x` [red] \\", "tab\there"])
+def test_commands_that_are_printed_can_be_pasted(name, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("srpo.deploy.describe"), "exportable", lambda run: True)
+    for line in next_commands(Made(Path("runs", name, "bc"))):
+        assert line.isascii() and line.isprintable()
+        if "\t" not in name:
+            assert shlex.split(line)[2] == f"runs/{name}/bc"
+    assert command("echo", "a b") == "echo 'a b'"
+
+
+def test_json_has_no_nan():
+    value = {"a": float("nan"), "b": [1.5, float("-inf"), {"c": (2, float("nan"))}], "d": "NaN", "e": True}
+    found = json.loads(strict_json.dumps(value), parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1.5, None, {"c": [2, None]}], "d": "NaN", "e": True}
+
+
+def test_commands_print_strict_json_only():
+    for path in (SRC / "commands").glob("*.py"):
+        assert not re.search(r"(?<!strict_)json\.dumps", path.read_text()), path.name
