@@ -72,7 +72,7 @@ class Made:
 
     def __init__(self, path):
         self.path, self.seeds, self.points = path, (3, 4), [(("policy.beta", 0.1),), (("policy.beta", 0.2),)]
-        self.info = {"data": {"env_id": "Hopper-v4"}}
+        self.info, self.algo = {"data": {"env_id": "Hopper-v4"}}, ""
 
 
 @pytest.mark.parametrize("name", ["plain", "Bob's robot (v2)", "a;b $HOME `x` [red] \\", "tab\there"])
