@@ -7,6 +7,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from srpo.data import from_arrays
 from srpo.data.reference import environment
@@ -171,3 +172,10 @@ def test_every_antmaze_id_of_d4rl_is_evaluated_here():
     data = from_arrays(np.zeros((20, 29)), np.zeros((20, 8)), np.zeros(20), flags, flags, name="antmaze-large-play-v2")
     assert data.env_id == "srpo/AntMaze-large-v2" and data.score(0.5) == 50
     check_environment(data)
+
+
+@pytest.mark.filterwarnings("ignore:.*infinity:UserWarning")  # as all of MuJoCo's observations
+def test_gymnasium_s_own_checks_pass():
+    env = AntMaze("medium")
+    check_env(env, skip_render_check=True)
+    env.close()

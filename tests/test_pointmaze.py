@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from srpo import algorithms, config
 from srpo.cli import main
@@ -192,3 +193,10 @@ def test_pointmaze_is_trained_as_antmaze_is(name):
     if name == "srpo":
         assert here["critic.expectile"] == 0.9 and here["data.reward"] == "minus-one"
         assert here["policy.normalize"] == "2-norm" and here["policy.hidden"] == (256,) * 4
+
+
+@pytest.mark.filterwarnings("ignore:.*infinity:UserWarning")  # as all of MuJoCo's observations
+def test_gymnasium_s_own_checks_pass():
+    env = PointMaze("medium")
+    check_env(env, skip_render_check=True)
+    env.close()
