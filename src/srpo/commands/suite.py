@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shlex
 import sys
 import time
 from pathlib import Path
 
+from srpo import strict_json
 from srpo.errors import ConfigError, UserError, closest
 
 
@@ -68,7 +68,7 @@ def list_suites(args: argparse.Namespace) -> int:
 
     suites = {name: load_suite(name) for name in shipped()}
     if args.json:
-        print(json.dumps({name: suite.as_dict() for name, suite in suites.items()}))
+        print(strict_json.dumps({name: suite.as_dict() for name, suite in suites.items()}))
         return 0
     for name, suite in suites.items():
         print(f"{name:<17}{suite.title}")
@@ -184,4 +184,4 @@ def report(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace, rows, text: str) -> None:
-    print(json.dumps({"rows": rows}) if args.json else text)
+    print(strict_json.dumps({"rows": rows}) if args.json else text)
