@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.core import Frozen
+from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
 Activation = Callable[[Array], Array]
@@ -114,7 +115,7 @@ class Linear(eqx.Module):
         return self.bias.shape[-1]
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        return product(x, self.weight) + self.bias
+        return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
 
 
 class LayerNorm(eqx.Module):
@@ -127,9 +128,10 @@ class LayerNorm(eqx.Module):
         self.scale, self.bias, self.eps = jnp.ones(size), jnp.zeros(size), eps
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        kind, x = x.dtype, full(x)
         mean = jnp.mean(x, -1, keepdims=True)
         var = jnp.mean((x - mean) ** 2, -1, keepdims=True)
-        return (x - mean) * jax.lax.rsqrt(var + self.eps) * self.scale + self.bias
+        return ((x - mean) * jax.lax.rsqrt(var + self.eps) * self.scale + self.bias).astype(kind)
 
 
 class MLP(eqx.Module):
@@ -159,7 +161,7 @@ class MLP(eqx.Module):
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             x = dropout(self.activation(self.norms[i](x) if self.norms else x), rate, keys[i])
-        return self.layers[-1](x)
+        return full(self.layers[-1](x))
 
 
 class Normalizer(eqx.Module):

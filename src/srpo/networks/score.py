@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.schedules import Times
 from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, mish
+from srpo.networks.precision import full
 
 
 def sinusoidal(t: Times, size: int) -> Float[Array, "... d"]:
@@ -113,7 +114,7 @@ class ScoreResNet(eqx.Module):
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, k in zip(self.blocks, keys, strict=True):
             h = block(h, self.dropout, k)
-        return self.last(self.activation(h))
+        return full(self.last(self.activation(h)))
 
 
 class ScoreMLP(eqx.Module):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from srpo.config import ConfigError
 from srpo.networks.layers import MLP, LayerNorm, Linear, mish
+from srpo.networks.precision import full, reduced
 from srpo.networks.score import sinusoidal
 
 X = Float[Array, "... horizon channels"]
@@ -53,8 +54,8 @@ class Upsample(eqx.Module):
         self.bias = jax.random.uniform(k_bias, (channels,), minval=-bound, maxval=bound)
 
     def __call__(self, x: X) -> X:
-        around, c = neighbors(x, 3), x.shape[-1]
-        rows = jnp.stack([around[..., : 2 * c] @ self.weight[0], around[..., c:] @ self.weight[1]], -2) + self.bias
+        around, weight, c = neighbors(reduced(x), 3), reduced(self.weight), x.shape[-1]
+        rows = jnp.stack([around[..., : 2 * c] @ weight[0], around[..., c:] @ weight[1]], -2) + reduced(self.bias)
         return rows.reshape(*x.shape[:-2], 2 * x.shape[-2], c)
 
 
@@ -67,10 +68,11 @@ class GroupNorm(eqx.Module):
         self.scale, self.bias, self.groups = jnp.ones(channels), jnp.zeros(channels), groups
 
     def __call__(self, x: X) -> X:
-        grouped = x.reshape(*x.shape[:-1], self.groups, -1)
+        kind, grouped = x.dtype, full(x).reshape(*x.shape[:-1], self.groups, -1)
         mean = jnp.mean(grouped, (-3, -1), keepdims=True)
         var = jnp.mean((grouped - mean) ** 2, (-3, -1), keepdims=True)
-        return ((grouped - mean) * jax.lax.rsqrt(var + 1e-5)).reshape(x.shape) * self.scale + self.bias
+        normal = ((grouped - mean) * jax.lax.rsqrt(var + 1e-5)).reshape(x.shape)
+        return (normal * self.scale + self.bias).astype(kind)
 
 
 class ConvBlock(eqx.Module):
@@ -118,9 +120,9 @@ class LinearAttention(eqx.Module):
         self.out = Linear(heads * size, channels, k_out)
 
     def __call__(self, x: X) -> X:
-        q, k, v = jnp.split((self.norm(x) @ self.qkv).reshape(*x.shape[:-1], self.heads, -1), 3, -1)
+        q, k, v = jnp.split((reduced(self.norm(x)) @ reduced(self.qkv)).reshape(*x.shape[:-1], self.heads, -1), 3, -1)
         size = q.shape[-1]
-        context = jnp.einsum("...nhd,...nhe->...hde", jax.nn.softmax(k, -3), v)
+        context = jnp.einsum("...nhd,...nhe->...hde", jax.nn.softmax(full(k), -3).astype(v.dtype), v)
         attended = jnp.einsum("...hde,...nhd->...nhe", context, q * size**-0.5)
         return x + self.out(attended.reshape(*x.shape[:-1], -1))
 
@@ -191,7 +193,7 @@ class TemporalUNet(eqx.Module):
         x = self.middle[1](x if self.attention is None else self.attention(x), e)
         for level, double in zip(self.up, self.double, strict=True):
             x = double(level(jnp.concatenate([x, seen.pop()], -1), e))
-        return self.last[1](self.last[0](x))
+        return full(self.last[1](self.last[0](x)))
 
 
 class ReturnNet(eqx.Module):

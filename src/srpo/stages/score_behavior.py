@@ -18,6 +18,7 @@ from srpo.core import Stage, TrainState, descend
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
 from srpo.networks.layers import MLP, GaussianFourier, Linear
+from srpo.networks.precision import full
 from srpo.optim import adam
 
 Rows = Literal["transitions", "steps"]
@@ -89,7 +90,7 @@ class ScoreNet(eqx.Module):
         x = self.middle(x, condition)
         for block in self.up:
             x = block(jnp.concatenate([ways.pop(), x], -1), condition)
-        return self.last(jnp.concatenate([ways.pop(), x], -1))
+        return full(self.last(jnp.concatenate([ways.pop(), x], -1)))
 
 
 class ScoreBehavior(Stage):
