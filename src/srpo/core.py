@@ -160,11 +160,13 @@ class Log(eqx.Module):
         return Log(total, {n: first(n) for n in self.bad_step})
 
 
-def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray, start, stop):
+def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray, start, stop, block: int = 1):
     """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
 
     Step i draws everything from `fold_in(key, i)`, so that neither the length of a call nor resuming changes
     anything; both bounds are arguments of the compiled program, so that one compilation serves every length.
+    `block`: an accelerator waits for the host after each trip of a loop whose length is not known when it is compiled;
+    steps then run in blocks of this many, and what is left over one by one.
     """
 
     def body(i, carry):
@@ -174,7 +176,16 @@ def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray
         state, metrics = stage.update(state, batch, given, k_update, i)
         return state, log.add(metrics, i)
 
-    return lax.fori_loop(start, stop, body, (state, log))
+    if block == 1:
+        return lax.fori_loop(start, stop, body, (state, log))
+
+    def whole(n, carry):
+        first = start + n * block
+        return lax.fori_loop(0, block, lambda i, carry: body(first + i, carry), carry)
+
+    blocks = (stop - start) // block
+    carry = lax.fori_loop(0, blocks, whole, (state, log))
+    return lax.fori_loop(start + blocks * block, stop, body, carry)
 
 
 def metric_names(stage: Stage, state, data, given: Given, key: PRNGKeyArray) -> tuple[str, ...]:

@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep N policies at even intervals of the last stage, for srpo judge to choose from; default 1, the last",
     )
+    add(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of products and activations in training; bfloat16 is faster on a GPU, policies always act in float32",
+    )
     add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="also log to TensorBoard")
     add("--wandb", action="append_const", dest="sinks", const="wandb", help="also log to Weights & Biases")
     add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
@@ -136,7 +142,7 @@ def main(args: argparse.Namespace) -> int:
     eval_every = 0 if args.no_eval else args.eval_every
     run = training.train(
         algorithm, data, **options, out=args.out, start_from=args.start_from, eval_every=eval_every,
-        eval_episodes=args.eval_episodes, keep=args.keep, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
+        eval_episodes=args.eval_episodes, keep=args.keep, precision=args.precision, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
     )  # fmt: skip
     return report(run, args.json)
 

@@ -27,6 +27,7 @@ from srpo.data.sizes import ShapeOnly
 from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.networks.layers import Normalizer
+from srpo.networks.precision import Precision
 from srpo.policies import Normalized
 from srpo.runs.checkpoint import load_tree, save_tree, write_atomically, write_json
 from srpo.runs.grid import Grid, Point, one_run
@@ -132,6 +133,11 @@ class Run:
         raise RunError(
             f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; {command('srpo', 'train', '--resume', self.path)}{self.algo}"
         )
+
+    @property
+    def precision(self) -> Precision:
+        """Of products and activations while it trained."""
+        return self.info.get("precision", "float32")
 
     @property
     def kept(self) -> list[int]:

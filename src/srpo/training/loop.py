@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo.core import Log, Stage, advance, metric_names
+from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import load_info, load_tree, save_tree
 from srpo.runs.grid import Grid
 from srpo.runs.mapping import Axes, Mapping, default_mapping, over_runs
@@ -21,10 +22,16 @@ from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
 LOGS = 200  # rows per metric and run in metrics.csv
+BLOCK = 64  # steps per loop of known length on an accelerator
 
 
 def _advance(stage, state, log, own, key, shared, data, start, stop):
-    return advance(stage, state, log, data, {**shared, **own}, key, start, stop)
+    return advance(stage, state, log, data, {**shared, **own}, key, start, stop, block_length())
+
+
+def block_length() -> int:
+    """Steps per loop of known length, by measurement (docs/performance.md): a CPU gains nothing and compiles twice as much."""
+    return 1 if jax.default_backend() == "cpu" else BLOCK
 
 
 def _init(stage, _, own, key, shared, data):
@@ -61,6 +68,7 @@ class StageLoop:
     results: dict[str, Any]
     file: Path
     mapping: Mapping = field(default_factory=default_mapping)
+    precision: Precision = "float32"
 
     def __post_init__(self):
         self.stage = self.grid.stacked_stage(self.name)
@@ -72,7 +80,9 @@ class StageLoop:
         self.log_every = -(-self.stage.steps // LOGS)
         self.step = 0
         self.survivors = Survivors(self.name, self.grid.seeds, self.points)
-        self._program = jax.jit(over_runs(_advance, ADVANCE_AXES, self.mapping), donate_argnums=(1, 2))
+        self._program = jax.jit(
+            computed_in(self.precision, over_runs(_advance, ADVANCE_AXES, self.mapping)), donate_argnums=(1, 2)
+        )
 
     def single(self, seed: int, point: int) -> SingleRun:
         """What the run at these places in `grid.seeds` and `points` trains with."""

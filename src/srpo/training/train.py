@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from srpo import algorithms, config
 from srpo.core import Algorithm
@@ -22,8 +22,10 @@ from srpo.data import Dataset, load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.load import recorded_source
 from srpo.data.treated import Treated, treat
+from srpo.errors import closest
 from srpo.evaluation.environments import check_environment
 from srpo.evaluation.scores import Evaluator
+from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
@@ -65,6 +67,7 @@ def train(
     eval_every: int | None = None,
     eval_episodes: int = 10,
     keep: int = 1,
+    precision: Precision = "float32",
     quiet: bool = False,
     sources: Mapping[str, str] | None = None,
     sinks: Sequence[str] = (),
@@ -74,12 +77,16 @@ def train(
     seeds: how many (0, 1, ...), or which. sweep: path -> values; the grid is their product. out: a new folder,
     `runs/<data>/<algorithm>/<time>` if none is given. start_from: a run whose finished stages are used where their
     settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
-    it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end. Raises ConfigError, DataError, RunError for what cannot be done, before anything is
-    written; TrainingFailed if no run is left; Interrupted, after saving, on SIGINT or SIGTERM.
+    it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end.
+    precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. Raises
+    ConfigError, DataError, RunError for what cannot be done, before anything is written; TrainingFailed if no run is left;
+    Interrupted, after saving, on SIGINT or SIGTERM.
     """
     require_devices()
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
+    if precision not in get_args(Precision):
+        raise config.ConfigError(closest(str(precision), get_args(Precision), "precision"))
     treated = treat(data, algorithm.data)
     for stage in algorithm.stages.values():
         stage.view(treated)  # refuse now what a later stage cannot learn from
@@ -99,8 +106,8 @@ def train(
         check_environment(data)
     check_sinks(sinks)
     out = Path(out) if out is not None else _default_folder(data, algorithm)
-    inherited, failures = _inherit(start_from, grid, data) if start_from is not None else ({}, [])
-    more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep}
+    inherited, failures = _inherit(start_from, grid, data, precision) if start_from is not None else ({}, [])
+    more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep, "precision": precision}
     more |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
@@ -145,7 +152,7 @@ def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
     return Path("runs", data.name, algorithms.name_of(algorithm).replace(":", "."), time.strftime("%Y%m%d-%H%M%S"))
 
 
-def _inherit(path: str | Path, grid: Grid, data: Dataset) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _inherit(path: str | Path, grid: Grid, data: Dataset, precision: Precision) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them."""
     other = load_run(path)
     if other.info["data"]["sha256"] != data.sha256:
@@ -153,6 +160,8 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset) -> tuple[dict[str, Any
     if other.seeds != grid.seeds:
         same_seeds = "".join(f"{seed}," for seed in other.seeds)
         raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
+    if other.precision != precision:
+        raise RunError(f"{path} was trained in {other.precision}, not in {precision}; add --precision {other.precision}")
     same = {name: other.results[name] for name in alike(other.grid, grid) if name in other.finished}
     if not same:
         raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
@@ -193,7 +202,7 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run
                 report.skipped(name)
                 continue
             last = name == list(run.algorithm.stages)[-1]
-            loop = StageLoop(name, run.grid, stage.view(data), results, run.state_file(name))
+            loop = StageLoop(name, run.grid, stage.view(data), results, run.state_file(name), precision=run.precision)
             run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
             results[name] = loop.result()
             save_tree(run.stage_file(name), results[name])
