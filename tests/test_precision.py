@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo.core import Log, TrainState, Treatment, advance, descend
+from srpo.core import Log, TrainState, advance, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import UserError
@@ -67,7 +67,7 @@ class Walk:
 def test_steps_in_blocks_are_the_same_steps():
     rng = np.random.default_rng(0)
     arrays = {"obs": rng.normal(size=(30, 2)), "action": rng.uniform(-1, 1, (30, 1)), "reward": rng.normal(size=30)}
-    data = treat(from_arrays(**arrays, terminal=np.zeros(30, bool)), Treatment()).transitions
+    data = treat(from_arrays(**arrays, terminal=np.zeros(30, bool))).transitions
     state = TrainState.create(jnp.float32(0.3), adam(1e-2))
 
     def run(block, *stops):
