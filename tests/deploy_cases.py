@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.networks.actors import DeterministicActor, GaussianActor, SquashedGaussianActor
+from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import Normalizer, mish
-from srpo.policies import DeterministicPolicy, GaussianPolicy, Normalized
+from srpo.policies import DeterministicPolicy, DialedPolicy, GaussianPolicy, Normalized
 
 OBS, ACT = 17, 6
 KEY = jax.random.key(0)
@@ -27,8 +27,19 @@ POLICIES = {
     "iql": GaussianPolicy(GaussianActor(OBS, ACT, (32, 32), KEY, activation=mish)),
     "squashed": GaussianPolicy(SquashedGaussianActor(OBS, ACT, (32, 32), KEY, activation=jnp.tanh)),
 }
+DIALED = {
+    "dial": DialedPolicy(DialedActor(OBS, ACT, (32, 48), KEY, 0.02, 0.5), 0.1),
+    "normalized dial": Normalized(NORMALIZER, DialedPolicy(DialedActor(OBS, ACT, (32,), KEY, 0.01, 2.0), 0.3)),
+}
+BETA = np.geomspace(0.005, 3.0, len(FRESH)).astype(np.float32)  # beyond both ranges, too
+AT_BETA = np.column_stack([FRESH, BETA])
 
 
 def acted(policy, obs=FRESH):
     """What the JAX policy itself does."""
     return np.asarray(jax.vmap(policy.act)(obs))
+
+
+def acted_at(policy, rows=AT_BETA):
+    """The same of a policy with a dial, of rows of observations followed by beta."""
+    return np.asarray(jax.vmap(lambda obs, beta: policy.act(obs, beta=beta))(rows[:, :-1], rows[:, -1]))

@@ -1,15 +1,21 @@
 """The dial: at every temperature the policy that SRPO would train for it, within its range and in every exported form."""
 
+import subprocess
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 from bandits import fit
+from deploy_cases import ACT, AT_BETA, BETA, DATA, DIALED, FRESH, OBS, POLICIES, acted_at
 
 from srpo.algorithms.srpo_dial import DialedPolicyStage, SRPODial
 from srpo.config import ConfigError, assign_all
 from srpo.core import Batch
+from srpo.deploy import DeployError, Policy, SafePolicy, export_policy, onnx_file
+from srpo.deploy.ctarget import CompiledPolicy
 from srpo.diffusion.schedules import VP
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
@@ -75,3 +81,42 @@ def test_beyond_the_range_the_nearest_end_acts():
 def test_ranges_that_are_none(values, complaint):
     with pytest.raises(ConfigError, match=complaint):
         assign_all(SRPODial(), values)
+
+
+@pytest.mark.parametrize("name", DIALED)
+def test_every_exported_form_takes_the_temperature(name, tmp_path):
+    policy = DIALED[name]
+    contract = export_policy(policy, tmp_path / "robot", data=DATA, calls=200)
+    low, high = policy.policy.actor.range if name.startswith("normalized") else policy.actor.range
+    dial = contract["dial"]
+    assert (dial["name"], dial["default"]) == ("beta", pytest.approx(0.3 if name.startswith("normalized") else 0.1))
+    np.testing.assert_allclose([dial["low"], dial["high"]], [low, high], rtol=1e-5)
+    assert {row["form"] for row in contract["latency"]} == {"onnx", "numpy", "c"}
+    wanted, default = acted_at(policy), np.asarray(jax.vmap(policy.act)(FRESH))
+    model = onnx.load(tmp_path / "robot/policy.onnx")
+    ends = [(end.name, [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim]) for end in model.graph.input]
+    assert ends == [("obs", ["batch", OBS]), ("beta", ["batch", 1])]
+    runtime = Policy(tmp_path / "robot/policy.safetensors")
+    for found in (
+        runtime.act(FRESH, BETA),
+        onnx_file.act(tmp_path / "robot/policy.onnx")(AT_BETA),
+        onnx_file.read(tmp_path / "robot/policy.onnx").forward(FRESH, BETA),
+        CompiledPolicy(tmp_path / "robot/policy.c").act(AT_BETA),
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(runtime.act(FRESH), default, atol=1e-5)
+    np.testing.assert_allclose(runtime.act(FRESH[0], 0.05), policy.act(FRESH[0], beta=0.05), atol=1e-5)
+    assert runtime.self_test() < 1e-5 and SafePolicy(runtime).act(DATA[0], 0.05).shape == (ACT,)
+    check = ["policy.c", "policy_check.c", "-lm", "-o", "check"]
+    for command in (["gcc", "-std=c99"], ["g++", "-x", "c++"]):
+        subprocess.run([*command, "-Wall", "-Wextra", "-Werror", "-pedantic", *check], cwd=tmp_path / "robot", check=True)
+        assert subprocess.run([tmp_path / "robot/check"], capture_output=True).returncode == 0
+    for beta in (0.0, np.nan, [0.1, -1.0]):
+        with pytest.raises(DeployError, match="expected a number above zero, from 0.0"):
+            runtime.act(FRESH[:2], beta)
+
+
+def test_a_policy_without_a_dial_refuses_a_temperature(tmp_path):
+    export_policy(POLICIES["bc"], tmp_path / "policy.safetensors", calls=0)
+    with pytest.raises(DeployError, match="the policy has no dial; train one with --algo srpo-dial"):
+        Policy(tmp_path / "policy.safetensors").act(FRESH, beta=0.1)

@@ -15,7 +15,9 @@ from srpo.deploy.safety import Support
 @dataclass(frozen=True, eq=False)
 class Bundle:
     network: Network
-    golden: tuple[np.ndarray, np.ndarray]  # observations (n, obs) and the actions (n, act) of the JAX policy
+    golden: tuple[
+        np.ndarray, np.ndarray
+    ]  # rows (n, obs), with a dial followed by beta, and the actions (n, act) of the JAX policy
     support: Support | None = None
     contract: dict[str, Any] = field(default_factory=dict)  # what is known before anything is measured
 
@@ -26,4 +28,5 @@ class Bundle:
     @classmethod
     def bare(cls, network: Network) -> Bundle:
         """The network alone: nothing to test with."""
-        return cls(network, (np.empty((0, network.obs_size), np.float32), np.empty((0, network.action_size), np.float32)))
+        sizes = network.layers[0][0].shape[0], network.action_size
+        return cls(network, tuple(np.empty((0, size), np.float32) for size in sizes))

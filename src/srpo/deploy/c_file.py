@@ -29,6 +29,18 @@ static float policy_mish(float x)
     return x * (n / (n + 2.0f));
 }
 """
+ACT, ACT_AT = (
+    "void policy_act(const float obs[], float action[])",
+    "void policy_act_at(const float obs[], float beta, float action[])",
+)
+AT_DEFAULT = """
+void policy_act(const float obs[], float action[]) { policy_act_at(obs, policy_dial[2], action); }
+"""
+ABOUT_DIAL = """ *
+ * void policy_act_at(const float obs[{obs}], float beta, float action[{act}]);
+ *     The same at a temperature from {low:.3g} to {high:.3g}; larger: closer to argmax Q, smaller: closer to the behavior's
+ *     mode; beyond the range the nearest end acts. Zero and below give NaN or the lower end. policy_act takes {default:.3g}.
+"""
 ACTIVATE = """
 static void policy_activate(float *x, int n)
 {
@@ -65,14 +77,21 @@ def write(bundle: Bundle, path: Path) -> None:
     """policy.c from the template, the arrays and one line per step of the network."""
     network = bundle.network
     blocks = sorted({block(bias.size) for _, bias in network.layers})
+    dial = network.dial is not None
     functions = (MISH if network.activation == "mish" else "") + "".join(f"POLICY_DENSE({n})\n" for n in blocks)
     if network.hidden:
         functions += ACTIVATE.replace("@VALUE@", ACTIVATION[network.activation])
+    if dial:
+        functions += _fill("policy_dial.c", {"ARRAY": array("policy_dial", network.dial, "static const float")})
     parts = {
         "OBS": str(network.obs_size),
         "ACT": str(network.action_size),
-        "WIDTH": str(max(network.obs_size, *(padded(bias.size) for _, bias in network.layers))),
+        "WIDTH": str(max(network.layers[0][0].shape[0], *(padded(bias.size) for _, bias in network.layers))),
         "ABOUT": _about(bundle),
+        "ABOUT_DIAL": _about_dial(network) if dial else "",
+        "DECLARED": f"{ACT_AT};\n" if dial else "",
+        "SIGNATURE": ACT_AT if dial else ACT,
+        "AT_DEFAULT": AT_DEFAULT if dial else "",
         "ARRAYS": _arrays(network),
         "FUNCTIONS": functions,
         "STEPS": "\n".join(f"    {line}" for line in _steps(network)),
@@ -84,11 +103,15 @@ def write(bundle: Bundle, path: Path) -> None:
 
 def write_check(bundle: Bundle, path: Path) -> None:
     """policy_check.c: compares policy.c with recorded actions on the target itself."""
-    obs, action = bundle.golden
+    rows, action = bundle.golden
+    (obs, beta), sizes = bundle.network.split(rows), (bundle.network.obs_size, bundle.network.action_size)
     values = {"obs": obs, "expected": action, "half": bundle.network.half}
+    values |= {} if beta is None else {"beta": beta}
     arrays = "".join(array(name, value, "static const float") for name, value in values.items())
-    parts = {"N": str(len(obs)), "OBS": str(obs.shape[1]), "ACT": str(action.shape[1]), "ARRAYS": arrays}
-    parts["TOLERANCE"] = f"{bundle.network.tolerance(obs):.3g}f"
+    call = "policy_act(obs + i * {}, action)" if beta is None else "policy_act_at(obs + i * {}, beta[i], action)"
+    parts = {"N": str(len(obs)), "ACT": str(sizes[1]), "ARRAYS": arrays, "CALL": call.format(sizes[0]), "OBS": str(sizes[0])}
+    parts["SIGNATURE"] = ACT if beta is None else ACT_AT
+    parts["TOLERANCE"] = f"{bundle.network.tolerance(rows):.3g}f"
     path.write_text(_fill("policy_check.c", parts))
 
 
@@ -114,7 +137,9 @@ def _steps(network: Network):
     yield "for (i = 0; i < POLICY_OBS; i++) a[i] = " + (
         "(obs[i] - policy_mean[i]) / policy_std[i];" if network.normalizes else "obs[i];"
     )
-    n_in, here, there = network.obs_size, "a", "b"
+    if network.dial is not None:
+        yield "a[POLICY_OBS] = policy_turn(beta);"
+    n_in, here, there = network.layers[0][0].shape[0], "a", "b"
     for i, (_, bias) in enumerate(network.layers):
         yield f"policy_dense{block(bias.size)}(policy_w{i}, policy_b{i}, {n_in}, {padded(bias.size)}, {here}, {there});"
         if i + 1 < len(network.layers):
@@ -129,6 +154,11 @@ def _far(support: Support | None) -> str:
     arrays = "\n".join(array(f"policy_data_{name}", getattr(support, name)) for name in ("mean", "whiten", "low", "high"))
     limit = np.format_float_scientific(np.float32(support.limit), unique=True)
     return _fill("policy_far.c", {"ARRAYS": arrays, "LIMIT": f"{limit}f"})
+
+
+def _about_dial(network: Network) -> str:
+    low, high = network.beta_range
+    return ABOUT_DIAL.format(obs=network.obs_size, act=network.action_size, low=low, high=high, default=float(network.dial[2]))
 
 
 def _about(bundle: Bundle) -> str:

@@ -31,20 +31,33 @@ def static(
         "format": FORMAT,
         **info,
         "input": {"name": "obs", "type": "float32", "shape": ["batch", network.obs_size], "signals": inputs},
+        **({} if network.dial is None else {"dial": _dial(network)}),
         "output": {"name": "action", "type": "float32", "shape": ["batch", network.action_size], "signals": outputs},
         "network": net,
         "distance_limit": None if support is None else float(support.limit),
     }
 
 
+def _dial(network: Network) -> dict[str, Any]:
+    low, high = network.beta_range
+    meaning = (
+        "temperature; larger: closer to argmax Q, smaller: closer to the behavior's mode; beyond the range the nearest end acts"
+    )
+    known = {"low": low, "high": high, "default": float(network.dial[2]), "meaning": meaning}
+    return {"name": "beta", "type": "float32", "shape": ["batch", 1], **known}
+
+
 def complete(bundle: Bundle, parity: dict[str, Any], latency: list[dict[str, Any]], files: dict[str, Path]) -> dict[str, Any]:
     """The whole contract; `files`: the written files by the names that they will have."""
-    obs, action = (np.asarray(x).tolist() for x in bundle.golden)
+    obs, beta = bundle.network.split(np.asarray(bundle.golden[0]))
+    golden = {"obs": obs.tolist(), "action": np.asarray(bundle.golden[1]).tolist()} | (
+        {} if beta is None else {"beta": beta.tolist()}
+    )
     return bundle.contract | {
         "parity": parity,
         "latency": latency,
         "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
-        "golden": {"obs": obs, "action": action},
+        "golden": golden,
     }
 
 

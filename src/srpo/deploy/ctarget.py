@@ -44,24 +44,31 @@ class CompiledPolicy:
 
     def __init__(self, source: Path, flags: tuple[str, ...] = PLAIN):
         """Raises DeployError with the compiler's first complaint."""
+        self.dial = "policy_act_at" in source.read_text()
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "policy.so"
-            files = [_object(source, Path(folder), (*flags, *WARNINGS)), _object(HARNESS, Path(folder), flags)]
+            known = (*flags, "-DPOLICY_DIAL") if self.dial else flags
+            files = [_object(source, Path(folder), (*flags, *WARNINGS)), _object(HARNESS, Path(folder), known)]
             _call([*compiler(), "-shared", "-o", str(library), *files, "-lm"])
             self.library = _loaded(library)
         self.obs_size, self.action_size = self.library.policy_obs_size(), self.library.policy_act_size()
-        self.library.harness_act.argtypes = [FLOATS, ctypes.c_long, FLOATS]
+        self._harness = self.library.harness_act_at if self.dial else self.library.harness_act
+        self._harness.argtypes = [FLOATS, ctypes.c_long, FLOATS]
         self.library.harness_time.argtypes = [FLOATS, ctypes.c_long, ctypes.c_long, ctypes.c_long, FLOATS, DOUBLES]
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Actions (..., act) of observations (..., obs). Raises DeployError for another size: C would read beyond the array."""
-        if np.shape(obs)[-1:] != (self.obs_size,):
-            raise DeployError(f"found observations of shape {np.shape(obs)}, expected (..., {self.obs_size})")
-        return every(self._act, obs)
+    def act(self, rows: np.ndarray) -> np.ndarray:
+        """Actions (..., act) of observations (..., obs), with a dial each followed by beta.
+
+        Raises DeployError for another size: C would read beyond the array.
+        """
+        if np.shape(rows)[-1:] != (self.obs_size + self.dial,):
+            beta = " and beta" if self.dial else ""
+            raise DeployError(f"found observations of shape {np.shape(rows)}, expected (..., {self.obs_size}{beta})")
+        return every(self._act, rows)
 
     def _act(self, rows: np.ndarray) -> np.ndarray:
         action = np.empty((len(rows), self.action_size), np.float32)
-        self.library.harness_act(rows, len(rows), action)
+        self._harness(rows, len(rows), action)
         return action
 
     def time(self, obs: np.ndarray, calls: int) -> np.ndarray:

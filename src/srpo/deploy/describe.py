@@ -15,8 +15,10 @@ from srpo.networks.actors import SquashedGaussianActor
 from srpo.networks.layers import MLP, Normalizer, mish
 
 NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh"}
-SINGLE = policies.DeterministicPolicy, policies.GaussianPolicy
-EXPORTABLE = "DeterministicPolicy (srpo, bc, td3-bc) and the mean action of GaussianPolicy (iql, bc-gaussian)"
+SINGLE = policies.DeterministicPolicy, policies.DialedPolicy, policies.GaussianPolicy
+EXPORTABLE = (
+    "DeterministicPolicy (srpo, bc, td3-bc), DialedPolicy (srpo-dial) and the mean action of GaussianPolicy (iql, bc-gaussian)"
+)
 
 
 def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
@@ -37,10 +39,14 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
     if isinstance(actor, SquashedGaussianActor):  # its last layer gives the means, then the deviations
         weight, bias = (np.ascontiguousarray(np.split(part, 2, axis=-1)[0]) for part in layers[-1])
         layers[-1] = weight, bias
+    dial = None
+    if isinstance(policy, policies.DialedPolicy):
+        parts = actor.dial.mean.value, actor.dial.std.value, jnp.atleast_1d(policy.beta)
+        dial = np.concatenate([_array(part, 1) for part in parts])
     normalizer = getattr(actor, "normalizer", None) or Normalizer.identity(layers[0][0].shape[0])
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
     bounds = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
-    return Network(mean, std, tuple(layers), _activation(actor.net), *bounds)
+    return Network(mean, std, tuple(layers), _activation(actor.net), *bounds, dial)
 
 
 def exportable(run: Any) -> bool:

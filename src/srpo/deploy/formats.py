@@ -35,14 +35,19 @@ def onnx_module():
 class Format:
     file: str
     write: Callable[[Bundle, Path], None]
-    load: Callable[[Path], dict[str, Act]]  # name of a build -> actions (B, act) of observations (B, obs)
+    load: Callable[[Path], dict[str, Act]]  # name of a build -> actions (B, act) of rows (B, ...), see `Network`
+
+
+def _numpy_act(path: Path) -> Act:
+    policy = Policy(path)
+    return lambda rows: policy.act(*policy.network.split(rows))
 
 
 FORMATS = {
     "onnx": Format(
         "policy.onnx", lambda bundle, path: onnx_module().write(bundle, path), lambda path: {"onnx": onnx_module().act(path)}
     ),
-    "numpy": Format("policy.safetensors", numpy_file.write, lambda path: {"numpy": Policy(path).act}),
+    "numpy": Format("policy.safetensors", numpy_file.write, lambda path: {"numpy": _numpy_act(path)}),
     "c": Format(
         "policy.c",
         c_file.write,

@@ -28,7 +28,11 @@ def tolerated(rounding: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """tanh(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out)."""
+    """tanh(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out).
+
+    With a dial the MLP has one more input, after the others: log beta, less `dial[0]`, divided by `dial[1]`, clipped to
+    +- 1. `dial[2]` is the beta at which it acts unless told. Rows are observations, with a dial followed by beta.
+    """
 
     mean: np.ndarray  # (obs,)
     std: np.ndarray  # (obs,)
@@ -36,6 +40,7 @@ class Network:
     activation: str  # between layers, one of ACTIVATIONS
     low: np.ndarray  # (act,) where the policy's own action is -1
     high: np.ndarray  # (act,) where it is 1
+    dial: np.ndarray | None = None  # (3,) center and half-width of log beta, and the default beta
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
@@ -53,6 +58,9 @@ class Network:
     def _shapes(self):
         n = self.obs_size
         yield from (("mean", self.mean.shape, (n,)), ("std", self.std.shape, (n,)))
+        if self.dial is not None:
+            yield "dial", self.dial.shape, (3,)
+        n = self.layers[0][0].shape[0]
         for i, (weight, bias) in enumerate(self.layers):
             yield LAYER.format(i, "weight"), weight.shape, (n, *weight.shape[1:2])
             n = weight.shape[-1]
@@ -71,7 +79,7 @@ class Network:
 
     @property
     def obs_size(self) -> int:
-        return self.layers[0][0].shape[0]
+        return self.layers[0][0].shape[0] - (self.dial is not None)
 
     @property
     def action_size(self) -> int:
@@ -80,6 +88,16 @@ class Network:
     @property
     def hidden(self) -> tuple[int, ...]:
         return tuple(bias.shape[0] for _, bias in self.layers[:-1])
+
+    @property
+    def beta_range(self) -> tuple[float, float]:
+        """The smallest and the largest beta of the dial."""
+        low, high = np.exp(self.dial[0] + self.dial[1] * np.array([-1, 1]))
+        return float(low), float(high)
+
+    def split(self, rows):
+        """Observations (..., obs) and beta (...), or None without a dial, of rows."""
+        return (rows, None) if self.dial is None else (rows[..., :-1], rows[..., -1])
 
     @cached_property
     def normalizes(self) -> bool:
@@ -91,7 +109,7 @@ class Network:
         out = {"mean": self.mean, "std": self.std}
         for i, (weight, bias) in enumerate(self.layers):
             out |= {LAYER.format(i, "weight"): weight, LAYER.format(i, "bias"): bias}
-        return out | {"low": self.low, "high": self.high}
+        return out | {"low": self.low, "high": self.high} | ({} if self.dial is None else {"dial": self.dial})
 
     @classmethod
     def from_tensors(cls, found: Mapping[str, np.ndarray], activation: str) -> Network:
@@ -105,28 +123,32 @@ class Network:
         if not layers:
             raise DeployError("found no layers, expected a file that `srpo export` wrote; export again")
         mean, std, low, high = rest
-        return cls(mean, std, layers, activation, low, high)
+        return cls(mean, std, layers, activation, low, high, found.get("dial"))
 
     def astype(self, kind) -> Network:
         """The same network in another precision."""
         return Network.from_tensors({name: array.astype(kind) for name, array in self.tensors().items()}, self.activation)
 
-    def forward(self, obs, xp=np):
-        """Actions (..., act) of observations (..., obs), computed by NumPy or by `xp=jax.numpy`."""
+    def forward(self, obs, beta=None, xp=np):
+        """Actions (..., act) of observations (..., obs) at `beta` (...), computed by NumPy or by `xp=jax.numpy`."""
         x = (obs - self.mean) / self.std if self.normalizes else obs
+        if self.dial is not None:
+            center, half, default = self.dial
+            turn = xp.clip((xp.log(default if beta is None else beta) - center) / half, -1, 1)
+            x = xp.concatenate([x, xp.broadcast_to(xp.asarray(turn)[..., None], (*x.shape[:-1], 1)).astype(x.dtype)], -1)
         for weight, bias in self.layers[:-1]:
             x = activate(self.activation, x @ weight + bias, xp)
         weight, bias = self.layers[-1]
         return self.bound(xp.tanh(x @ weight + bias), xp)
 
-    def rounding(self, obs: np.ndarray) -> float:
-        """The largest error that float32 itself makes on `obs` (B, obs), as a share of half the action's range."""
-        exact = self.astype(np.float64).forward(obs.astype(np.float64))
-        return float((np.abs(self.forward(obs) - exact) / self.half).max(initial=0.0))
+    def rounding(self, rows: np.ndarray) -> float:
+        """The largest error that float32 itself makes on rows (B, ...), as a share of half the action's range."""
+        exact = self.astype(np.float64).forward(*self.split(rows.astype(np.float64)))
+        return float((np.abs(self.forward(*self.split(rows)) - exact) / self.half).max(initial=0.0))
 
-    def tolerance(self, obs: np.ndarray) -> float:
-        """How far from this network another implementation may be on `obs`, as a share of half the action's range."""
-        return tolerated(self.rounding(obs))
+    def tolerance(self, rows: np.ndarray) -> float:
+        """How far from this network another implementation may be on rows, as a share of half the action's range."""
+        return tolerated(self.rounding(rows))
 
     def bound(self, action, xp=np):
         """From [-1, 1] to the bounds, and never beyond them by rounding."""

@@ -121,12 +121,17 @@ def _numpy(sources) -> dict[str, Timer]:
 
 
 def _onnx(sources) -> dict[str, Timer]:
-    session = sources.session()
+    session, network = sources.session(), sources.network
     run, names = session.run, ["action"]
     return {
-        "onnxruntime": _around(lambda x: run(names, {"obs": x})),
-        "onnxruntime, bound buffers": _bound(session, sources.network),
+        "onnxruntime": _around(lambda x: run(names, {"obs": x, **_default(network, len(x))})),
+        "onnxruntime, bound buffers": _bound(session, network),
     }
+
+
+def _default(network: Network, batch: int) -> dict[str, np.ndarray]:
+    """The further input of a policy with a dial: the beta at which it acts unless told."""
+    return {} if network.dial is None else {"beta": np.full((batch, 1), network.dial[2])}
 
 
 def _bound(session: Any, network: Network) -> Timer:
@@ -136,6 +141,9 @@ def _bound(session: Any, network: Network) -> Timer:
         binding, x = session.io_binding(), np.empty(obs.shape[1:], np.float32)
         action = np.empty((len(x), network.action_size), np.float32)
         binding.bind_input("obs", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+        beta = _default(network, len(x))
+        for name, value in beta.items():
+            binding.bind_input(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
         binding.bind_output("action", "cpu", 0, np.float32, action.shape, action.ctypes.data)
 
         def act(row):
@@ -155,7 +163,7 @@ def _jax(sources) -> dict[str, Timer]:
     import jax
     import jax.numpy as jnp
 
-    act = jax.jit(lambda x: sources.network.forward(x, jnp))
+    act = jax.jit(lambda x: sources.network.forward(x, xp=jnp))
     return {"JAX, jitted": _around(lambda x: np.asarray(act(x)))}
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save
 
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.runtime import FORMAT, VERSION
+from srpo.deploy.runtime import FORMAT, version
 
 
 def write(bundle: Bundle, path: Path) -> None:
     """All arrays, statistics of the data, observations to test with, and the contract."""
     tensors = bundle.network.tensors() | (bundle.support.tensors() if bundle.support else {})
-    tensors |= {"golden.obs": bundle.golden[0], "golden.action": bundle.golden[1]}
+    obs, beta = bundle.network.split(bundle.golden[0])
+    tensors |= {"golden.obs": np.ascontiguousarray(obs), "golden.action": bundle.golden[1]}
+    tensors |= {} if beta is None else {"golden.beta": np.ascontiguousarray(beta)}
     meta = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": version(bundle.network),
         "activation": bundle.network.activation,
         "contract": bundle.contract_text,
     }

@@ -1,4 +1,7 @@
-"""policy.onnx: `obs` float32 (batch, obs) -> `action` float32 (batch, act), opset 17, which onnxruntime and TensorRT read."""
+"""policy.onnx: `obs` float32 (batch, obs) -> `action` float32 (batch, act), opset 17, which onnxruntime and TensorRT read.
+
+A policy with a dial has a second input, `beta` float32 (batch, 1).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import LAYER, DeployError, Network, every
-from srpo.deploy.runtime import FORMAT, VERSION
+from srpo.deploy.runtime import FORMAT, version
 
 OPSET, IR_VERSION = 17, 8
 ABOUT = "Normalization, squashing and bounds are inside. Observations are not checked: refuse NaN and infinity before the call."
@@ -25,10 +28,10 @@ class _Graph:
         self.value = "obs"
         self.arrays: dict[str, np.ndarray | np.floating] = dict(network.tensors())
 
-    def add(self, op: str, *inputs: str, out: str | None = None) -> str:
+    def add(self, op: str, *inputs: str, out: str | None = None, **attributes: int) -> str:
         """`op` on the present value, unless the inputs say otherwise; its output becomes the present value."""
         name = out or f"{op.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs or [self.value], [name], name=name))
+        self.nodes.append(helper.make_node(op, inputs or [self.value], [name], name=name, **attributes))
         self.value = name
         return name
 
@@ -49,6 +52,8 @@ def write(bundle: Bundle, path: Path) -> None:
         graph.add("Div", graph.value, "std")
     else:
         del graph.arrays["mean"], graph.arrays["std"]
+    if network.dial is not None:
+        _turn(graph, network)
     for i in range(len(network.layers)):
         graph.add("Gemm", graph.value, LAYER.format(i, "weight"), LAYER.format(i, "bias"))
         if i + 1 < len(network.layers):
@@ -63,6 +68,18 @@ def write(bundle: Bundle, path: Path) -> None:
     onnx.save(_model(graph, bundle), path)
 
 
+def _turn(graph: _Graph, network: Network) -> None:
+    """Puts log beta, scaled, behind the observation; `dial` stays in the file for `read`."""
+    center, half, default = network.dial
+    graph.arrays |= {"center": center, "half width": half, "default": default, "least": np.float32(-1), "most": np.float32(1)}
+    del graph.arrays["dial"]
+    obs = graph.value
+    graph.add("Log", "beta")
+    graph.add("Sub", graph.value, "center")
+    graph.add("Div", graph.value, "half width")
+    graph.add("Concat", obs, graph.add("Clip", graph.value, "least", "most"), axis=1)
+
+
 def _bound(graph: _Graph, network: Network) -> None:
     """One operator where all actions have the same bounds: that is 0.9 us less in onnxruntime."""
     if np.ptp(network.low) == np.ptp(network.high) == 0:
@@ -74,8 +91,11 @@ def _bound(graph: _Graph, network: Network) -> None:
 
 
 def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
-    sizes = {"obs": bundle.network.obs_size, "action": bundle.network.action_size}
-    obs, action = ([helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", sizes[name]])] for name in sizes)
+    beta = {} if bundle.network.dial is None else {"beta": 1}
+    obs, action = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size]) for name, size in sizes.items()]
+        for sizes in ({"obs": bundle.network.obs_size, **beta}, {"action": bundle.network.action_size})
+    )
     arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in graph.arrays.items()]
     made = helper.make_graph(graph.nodes, "policy", obs, action, arrays)
     model = helper.make_model(
@@ -83,7 +103,7 @@ def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
     )
     meta = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": version(bundle.network),
         "activation": bundle.network.activation,
         "contract": bundle.contract_text,
     }
@@ -102,6 +122,8 @@ def read(path: Path) -> Network:
     if meta.get("format") != FORMAT:
         raise DeployError(f"{path} was not written by `srpo export`, so its layers are unknown; give a file that was")
     found = {array.name: numpy_helper.to_array(array) for array in model.graph.initializer}
+    if "default" in found:
+        found["dial"] = np.stack([found[name] for name in ("center", "half width", "default")])
     n_obs, n_act = (end[0].type.tensor_type.shape.dim[1].dim_value for end in (model.graph.input, model.graph.output))
     found = {"mean": np.zeros(n_obs, np.float32), "std": np.ones(n_obs, np.float32)} | found
     found |= {name: np.broadcast_to(found[name], n_act) for name in ("low", "high")}
@@ -118,6 +140,12 @@ def session(path: Path):
 
 
 def act(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Actions (..., act) of observations (..., obs), by onnxruntime; the file itself takes (batch, obs)."""
-    run = session(path).run
-    return lambda obs: every(lambda rows: run(["action"], {"obs": rows})[0], obs)
+    """Actions (..., act) of rows (..., obs), with a dial followed by beta, by onnxruntime; the file itself takes (batch, obs)."""
+    run, network = session(path).run, read(path)
+    return lambda rows: every(lambda rows: run(["action"], feeds(network, rows))[0], rows)
+
+
+def feeds(network: Network, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs of the graph for rows (B, ...)."""
+    obs, beta = network.split(rows)
+    return {"obs": np.ascontiguousarray(obs)} | ({} if beta is None else {"beta": np.ascontiguousarray(beta[:, None])})

@@ -13,7 +13,12 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 
 FORMAT = "srpo-policy"
-VERSION = 1
+VERSION = 2  # 2: with a dial
+
+
+def version(network: Network) -> str:
+    """The least version of this format that can hold a network."""
+    return "1" if network.dial is None else "2"
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -64,21 +69,34 @@ class Policy:
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
         self.network = Network.from_tensors(found, meta.get("activation", ""))
         self.support = Support.from_tensors(found, self.network.obs_size)
-        self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "action"))
+        self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "beta", "action"))
         self.info: dict[str, Any] = _contract(path, meta)
         self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
         self.low, self.high = self.network.low, self.network.high
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray, beta: float | np.ndarray | None = None) -> np.ndarray:
         """Actions (..., act), float32, of observations (..., obs): one, a batch, or any leading axes.
 
-        Raises DeployError if they are not floating-point numbers, have another size, or are not finite.
+        `beta`: the temperature of a policy with a dial, one number or (...); beyond the range the nearest end acts. Raises
+        DeployError if the observations are not floating-point numbers, have another size, or are not finite, and for a beta
+        that is not above zero or that the policy does not know.
         """
-        return self.forward(self.check(obs))
+        return self.forward(self.check(obs), self.check_beta(beta))
 
-    def forward(self, obs: np.ndarray) -> np.ndarray:
+    def forward(self, obs: np.ndarray, beta: float | np.ndarray | None = None) -> np.ndarray:
         """`act` without any check."""
-        return self.network.forward(obs)
+        return self.network.forward(obs, beta)
+
+    def check_beta(self, beta: float | np.ndarray | None) -> np.ndarray | None:
+        """The temperature as float32. Raises DeployError as `act` does."""
+        if beta is None:
+            return None
+        if self.network.dial is None:
+            raise DeployError(f"found beta {beta}, but the policy has no dial; train one with --algo srpo-dial")
+        if not (np.all(np.isfinite(beta)) and np.all(np.asarray(beta) > 0)):
+            low, high = self.network.beta_range
+            raise DeployError(f"found beta {beta}, expected a number above zero, from {low:.3g} to {high:.3g}")
+        return np.asarray(beta, np.float32)
 
     def check(self, obs: np.ndarray, finite: bool = True) -> np.ndarray:
         """The observations as float32. Raises DeployError as `act` does."""
@@ -105,11 +123,12 @@ class Policy:
         Raises DeployError if it exceeds `tolerance` (1e-5, and twice what float32 rounding costs there) or the file has
         none: run it once on every target.
         """
-        obs, action = self.golden
+        obs, beta, action = self.golden
         if obs is None or action is None or len(obs) == 0:
             raise DeployError("the file holds no observations to test with; export again")
-        error = float((np.abs(self.act(obs) - action) / self.network.half).max())
-        tolerance = self.network.tolerance(obs) if tolerance is None else tolerance
+        error = float((np.abs(self.act(obs, beta) - action) / self.network.half).max())
+        rows = obs if beta is None else np.column_stack([obs, beta])
+        tolerance = self.network.tolerance(rows) if tolerance is None else tolerance
         if not error <= tolerance:
             raise DeployError(f"actions differ by {error:.3g} from those recorded at export, expected at most {tolerance:g}")
         return error

@@ -121,19 +121,19 @@ class SafePolicy:
         )
         self._fine, self.reason = self.hold, None
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """The action (act,) for an observation (obs,). `reason` then says why it is the fall-back, or is None.
+    def act(self, obs: np.ndarray, beta: float | None = None) -> np.ndarray:
+        """The action (act,) for an observation (obs,), at `beta` if the policy has a dial. `reason` then says why it is the fall-back, or is None.
 
         NaN and infinity lead to the fall-back. Raises DeployError for an observation of another size or type.
         """
-        obs = self.policy.check(obs, finite=False)
+        obs, beta = self.policy.check(obs, finite=False), self.policy.check_beta(beta)
         if obs.ndim != 1:
             raise DeployError(f"found observations of shape {obs.shape}, expected one at a time: ({self.policy.obs_size},)")
         self.reason = self.policy.support.complaint(obs)
         self._fine = 0 if self.reason else self._fine + 1
         if self.reason is None and self._fine <= self.hold:
             self.reason = f"{self._fine} of {self.hold} fine observations in a row"
-        action = self._fallback(obs) if self.reason else self.policy.forward(obs)
+        action = self._fallback(obs) if self.reason else self.policy.forward(obs, beta)
         action = np.clip(action, self.policy.low, self.policy.high)
         if self.max_change is not None and self._last is not None:
             action = np.clip(action, self._last - self.max_change, self._last + self.max_change)

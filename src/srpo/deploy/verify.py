@@ -14,10 +14,11 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 
 def observations(network: Network, data: np.ndarray | None = None, n: int = 10_000) -> dict[str, np.ndarray]:
-    """Sets of observations (m, obs) by name, n in all: in-distribution, those scaled by ten, and extremes.
+    """Sets of rows (m, ...) by name, n in all: in-distribution observations, those scaled by ten, and extremes.
 
     data: (N, obs) observations to draw from; without it, normal numbers with the network's own mean and deviation.
-    Extremes: corners of the box around the data, single signals a hundred deviations out, and zero.
+    Extremes: corners of the box around the data, single signals a hundred deviations out, and zero. With a dial the
+    temperatures are drawn from its range and half as far beyond.
     """
     rng = np.random.default_rng(0)
     inside = (
@@ -32,14 +33,21 @@ def observations(network: Network, data: np.ndarray | None = None, n: int = 10_0
     extreme[rows, signal] += rng.choice([-100, 100], m // 2) * std[signal]
     extreme[0] = 0
     sets = {"in-distribution": inside, "x10": 10 * np.resize(inside, (m, network.obs_size)), "extremes": extreme}
-    return {name: np.ascontiguousarray(obs, np.float32) for name, obs in sets.items()}
+    if network.dial is not None:
+        center, half, _ = network.dial
+        sets = {
+            name: np.column_stack([obs, np.exp(center + rng.uniform(-1.5, 1.5, len(obs)) * half)]) for name, obs in sets.items()
+        }
+    return {name: np.ascontiguousarray(rows, np.float32) for name, rows in sets.items()}
 
 
-def reference(policy: Any, network: Network, obs: np.ndarray) -> np.ndarray:
+def reference(policy: Any, network: Network, rows: np.ndarray) -> np.ndarray:
     """Actions (B, act) of the JAX policy within the network's bounds, on the CPU in full float32."""
     cpu = jax.devices("cpu")[0]
     with jax.default_matmul_precision("highest"), jax.default_device(cpu):
-        actions = jax.jit(jax.vmap(jax.device_get(policy).act))(jax.device_put(obs, cpu))
+        act, (obs, beta) = jax.device_get(policy).act, network.split(rows)
+        inputs = {"obs": obs} if beta is None else {"obs": obs, "beta": beta}
+        actions = jax.jit(jax.vmap(lambda x: act(**x)))(jax.device_put(inputs, cpu))
     return network.bound(np.asarray(actions, np.float32))
 
 

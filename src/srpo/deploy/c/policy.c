@@ -6,7 +6,7 @@
  *     Normalization, squashing and action bounds are inside. No allocation, no state: safe to call from several
  *     threads. The time hardly depends on the numbers. NaN in any observation gives NaN actions, infinity may;
  *     absurd finite ones give some action within bounds: check them first (policy_far, where it is present).
- *
+@ABOUT_DIAL@ *
  * C99, or C++; link with -lm. -O3 -march=native is fastest. Do not use -ffast-math: it removes checks for NaN.
  * Two policies in one program: compile each with its own -Dpolicy_act=name (and the other names).
  */
@@ -33,7 +33,7 @@ extern "C" {
 int policy_obs_size(void);
 int policy_act_size(void);
 void policy_act(const float obs[], float action[]);
-
+@DECLARED@
 @ARRAYS@
 /* y = bias + x weight, N outputs at a time; the weights of N outputs lie together, input after input. */
 #define POLICY_DENSE(N)                                                                             \
@@ -57,7 +57,7 @@ void policy_act(const float obs[], float action[]);
 int policy_obs_size(void) { return POLICY_OBS; }
 int policy_act_size(void) { return POLICY_ACT; }
 
-void policy_act(const float obs[], float action[])
+@SIGNATURE@
 {
     POLICY_ALIGN float a[@WIDTH@], b[@WIDTH@];
     const float *out;
@@ -70,7 +70,7 @@ void policy_act(const float obs[], float action[])
         action[i] = y > policy_high[i] ? policy_high[i] : y;
     }
 }
-@FAR@
+@AT_DEFAULT@@FAR@
 #ifdef __cplusplus
 }
 #endif

@@ -9,7 +9,7 @@
 #ifdef __cplusplus
 extern "C"
 #endif
-void policy_act(const float obs[], float action[]);
+@SIGNATURE@;
 
 @ARRAYS@
 int main(void)
@@ -17,7 +17,7 @@ int main(void)
     float worst = 0.0f, action[@ACT@];
     int i, j;
     for (i = 0; i < @N@; i++) {
-        policy_act(obs + i * @OBS@, action);
+        @CALL@;
         for (j = 0; j < @ACT@; j++) {
             const float error = fabsf(action[j] - expected[i * @ACT@ + j]) / half[j];
             if (!(error <= worst) && worst == worst) worst = error; /* NaN is an error, too, and stays */
