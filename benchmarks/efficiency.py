@@ -51,11 +51,6 @@ ROUND_SECONDS = 0.05  # of calls of one policy in one round
 SLOW_SECONDS = 1.0  # beyond this a call is repeated in three rounds only
 LONGEST_CALL = 8.0  # seconds; batches are made smaller to stay below
 REFERENCE = "srpo"
-KIND = {  # what an action costs is mostly a matter of this
-    "one pass": ("bc", "bc-gaussian", "iql", "td3-bc", "srpo"),
-    "candidates": ("bear", "dtql", "dtql-kl"),
-    "diffusion": ("bc-diffusion", "idql", "sfbc", "qgpo", "diffusion-ql", "diffuser"),
-}
 
 Row = dict[str, Any]
 
@@ -159,7 +154,8 @@ def measure(chosen: dict[str, Any], data: srpo.Dataset, rounds: int, training: b
         tell(f"{name}: counting operations per action")
         policies[name] = untrained(algorithm, data)
         count = flops(act, policies[name], np.zeros(OBS, np.float32), jax.random.key(0))
-        rows[name] = {"algorithm": name, "kind": kind(name), "flops": count, "stages": {}}
+        about = {"kind": algorithm.acts_by, "title": algorithm.title or name}
+        rows[name] = {"algorithm": name, **about, "flops": count, "stages": {}}
     for name, row in acting(policies, rounds).items():
         rows[name] |= row
     for name, algorithm in chosen.items() if training else ():
@@ -172,10 +168,6 @@ def measure(chosen: dict[str, Any], data: srpo.Dataset, rounds: int, training: b
         if training:
             row["hours_ratio"] = row["hours"] / rows[REFERENCE]["hours"]
     return sorted(rows.values(), key=lambda row: row["batch_1"]["seconds"])
-
-
-def kind(name: str) -> str:
-    return next((k for k, names in KIND.items() if name in names), "other")
 
 
 def tell(text: str) -> None:

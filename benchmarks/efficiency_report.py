@@ -16,11 +16,6 @@ from srpo.suite.pages import markdown, number
 BATCH = 256  # the larger of the two batch sizes
 COLUMNS = ("algorithm", "kind", "quantity", "stage", "value", "unit", "ratio")
 
-LABEL = {
-    "bc": "BC", "bc-gaussian": "BC (Gaussian)", "bc-diffusion": "BC (diffusion)", "iql": "IQL", "td3-bc": "TD3+BC", "bear": "BEAR",
-    "srpo": "SRPO", "idql": "IDQL", "sfbc": "SfBC", "qgpo": "QGPO", "diffuser": "Diffuser", "diffusion-ql": "Diffusion-QL",
-    "dtql": "DTQL", "dtql-kl": "DTQL (KL)",
-}  # fmt: skip
 COLOR = {"one pass": "#1b6ca8", "candidates": "#7a9a3a", "diffusion": "#c8643c", "other": "0.5"}
 MARKER = {"one pass": "o", "candidates": "s", "diffusion": "D", "other": "x"}
 MEANING = {"one pass": "one forward pass", "candidates": "many candidates, no diffusion", "diffusion": "diffusion sampling"}
@@ -92,7 +87,7 @@ def place(ax, row: Row, y: float, taken: list) -> None:
     """A point's label beside it, on the first of `SIDES` where it covers no point and no label (`taken`, in pixels)."""
     name = row["algorithm"]
     text = ax.annotate(
-        LABEL.get(name, name), (1e3 * row["batch_1"]["seconds"], y), (0, 0), textcoords="offset points",
+        row.get("title", name), (1e3 * row["batch_1"]["seconds"], y), (0, 0), textcoords="offset points",
         fontsize=7, weight="bold" if name == "srpo" else "normal",
     )  # fmt: skip
     for position, ha, va in SIDES:
@@ -117,7 +112,7 @@ def figure5(plt, rows: Sequence[Row]):
     if all(r["stages"] for r in rows):
         panels.append(("training at the paper's steps (h)", [r["hours"] for r in rows]))
     figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 0.6 + 0.21 * len(rows)), sharey=True)
-    names = [LABEL.get(r["algorithm"], r["algorithm"]) for r in rows]
+    names = [r.get("title", r["algorithm"]) for r in rows]
     for ax, (label, values) in zip(axes, panels, strict=True):
         ax.barh(names, values, color=[COLOR[r["kind"]] for r in rows], height=0.72, lw=0)
         ax.set(xscale="log", xlabel=label, xlim=(min(values) / 2.5, max(values) * 8))

@@ -74,9 +74,5 @@ def test_costs_are_measured_counted_and_drawn(tmp_path, monkeypatch):
     assert ratio == [pytest.approx(found["bc-diffusion"]["flops"] / found["bc"]["flops"])]
 
 
-def test_every_algorithm_has_a_kind():
-    assert {efficiency.kind(name) for name in algorithms.ALGORITHMS} == set(efficiency.KIND)
-
-
 def test_a_slow_policy_gets_a_smaller_batch():
     assert efficiency.fitting(1e-3, 256) == 256 and efficiency.fitting(0.1, 256) == 64 and efficiency.fitting(60.0, 256) == 1

@@ -19,6 +19,7 @@ import pytest
 import srpo
 from srpo import algorithms
 from srpo.config import assign_all
+from srpo.core import Trial
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.runs.grid import Grid
@@ -26,78 +27,6 @@ from srpo.training import train as training
 from srpo.training.loop import StageLoop
 
 SEEDS = (3, 1)
-STEPS = 60
-
-
-class Case(NamedTuple):
-    settings: dict  # what makes the algorithm tiny
-    sweep: tuple[str, float, float]  # of the last stage, or of how it acts
-    falls: tuple[str, ...]  # "stage.metric": what training lowers
-
-
-def stage(name, **settings):
-    return {f"{name}.{key}": value for key, value in {"steps": STEPS, "batch_size": 32, **settings}.items()}
-
-
-HIDDEN, LR = {"hidden": (12,)}, {"lr": 1e-2}
-IQL = stage("critic", **HIDDEN, **LR)
-SCORE = stage("behavior", widths=(12, 8), **LR) | {"support.steps": 6, "support.count": 3, "support.solver.evaluations": 5}
-DTQL = stage("warm_up") | {
-    "warm_up.critic.hidden": (12,), "warm_up.critic.lr": 1e-2, "warm_up.behavior.hidden": (12,), "warm_up.behavior.lr": 1e-2,
-    "policy.steps": 20, "policy.batch_size": 32, "candidates": 8,
-}  # fmt: skip
-CASES = {
-    "bc": Case(stage("policy", **HIDDEN), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
-    "bc-gaussian": Case(stage("policy", **HIDDEN), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
-    "bc-diffusion": Case(stage("policy", **HIDDEN, diffusion_steps=2), ("policy.lr", 3e-3, 1e-2), ("policy.loss",)),
-    "iql": Case(IQL | stage("policy", **HIDDEN, **LR), ("policy.beta", 0.5, 3.0), ("critic.q_loss", "policy.loss")),
-    "td3-bc": Case(stage("policy", **HIDDEN, **LR), ("policy.alpha", 0.05, 0.5), ("policy.q_loss", "policy.cloning_error")),
-    "bear": Case(
-        stage("policy", **HIDDEN, vae_hidden=(12,), next_actions=3, match_actions=3, warmup=20, lr_vae=1e-2, lr_q=1e-2)
-        | {"candidates": 3},
-        ("policy.threshold", 0.05, 0.5),
-        ("policy.vae_error", "policy.q_loss"),
-    ),
-    "srpo": Case(
-        IQL | stage("behavior", width=12, blocks=1, **LR) | stage("policy", **HIDDEN, **LR),
-        ("policy.beta", 0.1, 0.5),
-        ("critic.q_loss", "behavior.loss"),
-    ),
-    "srpo-dial": Case(
-        IQL | stage("behavior", width=12, blocks=1, **LR) | stage("policy", **HIDDEN, **LR),
-        ("beta", 0.05, 0.3),
-        ("critic.q_loss", "behavior.loss"),
-    ),
-    "idql": Case(
-        IQL | stage("behavior", width=12, blocks=1, time_size=8, diffusion_steps=2) | {"candidates": 4},
-        ("behavior.lr", 3e-3, 1e-2),
-        ("critic.q_loss", "behavior.loss"),
-    ),
-    "sfbc": Case(
-        SCORE | stage("critic", **HIDDEN, replan_every=25) | {"acting.candidates": 6, "acting.average": 2},
-        ("critic.lr", 3e-3, 1e-2),
-        ("behavior.loss", "critic.q_loss"),
-    ),
-    "qgpo": Case(
-        SCORE | stage("critic", **HIDDEN, **LR) | stage("energy", **HIDDEN, **LR),
-        ("energy.beta", 1.0, 3.0),
-        ("behavior.loss", "critic.q_loss", "energy.loss"),
-    ),
-    "diffusion-ql": Case(
-        stage("policy", **HIDDEN, diffusion_steps=2, critic_lr=1e-2, lr=1e-2) | {"candidates": 4},
-        ("policy.eta", 0.1, 1.0),
-        ("policy.q_loss", "policy.bc_loss"),
-    ),
-    "dtql": Case(DTQL | {"policy.hidden": (12,)}, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss")),
-    "dtql-kl": Case(DTQL, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss")),
-    "diffuser": Case(
-        stage("trajectories", width=8, multipliers=(4,), diffusion_steps=3, lr=1e-3)
-        | stage("value", width=8, multipliers=(4,), lr=1e-3)
-        | {"data.horizon": 4, "data.penalty": 1.0, "planning.plans": 4},
-        ("planning.scale", 0.0, 1.0),
-        ("trajectories.loss", "value.loss"),
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +43,13 @@ def data():
 
 class Trained(NamedTuple):
     name: str
-    case: Case
+    trial: Trial
     algorithm: srpo.core.Algorithm
     run: srpo.Run
 
     @property
     def sweep(self):
-        path, *values = self.case.sweep
+        path, *values = self.trial.sweep
         return {path: values}
 
     @property
@@ -130,11 +59,11 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module", params=algorithms.ALGORITHMS)
 def trained(request, data, tmp_path_factory):
-    case = CASES[request.param]
-    algorithm = assign_all(algorithms.find(request.param)(), case.settings)
-    path, *values = case.sweep
+    trial = algorithms.find(request.param).trial
+    algorithm = assign_all(algorithms.find(request.param)(), trial.settings)
+    path, *values = trial.sweep
     out = tmp_path_factory.mktemp(request.param) / "run"
-    return Trained(request.param, case, algorithm, train(algorithm, data, out, sweep={path: values}))
+    return Trained(request.param, trial, algorithm, train(algorithm, data, out, sweep={path: values}))
 
 
 def train(algorithm, data, out, **options):
@@ -146,8 +75,10 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_the_registry_is_covered():
-    assert CASES.keys() == algorithms.ALGORITHMS.keys()
+def test_every_algorithm_says_what_tests_and_tables_need_of_it():
+    classes = [algorithms.find(name) for name in algorithms.ALGORITHMS]
+    assert len({cls.title for cls in classes}) == len(classes) and all(cls.title and cls.trial for cls in classes)
+    assert {cls.acts_by for cls in classes} == {"one pass", "candidates", "diffusion"}
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
@@ -170,8 +101,8 @@ def test_losses_fall(trained):
     found = defaultdict(list)
     with open(trained.run.path / "metrics.csv", newline="") as f:
         for row in csv.DictReader(f):
-            found[f"{row['stage']}.{row['metric']}", row["seed"], row.get(trained.case.sweep[0])].append(float(row["value"]))
-    for metric in trained.case.falls:
+            found[f"{row['stage']}.{row['metric']}", row["seed"], row.get(trained.trial.sweep[0])].append(float(row["value"]))
+    for metric in trained.trial.falls:
         curves = [values for (name, *_), values in found.items() if name == metric]
         assert len(curves) >= len(SEEDS) and all(np.isfinite(curve).all() for curve in curves)
         first, last = (np.mean([np.mean(curve[part]) for curve in curves]) for part in (slice(5), slice(-15, None)))
@@ -191,7 +122,7 @@ def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
 
 def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
     """The last stage for one seed and one value, on what that seed's earlier stages left."""
-    path, _, value = trained.case.sweep
+    path, _, value = trained.trial.sweep
     grid, point = trained.run.grid, ((path, value),)
 
     def mine(name):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -121,9 +121,20 @@ class Stage(eqx.Module):
         """The frozen thing that later stages and the policy see."""
 
 
+class Trial(NamedTuple):
+    """A training of seconds, by which the tests try what every algorithm owes its user."""
+
+    settings: Mapping[str, Any]  # what makes it tiny, by path
+    sweep: tuple[str, float, float]  # two values of a setting of the last stage, or of how it acts
+    falls: tuple[str, ...]  # "stage.metric": what training lowers
+
+
 class Algorithm(eqx.Module):
     """Its stages, as fields in training order: that is the whole recipe."""
 
+    title: ClassVar[str] = ""  # as papers print it; the class's name if there is none
+    acts_by: ClassVar[Literal["one pass", "candidates", "diffusion", "other"]] = "other"  # what an action costs follows from it
+    trial: ClassVar[Trial | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"paper": {}}
     data: eqx.AbstractVar[Any]  # a `srpo.data.treatments.Treatment`: how it wants the recorded data
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.networks.actors import DeterministicActor
 from srpo.networks.layers import Normalizer
@@ -64,6 +64,11 @@ class BC(Algorithm):
     def make_policy(self, trained):
         return DeterministicPolicy(trained["policy"])
 
+    title: ClassVar = "BC"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(
+        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
+    )
     presets: ClassVar = {"paper": {}, "best-10%": {"*": {"data.best_fraction": 0.1}}, "quick": {"*": QUICK}}
 
 
@@ -74,4 +79,9 @@ class GaussianBC(Algorithm):
     def make_policy(self, trained):
         return GaussianPolicy(trained["policy"])
 
+    title: ClassVar = "BC (Gaussian)"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(
+        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
+    )
     presets: ClassVar = {"paper": {}, "quick": {"*": QUICK}}

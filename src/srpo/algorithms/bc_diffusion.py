@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
@@ -60,6 +60,13 @@ class DiffusionBC(Algorithm):
     def make_policy(self, trained):
         return DiffusionPolicy(trained["policy"], Ancestral("x0"))
 
+    title: ClassVar = "BC (diffusion)"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.diffusion_steps": 2},
+        ("policy.lr", 3e-3, 1e-2),
+        ("policy.loss",),
+    )
     presets: ClassVar = {
         "paper": TASKS,
         "quick": {pattern: values | {"policy.steps": 30_000} for pattern, values in TASKS.items()},

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import backup, mmd
 from srpo.networks.actors import SquashedGaussianActor
@@ -188,6 +188,24 @@ class BEAR(Algorithm):
         actor, q = trained["policy"].actor, trained["policy"].q
         return BestOf(GaussianPolicy(actor), q, self.candidates, heads="first")
 
+    title: ClassVar = "BEAR"
+    acts_by: ClassVar = "candidates"
+    trial: ClassVar = Trial(
+        {
+            "policy.steps": 60,
+            "policy.batch_size": 32,
+            "policy.hidden": (12,),
+            "policy.vae_hidden": (12,),
+            "policy.next_actions": 3,
+            "policy.match_actions": 3,
+            "policy.warmup": 20,
+            "policy.lr_vae": 1e-2,
+            "policy.lr_q": 1e-2,
+            "candidates": 3,
+        },
+        ("policy.threshold", 0.05, 0.5),
+        ("policy.vae_error", "policy.q_loss"),
+    )
     presets: ClassVar = {
         "paper": RELEASE,
         "d4rl": {"*": PORT} | PORT_TASKS,

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, average, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, average, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.schedules import Discrete, perturb
 from srpo.networks.layers import Normalizer
@@ -208,4 +208,26 @@ class Diffuser(Algorithm):
         p = self.planning
         return Planner(trained["trajectories"], trained["value"], p.plans, p.scale, p.pushes, p.free_steps)
 
+    title: ClassVar = "Diffuser"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        {
+            "trajectories.steps": 60,
+            "trajectories.batch_size": 32,
+            "trajectories.width": 8,
+            "trajectories.multipliers": (4,),
+            "trajectories.diffusion_steps": 3,
+            "trajectories.lr": 1e-3,
+            "value.steps": 60,
+            "value.batch_size": 32,
+            "value.width": 8,
+            "value.multipliers": (4,),
+            "value.lr": 1e-3,
+            "data.horizon": 4,
+            "data.penalty": 1.0,
+            "planning.plans": 4,
+        },
+        ("planning.scale", 0.0, 1.0),
+        ("trajectories.loss", "value.loss"),
+    )
     presets: ClassVar = {"paper": TASKS, "quick": {"*": QUICK} | TASKS}

@@ -25,7 +25,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, average, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, average, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
@@ -160,6 +160,21 @@ class DiffusionQL(Algorithm):
         sampler = DiffusionPolicy(policy.actor, Ancestral("x0"))
         return BestOf(sampler, policy.q_target, self.candidates, "softmax")
 
+    title: ClassVar = "Diffusion-QL"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        {
+            "policy.steps": 60,
+            "policy.batch_size": 32,
+            "policy.hidden": (12,),
+            "policy.diffusion_steps": 2,
+            "policy.critic_lr": 1e-2,
+            "policy.lr": 1e-2,
+            "candidates": 4,
+        },
+        ("policy.eta", 0.1, 1.0),
+        ("policy.q_loss", "policy.bc_loss"),
+    )
     presets: ClassVar = {
         "paper": PAPER,
         "authors-code": PAPER | {"*": {"policy.q_scale": "policy"}},

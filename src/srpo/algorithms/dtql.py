@@ -17,8 +17,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from srpo.algorithms.tables.dtql import TRIAL, presets
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import denoising_loss
 from srpo.losses import gaussian_log_prob
@@ -93,4 +94,9 @@ class DTQL(Algorithm):
         policy = trained["policy"]
         return BestOf(GaussianPolicy(policy.actor), policy.q_target, self.candidates, "softmax")
 
-    presets: ClassVar = trust_region.presets(antmaze={"policy.likelihood": 1.0})
+    title: ClassVar = "DTQL"
+    acts_by: ClassVar = "candidates"
+    trial: ClassVar = Trial(
+        TRIAL | {"policy.hidden": (12,)}, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss")
+    )
+    presets: ClassVar = presets(antmaze={"policy.likelihood": 1.0})

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from srpo.algorithms.tables.dtql import TRIAL, presets
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import Denoiser, matching_direction
 from srpo.networks.layers import QEnsemble
@@ -107,4 +108,7 @@ class DTQLKL(Algorithm):
         policy = trained["policy"]
         return BestOf(policy.generator, policy.q_target, self.candidates, "softmax")
 
-    presets: ClassVar = trust_region.presets(antmaze={})
+    title: ClassVar = "DTQL (KL)"
+    acts_by: ClassVar = "candidates"
+    trial: ClassVar = Trial(TRIAL, ("policy.alpha", 0.5, 5.0), ("warm_up.behavior_loss", "warm_up.q_loss"))
+    presets: ClassVar = presets(antmaze={})

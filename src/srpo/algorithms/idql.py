@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
@@ -30,7 +31,7 @@ from srpo.networks.layers import LayerNorm, QEnsemble, ValueNet, mish
 from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy
-from srpo.stages.iql_critic import QUICK_CRITIC, CriticState, iql_step
+from srpo.stages.iql_critic import CriticState, iql_step
 
 Rows = Float[Array, "..."]
 
@@ -156,6 +157,22 @@ class IDQL(Algorithm):
         weight = ImplicitWeight(critic, self.critic.level, self.critic.loss)
         return BestOf(sampler, weight, self.candidates, "softmax")
 
+    title: ClassVar = "IDQL"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        TRIAL_CRITIC
+        | {
+            "behavior.steps": 60,
+            "behavior.batch_size": 32,
+            "behavior.width": 12,
+            "behavior.blocks": 1,
+            "behavior.time_size": 8,
+            "behavior.diffusion_steps": 2,
+            "candidates": 4,
+        },
+        ("behavior.lr", 3e-3, 1e-2),
+        ("critic.q_loss", "behavior.loss"),
+    )
     presets: ClassVar = {
         "paper": {"*": {}, "antmaze-*|pointmaze-*": ANTMAZE},
         "authors-code": {"*": NEWEST, "antmaze-*|pointmaze-*": ANTMAZE},

@@ -18,12 +18,13 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
 from srpo.config import setting
-from srpo.core import Algorithm
+from srpo.core import Algorithm, Trial
 from srpo.data.treatments import Treatment
 from srpo.losses import advantage_weight
 from srpo.policies import GaussianPolicy
-from srpo.stages.iql_critic import QUICK_CRITIC, IQLCritic
+from srpo.stages.iql_critic import IQLCritic
 from srpo.stages.weighted_cloning import WeightedCloning
 
 
@@ -56,6 +57,13 @@ class IQL(Algorithm):
     def make_policy(self, trained):
         return GaussianPolicy(trained["policy"])
 
+    title: ClassVar = "IQL"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(
+        TRIAL_CRITIC | {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2},
+        ("policy.beta", 0.5, 3.0),
+        ("critic.q_loss", "policy.loss"),
+    )
     presets: ClassVar = {
         "paper": TASKS,
         "quick": {"*": QUICK_CRITIC | {"policy.steps": 20_000}} | TASKS,

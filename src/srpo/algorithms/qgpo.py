@@ -22,8 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from srpo.algorithms.tables.critic import TRIAL_CRITIC
+from srpo.algorithms.tables.score import TRIAL_SUPPORT
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend
+from srpo.core import Algorithm, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.schedules import perturb
 from srpo.diffusion.solver import Solver
@@ -154,6 +156,13 @@ class QGPO(Algorithm):
         guided = Guided(trained["behavior"], trained["energy"], self.guidance.scale)
         return DiffusionPolicy(guided, self.support.solver)
 
+    title: ClassVar = "QGPO"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        TRIAL_SUPPORT | TRIAL_CRITIC | {"energy.steps": 60, "energy.batch_size": 32, "energy.hidden": (12,), "energy.lr": 1e-2},
+        ("energy.beta", 1.0, 3.0),
+        ("behavior.loss", "critic.q_loss", "energy.loss"),
+    )
     presets: ClassVar = {
         "paper": {"*": UNKNOWN, "antmaze-*|pointmaze-*": ANTMAZE | {"critic.beta": 20.0}} | TASKS,
         "authors-code": {

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from srpo.algorithms.tables.score import TRIAL_SUPPORT
 from srpo.config import ConfigError, setting, static
-from srpo.core import Algorithm, Batch, Stage, TrainState, descend
+from srpo.core import Algorithm, Batch, Stage, TrainState, Trial, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import softmax_mean
 from srpo.networks.layers import QEnsemble
@@ -177,6 +178,21 @@ class SfBC(Algorithm):
         options = {"choice": "softmax", "sharpness": acting.sharpness, "heads": "first", "average": acting.average}
         return BestOf(sampler, trained["critic"], acting.candidates, **options)
 
+    title: ClassVar = "SfBC"
+    acts_by: ClassVar = "diffusion"
+    trial: ClassVar = Trial(
+        TRIAL_SUPPORT
+        | {
+            "critic.steps": 60,
+            "critic.batch_size": 32,
+            "critic.hidden": (12,),
+            "critic.replan_every": 25,
+            "acting.candidates": 6,
+            "acting.average": 2,
+        },
+        ("critic.lr", 3e-3, 1e-2),
+        ("behavior.loss", "critic.q_loss"),
+    )
     presets: ClassVar = {
         "paper": TASKS | LENGTH,
         "authors-code": {"*": {"critic.maximum": "same state"}} | TASKS | LENGTH,

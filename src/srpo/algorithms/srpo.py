@@ -19,14 +19,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from srpo.algorithms.tables.srpo import TRIAL, presets
 from srpo.config import setting
-from srpo.core import Algorithm
+from srpo.core import Algorithm, Trial
 from srpo.data.treatments import Treatment
 from srpo.networks.actors import DeterministicActor
 from srpo.policies import DeterministicPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.stages.iql_critic import IQLCritic
-from srpo.stages.score_regularized import ScoreRegularized, presets
+from srpo.stages.score_regularized import ScoreRegularized
 
 
 class ScoreRegularizedPolicy(ScoreRegularized):
@@ -51,4 +52,7 @@ class SRPO(Algorithm):
     def make_policy(self, trained):
         return DeterministicPolicy(trained["policy"])
 
+    title: ClassVar = "SRPO"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(TRIAL, ("policy.beta", 0.1, 0.5), ("critic.q_loss", "behavior.loss"))
     presets: ClassVar = presets("policy.beta")

@@ -15,14 +15,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from srpo.algorithms.tables.srpo import TRIAL, presets
 from srpo.config import ConfigError, setting
-from srpo.core import Algorithm
+from srpo.core import Algorithm, Trial
 from srpo.data.treatments import Treatment
 from srpo.networks.actors import DialedActor
 from srpo.policies import DialedPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.stages.iql_critic import IQLCritic
-from srpo.stages.score_regularized import ScoreRegularized, presets
+from srpo.stages.score_regularized import ScoreRegularized
 
 
 class DialedPolicyStage(ScoreRegularized):
@@ -58,4 +59,7 @@ class SRPODial(Algorithm):
     def make_policy(self, trained):
         return DialedPolicy(trained["policy"], self.beta)
 
+    title: ClassVar = "SRPO (dial)"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(TRIAL, ("beta", 0.05, 0.3), ("critic.q_loss", "behavior.loss"))
     presets: ClassVar = {name: values for name, values in presets("beta").items() if name != "authors-code"}

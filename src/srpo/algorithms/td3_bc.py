@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from srpo.config import setting, static
-from srpo.core import Algorithm, Metrics, Stage, TrainState, average, descend
+from srpo.core import Algorithm, Metrics, Stage, TrainState, Trial, average, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import backup, improvement
 from srpo.networks.actors import DeterministicActor
@@ -112,6 +112,13 @@ class TD3BC(Algorithm):
     def make_policy(self, trained):
         return DeterministicPolicy(trained["policy"])
 
+    title: ClassVar = "TD3+BC"
+    acts_by: ClassVar = "one pass"
+    trial: ClassVar = Trial(
+        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2},
+        ("policy.alpha", 0.05, 0.5),
+        ("policy.q_loss", "policy.cloning_error"),
+    )
     presets: ClassVar = {
         "paper": TASKS,
         "authors-code": {"*": {"policy.q_scale": "policy"}} | TASKS,

@@ -19,8 +19,6 @@ from srpo.losses import backup, expectile
 from srpo.networks.layers import Init, QEnsemble, ValueNet
 from srpo.optim import adam
 
-QUICK_CRITIC = {"critic.steps": 50_000, "critic.lr": 1e-3}  # for the presets `quick`, by experiment: docs/quick.md
-
 
 class Critic(eqx.Module):
     """Trained value functions: `q(obs, action)` and `q_target(obs, action)` of shape (n, ...), `v(obs)` of shape (...)."""

@@ -1,0 +1,5 @@
+"""Of algorithms with an implicit Q-learning critic."""
+
+QUICK_CRITIC = {"critic.steps": 50_000, "critic.lr": 1e-3}  # for the presets `quick`, by experiment: docs/quick.md
+# one that is trained in seconds
+TRIAL_CRITIC = {"critic.steps": 60, "critic.batch_size": 32, "critic.hidden": (12,), "critic.lr": 1e-2}
