@@ -11,6 +11,7 @@ import pytest
 
 import srpo
 from srpo import algorithms, cli, config
+from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe, load_run
@@ -28,6 +29,7 @@ title = "small"
 algorithms = ["bc", "bc-gaussian", "iql"]
 seeds = [0, 1]
 episodes = 2
+curve = 2
 first = {{algorithms = ["bc-gaussian"]}}
 [budget]
 iterations = 6
@@ -193,17 +195,20 @@ def test_what_was_interrupted_goes_on_where_it_stopped(command, monkeypatch):
     assert float(cell["std"]) == pytest.approx(np.std(by_seed))
 
 
-def test_policies_trained_without_a_simulator_score_the_same_elsewhere(command, capsys):
+def test_policies_trained_without_a_simulator_score_the_same_elsewhere(command, capsys, monkeypatch):
+    monkeypatch.setattr(work, "seed_groups", lambda seeds, together: [seeds])  # as on an accelerator
     assert command("--no-eval") == 0
     assert "| bc | trained |" in capsys.readouterr().out
     kept = command.folder / "elsewhere"
     shutil.move(command.keep, kept)
     assert cli.main(["suite", "evaluate", str(kept), "--quiet"]) == 0
     found = {(r["seed"], r["episode"]): r["return"] for r in rows(kept / "episodes.csv")}
-    compact = load_run(kept / "policies" / NAME / "bc" / "1")
+    compact = load_run(kept / "policies" / NAME / "bc" / "0-1")
     assert compact.complete and not compact.finished and (compact.path / "metrics.csv").exists()
-    run = load_run(command.folder / "out" / NAME / "bc" / "1")
-    np.testing.assert_array_equal(compact.policy(1).act(np.ones(11)), run.policy(1).act(np.ones(11)))
+    run = load_run(command.folder / "out" / NAME / "bc" / "0-1")
+    for step in (3, 6):
+        np.testing.assert_array_equal(compact.policy(1, step).act(np.ones(11)), run.policy(1, step).act(np.ones(11)))
+    assert {(r["seed"], r["step"], r["episode"]) for r in rows(kept / "curves.csv")} == {("0", "3", "0"), ("1", "3", "0")}
     assert command() == 0  # trained before, evaluated here
     assert found == {(r["seed"], r["episode"]): r["return"] for r in rows(command.keep / "episodes.csv")} and len(found) == 4
 
@@ -312,7 +317,8 @@ def test_no_cell_is_begun_that_cannot_end_in_time(tmp_path):
     assert clock.allows(here, [])  # nothing is known: it is tried
     assert clock.allows(here, [result("iql", seconds=50.0), result("srpo", seconds=500.0)])
     assert not clock.allows(here, [result("iql", seconds=70.0)])
-    assert not clock.allows(here, [result("srpo", seconds=500.0)])  # the longest of the others, if it was never done
+    assert not clock.allows(here, [result("srpo", seconds=500.0)])  # it was never done: the shortest of the others
+    assert clock.allows(here, [result("srpo", seconds=500.0), result("bc", seconds=5.0)])
     assert work.Clock().allows(here, [result("iql", seconds=1e9)])
     here.folder.parent.mkdir(parents=True)
     here.note(train_seconds=30.0)
@@ -369,7 +375,14 @@ def test_a_critic_is_shared_and_waited_for(tmp_path):
     with critic.claimed():
         assert here._must_wait(user, cells)
     data = srpo.from_arrays(np.zeros((5, 11)), np.zeros((5, 3)), np.ones(5), np.eye(5)[4] > 0)
-    run = new_run(Run(critic.folder, describe(critic.grid, data, eval_every=0, eval_episodes=1), critic.grid), {})
+    run = new_run(
+        Run(
+            critic.folder,
+            describe(critic.grid, treat(data, critic.configured.data), eval_every=0, eval_episodes=1),
+            critic.grid,
+        ),
+        {},
+    )
     assert here._donor(user, cells) == (None, [])
     run.stage_file("critic").parent.mkdir()
     run.stage_file("critic").touch()

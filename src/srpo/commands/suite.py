@@ -147,7 +147,7 @@ def evaluate(args: argparse.Namespace) -> int:
         try:
             with Bars(args.quiet) as bars:
                 bars.open(" ".join(result.where), 1000)
-                play(trained, episodes, progress=bars.update)
+                play(trained, episodes, progress=bars.update, curve=max(1, episodes // 4))
         except UserError as e:
             failed += 1
             tell(f"{' '.join(result.where)}: {e}")

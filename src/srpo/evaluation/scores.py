@@ -141,24 +141,34 @@ def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary,
 
 
 @in_float32
-def evaluate(run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None, curve: int = 0
+) -> Evaluation:
     """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
 
-    env_id: another environment; the module of an id such as "module:Name-v0" is imported. Raises RunError if the run is
+    curve: episodes of each earlier policy that was kept on the way (kind "training"); 0 leaves them out. env_id: another environment; the module of an id such as "module:Name-v0" is imported. Raises RunError if the run is
     not finished or all of it failed, MissingEnvironment if there is nothing to act in.
     """
     run = run if isinstance(run, Run) else load_run(run)
     env_id = environment_of(run, env_id)
     if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
         raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
-    policies = run.policies
-    rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
-    last = list(run.algorithm.stages.values())[-1]
-    rows = episode_rows(run, rollouts(policies, progress=progress), env_id, "final", last.steps)
+    *earlier, last = run.kept
+    rows = play(run, [last], episodes, env_id, "final", progress)
+    before = play(run, earlier, curve, env_id, "training", progress) if curve and earlier else []
     table = evals_table(run)
-    table.keep(lambda row: row["kind"] == "training")
-    table.append(rows)
+    table.keep(lambda row: row["kind"] == "training" and not before)
+    table.append(before + rows)
     return _evaluation(run, rows, env_id)
+
+
+def play(
+    run: Run, steps: Sequence[int], episodes: int, env_id: str, kind: str, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Rows for evals.csv of the policies that were kept at these steps."""
+    rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
+    policies = ((step, run.policies_at(step)) for step in steps)
+    return [row for step, p in policies for row in episode_rows(run, rollouts(p, progress=progress), env_id, kind, step)]
 
 
 def environment_of(run: Run, given: str | None = None) -> str:

@@ -4,7 +4,7 @@ run.json                       every setting, the data's hash, seeds, sweep, ver
 metrics.csv evals.csv          one row per metric and run at each log; one row per evaluated episode
 stages/<name>.safetensors      finished results, leading axes (seed, point); <name>@<step> what was kept on the way (--keep)
 state/<name>.safetensors       the stage in training, to resume from
-policy.safetensors             of a compact run, in place of the stages: what acts, and nothing else
+policy.safetensors             of a compact run, in place of the stages: what acts, and nothing else; policy@<step> as above
 """
 
 from __future__ import annotations
@@ -114,9 +114,8 @@ class Run:
     def state_file(self, name: str) -> Path:
         return self.path / "state" / f"{name}.safetensors"
 
-    @property
-    def policy_file(self) -> Path:
-        return self.path / "policy.safetensors"
+    def policy_file(self, step: int | None = None) -> Path:
+        return self.path / ("policy.safetensors" if step in (None, self.kept[-1]) else f"policy@{step}.safetensors")
 
     @property
     def finished(self) -> list[str]:
@@ -124,7 +123,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        return self.policy_file.exists() or len(self.finished) == len(self.algorithm.stages)
+        return self.policy_file().exists() or len(self.finished) == len(self.algorithm.stages)
 
     def require_complete(self) -> None:
         if self.complete:
@@ -213,8 +212,8 @@ class Run:
             raise RunError(
                 f"{self.path}: found step {step}, expected one of {', '.join(map(str, self.kept))}; train with --keep N to keep more"
             )
-        if self.policy_file.exists():
-            return jax.tree.map(jnp.asarray, load_tree(self.policy_file, jax.eval_shape(self.assemble, self._shapes)))
+        if self.policy_file().exists():
+            return jax.tree.map(jnp.asarray, load_tree(self.policy_file(step), jax.eval_shape(self.assemble, self._shapes)))
         last = list(self.algorithm.stages)[-1]
         results = {
             name: self._load(name, step if name == last and step != self.kept[-1] else None)
@@ -223,11 +222,12 @@ class Run:
         return self.assemble(results)
 
     def save_compact(self, path: Path) -> Run:
-        """A copy of this finished run with its last policies alone, on which everything works that acts. Raises CheckpointError."""
-        save_tree(path / self.policy_file.name, self.policies)
+        """A copy of this finished run with its policies alone, on which everything works that acts. Raises CheckpointError."""
+        for step in self.kept:
+            save_tree(path / self.policy_file(step).name, self.policies_at(step))
         if (self.path / "metrics.csv").exists():
             write_atomically(path / "metrics.csv", (self.path / "metrics.csv").read_bytes())
-        return save_info(Run(path, self.info | {"keep": 1}, self.grid))
+        return save_info(Run(path, self.info, self.grid))
 
     def policy(self, seed: int | None = None, step: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.

@@ -99,4 +99,4 @@ def scored(result: Result, run: Run, seconds: float) -> Result:
     found = versions()
     about = result.about | {"status": "finished", "eval_seconds": result.about["eval_seconds"] + seconds}
     about |= {name: found[name] for name in ("gymnasium", "mujoco")}
-    return Result(about, tables.episodes_of(run, about))
+    return tables.played(run, about)

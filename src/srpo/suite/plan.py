@@ -7,6 +7,7 @@ A file says
   algorithms = ["srpo", "iql"]      in the order of interest
   seeds = [0, 1, 2]
   episodes = 20                     per policy
+  curve = 5                         policies kept at even intervals of the last stage, for learning curves; 1: only the last
   first = {algorithms = ["srpo"], data = ["NAME"]}      what is worked through before the rest
 
   [budget]
@@ -52,6 +53,7 @@ class Suite:
     data: tuple[Source, ...]
     seeds: tuple[int, ...]
     episodes: int
+    curve: int
     budget: Budget
     first: Mapping[str, Sequence[str]]
     settings: Mapping[str, Mapping[str, Any]]
@@ -64,6 +66,8 @@ class Suite:
                 raise ConfigError(f"suite {self.name}: settings of {closest(name, self.algorithms, 'algorithm')}")
         if self.episodes < 1:
             raise ConfigError(f"suite {self.name}: found {self.episodes} episodes, expected one or more")
+        if self.curve < 1:
+            raise ConfigError(f"suite {self.name}: curve is {self.curve}, expected one policy or more")
         for what in ("algorithms", "data", "seeds"):
             found = getattr(self, what)
             if not found or len(set(found)) < len(found):
@@ -86,6 +90,11 @@ class Suite:
             self, data=tuple(known[n] for n in data) if data else self.data, algorithms=picked, budget=budget,
             seeds=tuple(seeds or self.seeds), settings={n: v for n, v in self.settings.items() if n in picked},
         )  # fmt: skip
+
+    @property
+    def curve_episodes(self) -> int:
+        """Of each policy before the last: a quarter, as a curve shows many."""
+        return max(1, self.episodes // 4) if self.curve > 1 else 0
 
     def rank(self, data: str, algorithm: str) -> tuple[int, ...]:
         """Smaller for what is more informative: what `first` names in both, then in one of them, then the rest."""
@@ -131,12 +140,12 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
         data.append(Source(entry["name"], entry.get("task", entry["name"])))
     budget = Budget(**given.pop("budget", {}))
     names, seeds = tuple(given.pop("algorithms")), tuple(given.pop("seeds"))
-    defaults = {"title": name, "preset": "paper", "episodes": 20, "first": {}, "settings": {}}
+    defaults = {"title": name, "preset": "paper", "episodes": 20, "curve": 1, "first": {}, "settings": {}}
     return Suite(name, data=tuple(data), budget=budget, algorithms=names, seeds=seeds, **defaults | given)
 
 
 KINDS = {
-    "title": str, "preset": str, "name": str, "task": str, "episodes": int, "iterations": int, "batch_factor": int,
+    "title": str, "preset": str, "name": str, "task": str, "episodes": int, "curve": int, "iterations": int, "batch_factor": int,
     "algorithms": list, "data": list, "seeds": list, "budget": dict, "first": dict, "settings": dict,
 }  # fmt: skip
 

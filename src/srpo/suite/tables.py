@@ -2,6 +2,7 @@
 
 A folder of results holds
   episodes.csv   every evaluated episode
+  curves.csv     every episode of the policies that were kept on the way
   cells.csv      every cell: seeds, seconds, error, settings, budget, versions, device and the command that made it
   scores.csv     mean, deviation over seeds, bootstrap interval and time by data set and algorithm, and the means of the suite
   suite.json     the suite, and what its data sets are
@@ -34,6 +35,7 @@ CELL_COLUMNS = (
 EPISODE_COLUMNS = (
     "data", "algorithm", "seed", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco",
 )  # fmt: skip
+CURVE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", "score")
 SCORE_COLUMNS = (
     "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds",
     "time_incomplete", "error",
@@ -48,6 +50,7 @@ class Result:
 
     about: Row
     episodes: Sequence[Row]
+    curve: Sequence[Row] = ()  # episodes of earlier policies
 
     @property
     def where(self) -> tuple[str, str]:
@@ -67,11 +70,11 @@ class Result:
         return self.about["status"] in ("finished", "trained")
 
 
-def final_rows(run: Run) -> list[Row]:
-    """The episodes of the last policies."""
+def rows_of(run: Run, kind: str = "final") -> list[Row]:
+    """The episodes of the last policies ("final"), or of those before ("training")."""
     if not (run.path / "evals.csv").exists():
         return []
-    return [row for row in evals_table(run).read() if row["kind"] == "final"]
+    return [row for row in evals_table(run).read() if row["kind"] == kind]
 
 
 def alive(run: Run) -> list[int]:
@@ -80,7 +83,7 @@ def alive(run: Run) -> list[int]:
 
 
 def evaluated(run: Run | None, episodes: int) -> bool:
-    return run is not None and run.complete and len(final_rows(run)) == episodes * len(alive(run)) > 0
+    return run is not None and run.complete and len(rows_of(run)) == episodes * len(alive(run)) > 0
 
 
 def from_cell(cell: Cell, command: str) -> Result | None:
@@ -102,11 +105,16 @@ def from_cell(cell: Cell, command: str) -> Result | None:
     if run is not None:
         about |= {"device": run.info["device"], "created": run.info["created"]}
         about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
-    return Result(about, episodes_of(run, about) if done else [])
+    return played(run, about) if done else Result(about, [])
 
 
-def episodes_of(run: Run, about: Row) -> list[Row]:
-    return [{column: (about | row)[column] for column in EPISODE_COLUMNS} for row in final_rows(run)]
+def played(run: Run, about: Row) -> Result:
+    """The result with the episodes that are in the run's evals.csv."""
+
+    def rows(kind: str, columns: Sequence[str]) -> list[Row]:
+        return [{column: (about | row)[column] for column in columns} for row in rows_of(run, kind)]
+
+    return Result(about, rows("final", EPISODE_COLUMNS), rows("training", CURVE_COLUMNS))
 
 
 def describe_failure(failure: Row) -> str:
@@ -120,16 +128,20 @@ def read(folder: Path) -> list[Result]:
             raise ConfigError(f"{folder} holds scores.csv without cells.csv, which `srpo suite` writes; choose another --keep")
         return []
     try:
-        cells, episodes = (list(csv.DictReader((folder / f"{n}.csv").read_text().splitlines())) for n in ("cells", "episodes"))
+        cells, episodes, curves = (
+            list(csv.DictReader((folder / f"{n}.csv").read_text().splitlines())) for n in ("cells", "episodes", "curves")
+        )
         out = []
         for row in cells:
             seeds = row["seeds"].split()
             about = row | {key: float(row[key] or 0) for key in ("train_seconds", "eval_seconds")}
             about |= {"time_incomplete": row["time_incomplete"] == "True"}
-            mine = [
-                e for e in episodes if (e["data"], e["algorithm"]) == (row["data"], row["algorithm"]) and e["seed"] in seeds
-            ]
-            out.append(Result(about, mine if row["status"] == "finished" else []))
+            place = row["data"], row["algorithm"]
+            mine, before = (
+                [e for e in table if (e["data"], e["algorithm"]) == place and e["seed"] in seeds]
+                for table in (episodes, curves)
+            )
+            out.append(Result(about, mine, before) if row["status"] == "finished" else Result(about, []))
         return out
     except (OSError, KeyError, ValueError) as e:
         raise ConfigError(
@@ -229,5 +241,6 @@ def suite_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> l
 def save(folder: Path, results: Sequence[Result], rows: Sequence[Row]) -> None:
     """Write the tables. Raises CheckpointError."""
     write_csv(folder / "episodes.csv", [e for r in results for e in r.episodes], EPISODE_COLUMNS)
+    write_csv(folder / "curves.csv", [e for r in results for e in r.curve], CURVE_COLUMNS)
     write_csv(folder / "cells.csv", [r.about for r in results], CELL_COLUMNS)
     write_csv(folder / "scores.csv", rows, SCORE_COLUMNS)

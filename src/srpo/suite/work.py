@@ -51,10 +51,10 @@ class Clock:
         return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self.began)
 
     def allows(self, cell: Cell, results: Sequence[tables.Result]) -> bool:
-        """Whether a cell can end in time: as long as the longest of the same algorithm; of any if there is none; the first of all is tried."""
+        """Whether a cell can end in time: as long as the longest of the same algorithm; the shortest of all if it was never done."""
         spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
         same = [seconds for name, seconds in spent if name == cell.algorithm]
-        expected = max(same or [seconds for _, seconds in spent], default=0.0)
+        expected = max(same) if same else min((seconds for _, seconds in spent), default=0.0)
         return expected - cell.log["train_seconds"] < self.left
 
 
@@ -163,7 +163,7 @@ class Work:
             if self.evaluate:
                 with cell.timed("eval"), Bars(self.quiet) as bars:
                     bars.open("time steps", 1000)
-                    srpo.evaluate(run, self.suite.episodes, progress=bars.update)
+                    srpo.evaluate(run, self.suite.episodes, progress=bars.update, curve=self.suite.curve_episodes)
             else:
                 run.save_compact(self.keep.policies(cell.data, cell.algorithm, cell.seeds))
         except CheckpointError:
@@ -187,8 +187,9 @@ class Work:
             donor, shared = self._donor(cell, cells)
             cell.note(shared=shared, command=self.command)
             return srpo.train(
-                cell.configured, data, seeds=cell.seeds, out=cell.folder, start_from=donor, eval_every=0, quiet=self.quiet
-            )
+                cell.configured, data, seeds=cell.seeds, out=cell.folder, start_from=donor, eval_every=0, keep=self.suite.curve,
+                quiet=self.quiet,
+            )  # fmt: skip
 
     def _donor(self, cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]:
         """The run with most stages to share, and their names."""
