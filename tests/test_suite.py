@@ -374,7 +374,7 @@ def test_a_critic_is_shared_and_waited_for(tmp_path):
     assert not here._must_wait(user, cells) and here._donor(user, cells) == (None, [])
     with critic.claimed():
         assert here._must_wait(user, cells)
-    data = srpo.from_arrays(np.zeros((5, 11)), np.zeros((5, 3)), np.ones(5), np.eye(5)[4] > 0)
+    data = srpo.from_arrays(np.zeros((6, 11)), np.zeros((6, 3)), np.arange(6.0), np.arange(6) % 3 == 2)
     run = new_run(
         Run(
             critic.folder,
