@@ -19,6 +19,9 @@ import equinox as eqx
 
 from srpo.errors import ConfigError, UserError, closest  # noqa: F401  (UserError: for importers)
 
+Overrides = dict[str, Any]  # of settings, by path
+Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
+
 
 def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):
     """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again.
@@ -77,7 +80,7 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
     """All settings of an algorithm or stage by path, in the order in which they are declared."""
     out: dict[str, Setting] = {}
     hints = typing.get_type_hints(type(tree))
-    for f in fields(tree):
+    for f in (f for f in fields(tree) if f.init):
         path, value = prefix + f.name, getattr(tree, f.name)
         if is_dataclass(value):
             out |= settings(value, path + ".")

@@ -10,20 +10,27 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, ScalarLike
 
 from srpo import config
 
 M = TypeVar("M")
+T = TypeVar("T")  # of TrainState: M, or None
+S = TypeVar("S")
+B = TypeVar("B")
+R = TypeVar("R")
+B_co = TypeVar("B_co", covariant=True)
 Metrics = dict[str, Array]
 Given = Mapping[str, Any]
+Step = Int[Array, ""]
+Updated = tuple[S, Metrics]  # what a step gives
 
 
 class Batch(NamedTuple):
@@ -34,7 +41,7 @@ class Batch(NamedTuple):
     reward: Float[Array, "..."]
     next_obs: Float[Array, "... obs"]
     mask: Float[Array, "..."]  # 0 where the episode terminated, 1 elsewhere (time-outs included)
-    index: Int[Array, "..."]  # row in the data set, to look up per-row tables
+    index: Int[Array, "..."]  # type: ignore[assignment]  # row in the data set, for per-row tables (hides a tuple's method)
 
     def sample(self, key: PRNGKeyArray, size: int) -> Batch:
         """`size` rows, drawn independently and uniformly."""
@@ -53,35 +60,56 @@ def _trainable(model):
     return eqx.partition(model, spec)
 
 
-class TrainState(eqx.Module, Generic[M]):
-    """One network under training. `target` is a moving average of `model`, or None."""
+class TrainState(eqx.Module, Generic[M, T]):
+    """One network under training. `target` is a moving average of `model` (`Followed`), or None (`Alone`)."""
 
     model: M
-    target: M | None
+    target: T
     opt_state: optax.OptState
 
+    @overload
     @classmethod
-    def create(cls, model: M, tx: optax.GradientTransformation, target: bool = False) -> TrainState[M]:
-        copy = jax.tree.map(jnp.copy, model) if target else None  # buffers are donated: no sharing
-        return cls(model, copy, tx.init(_trainable(model)[0]))
+    def create(cls, model: M, tx: optax.GradientTransformation, target: Literal[False] = False) -> TrainState[M, None]: ...
+    @overload
+    @classmethod
+    def create(cls, model: M, tx: optax.GradientTransformation, target: Literal[True]) -> TrainState[M, M]: ...
+    @overload
+    @classmethod
+    def create(cls, model: M, tx: optax.GradientTransformation, target: bool) -> TrainState[M, M | None]: ...
+    @classmethod
+    def create(cls, model: Any, tx: optax.GradientTransformation, target: bool = False) -> Any:
+        return TrainState(model, model if target else None, tx.init(_trainable(model)[0]))
+
+    def follow(self, rate: ScalarLike, due: Bool[Array, ""] | None = None) -> TrainState[M, T]:
+        """The same, `target` moved towards `model` by the fraction `rate`; only where it is `due`, if that is said."""
+
+        def moved() -> T:
+            return average(self.target, self.model, rate)
+
+        target = moved() if due is None else lax.cond(due, moved, lambda: self.target)
+        return TrainState(self.model, target, self.opt_state)
+
+
+Alone = TrainState[M, None]
+Followed = TrainState[M, M]
 
 
 def descend(
-    state: TrainState[M],
+    state: TrainState[M, T],
     tx: optax.GradientTransformation,
     loss: Callable[[M], tuple[Array, Metrics]],
     ema: ScalarLike | None = None,
-) -> tuple[TrainState[M], Metrics]:
+) -> Updated[TrainState[M, T]]:
     """One step of `tx` down the gradient of `loss(model)`; with `ema`, the target then follows at that rate."""
     params, frozen = _trainable(state.model)
     grads, metrics = jax.grad(lambda p: loss(eqx.combine(p, frozen)), has_aux=True)(params)
     updates, opt_state = tx.update(grads, state.opt_state, params)
     model = eqx.combine(optax.apply_updates(params, updates), frozen)
-    target = state.target if ema is None else average(state.target, model, ema)
-    return TrainState(model, target, opt_state), metrics
+    state = TrainState(model, state.target, opt_state)
+    return state if ema is None else state.follow(ema), metrics
 
 
-def average(target: M, model: M, rate: ScalarLike) -> M:
+def average(target: T, model: Any, rate: ScalarLike) -> T:
     """Exponential moving average: `target` moved towards `model` by the fraction `rate`."""
     return jax.tree.map(lambda t, m: t + rate * (m - t), target, model)
 
@@ -92,8 +120,14 @@ class Policy(Protocol):
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]: ...
 
 
-class Stage(eqx.Module):
-    """One training phase; its fields are its hyper-parameters.
+class View(Protocol[B_co]):
+    """What a stage samples from."""
+
+    def sample(self, key: PRNGKeyArray, size: int) -> B_co: ...
+
+
+class Stage(eqx.Module, Generic[S, B, R]):
+    """One training phase; its fields are its hyper-parameters. Generic in its state, its batches and its result.
 
     `needs` names the results of earlier stages that it reads through `given`. `update` must be pure and
     take everything random from `key`; `step` counts from 0.
@@ -104,20 +138,20 @@ class Stage(eqx.Module):
     steps: eqx.AbstractVar[int]
     batch_size: eqx.AbstractVar[int]
 
-    def view(self, dataset) -> Any:
-        """What the stage samples from: transitions, unless it says otherwise (anything with `sample(key, size)`)."""
+    def view(self, dataset: Any) -> View[B]:
+        """What the stage samples from: transitions, unless it says otherwise."""
         return dataset.transitions
 
     @abc.abstractmethod
-    def init(self, data, given: Given, key: PRNGKeyArray) -> Any:
+    def init(self, data: Any, given: Given, key: PRNGKeyArray) -> S:
         """The state before the first step: a pytree of arrays."""
 
     @abc.abstractmethod
-    def update(self, state, batch, given: Given, key: PRNGKeyArray, step: Int[Array, ""]) -> tuple[Any, Metrics]:
+    def update(self, state: S, batch: B, given: Given, key: PRNGKeyArray, step: Step) -> Updated[S]:
         """One step."""
 
     @abc.abstractmethod
-    def result(self, state) -> Any:
+    def result(self, state: S) -> R:
         """The frozen thing that later stages and the policy see."""
 
 
@@ -130,17 +164,26 @@ class Trial(NamedTuple):
 
 
 class Algorithm(eqx.Module):
-    """Its stages, as fields in training order: that is the whole recipe."""
+    """Its stages, as fields in training order: that is the whole recipe.
+
+    `acts_with` names the stages whose results `make_policy` reads; all of them if it does not say.
+    """
 
     title: ClassVar[str] = ""  # as papers print it; the class's name if there is none
+    acts_with: ClassVar[tuple[str, ...]] = ()
     acts_by: ClassVar[Literal["one pass", "candidates", "diffusion", "other"]] = "other"  # what an action costs follows from it
     trial: ClassVar[Trial | None] = None
-    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"paper": {}}
+    presets: ClassVar[Mapping[str, config.Tasks]] = {"paper": {}}
     data: eqx.AbstractVar[Any]  # a `srpo.data.treatments.Treatment`: how it wants the recorded data
 
     @abc.abstractmethod
     def make_policy(self, trained: Given) -> Policy:
-        """The policy, from the results of all stages by name."""
+        """The policy, from the results of the stages in `acts_with` by name."""
+
+    @classmethod
+    def default(cls) -> Self:
+        """With every setting at its default."""
+        return cls()  # type: ignore[call-arg]  # an AbstractVar looks like a field without a default
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -171,7 +214,9 @@ class Log(eqx.Module):
         return Log(total, {n: first(n) for n in self.bad_step})
 
 
-def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray, start, stop, block: int = 1):
+def advance(
+    stage: Stage[S, B, Any], state: S, log: Log, data: View[B], given: Given, key: PRNGKeyArray, start, stop, block: int = 1
+) -> tuple[S, Log]:
     """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
 
     Step i draws everything from `fold_in(key, i)`, so that neither the length of a call nor resuming changes
@@ -199,7 +244,7 @@ def advance(stage: Stage, state, log: Log, data, given: Given, key: PRNGKeyArray
     return lax.fori_loop(start + blocks * block, stop, body, carry)
 
 
-def metric_names(stage: Stage, state, data, given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
+def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
     """The names of the metrics that a stage reports, found without computing anything."""
 
     def one(state, data, given, key):

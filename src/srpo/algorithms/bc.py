@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.config import Overrides, setting, static
+from srpo.core import Algorithm, Alone, Batch, Given, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.networks.actors import DeterministicActor
 from srpo.networks.layers import Normalizer
@@ -24,7 +24,7 @@ from srpo.policies import DeterministicPolicy, GaussianPolicy
 from srpo.stages.weighted_cloning import WeightedCloning
 
 
-class Regression(Stage):
+class Regression(Stage[Alone[DeterministicActor], Batch, DeterministicActor]):
     """Minimizes the mean of (pi(s) - a)^2 over rows and dimensions."""
 
     steps: int = static(1_000_000, "gradient steps")
@@ -32,29 +32,29 @@ class Regression(Stage):
     hidden: tuple[int, ...] = static((256, 256), "widths of the policy's hidden layers")
     lr: float = setting(3e-4, "learning rate (Adam)")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[DeterministicActor]:
         actor = DeterministicActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, Normalizer.of(data.obs))
         return TrainState.create(actor, adam(self.lr))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[DeterministicActor], batch: Batch, given, key, step) -> Updated[Alone[DeterministicActor]]:
         def loss(actor):
             value = jnp.mean((actor(batch.obs) - batch.action) ** 2)
             return value, {"loss": value}
 
         return descend(state, adam(self.lr), loss)
 
-    def result(self, state) -> DeterministicActor:
+    def result(self, state: Alone[DeterministicActor]) -> DeterministicActor:
         return state.model
 
 
 class LikelihoodCloning(WeightedCloning):
     """Maximizes the likelihood of the data's actions."""
 
-    def weight(self, given, batch):
+    def weight(self, given: Given, batch: Batch):
         return jnp.ones_like(batch.reward)
 
 
-QUICK = {"policy.steps": 30_000}
+QUICK: Overrides = {"policy.steps": 30_000}
 
 
 class BC(Algorithm):

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.config import Tasks, setting, static
+from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
@@ -20,30 +20,32 @@ from srpo.networks.score import ScoreMLP
 from srpo.optim import adam
 from srpo.policies import DiffusionPolicy
 
+Model = NoisePrediction[Discrete]
 
-class DiffusionCloning(Stage):
+
+class DiffusionCloning(Stage[Alone[Model], Batch, Model]):
     steps: int = static(2_000_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
     diffusion_steps: int = static(5, "diffusion steps K")
     lr: float = setting(3e-4, "learning rate (Adam)")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[Model]:
         net = ScoreMLP(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)
         return TrainState.create(NoisePrediction(net, Discrete.vp(self.diffusion_steps)), adam(self.lr))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[Model], batch: Batch, given, key, step) -> Updated[Alone[Model]]:
         def loss(model):
             value = jnp.mean(discrete_error(model, batch.action, batch.obs, key) ** 2)
             return value, {"loss": value}
 
         return descend(state, adam(self.lr), loss)
 
-    def result(self, state):
+    def result(self, state: Alone[Model]) -> Model:
         return state.model
 
 
-TASKS = {
+TASKS: Tasks = {
     "*": {},
     "antmaze-*|pointmaze-*": {"policy.steps": 1_000_000},
     "antmaze-medium-play-*": {"policy.lr": 1e-3},

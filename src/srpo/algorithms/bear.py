@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.config import Overrides, Tasks, setting, static
+from srpo.core import Algorithm, Alone, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import backup, mmd
 from srpo.networks.actors import SquashedGaussianActor
@@ -64,10 +64,10 @@ class ActorCritic(eqx.Module):
 
 
 class BEARState(eqx.Module):
-    vae: TrainState[BehaviorVAE]
-    q: TrainState[QEnsemble]
-    actor: TrainState[SquashedGaussianActor]
-    log_multiplier: TrainState[Float[Array, ""]]
+    vae: Alone[BehaviorVAE]
+    q: Followed[QEnsemble]
+    actor: TrainState[SquashedGaussianActor, SquashedGaussianActor | None]
+    log_multiplier: Alone[Array]
 
 
 def repeat(obs: Float[Array, "B obs"], n: int) -> Float[Array, "n B obs"]:
@@ -79,7 +79,7 @@ def pessimistic(q: Float[Array, "heads ..."]) -> Float[Array, "..."]:
     return 0.75 * jnp.min(q, 0) + 0.25 * jnp.max(q, 0)
 
 
-class BEARPolicy(Stage):
+class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(100, "transitions per step")
     hidden: tuple[int, ...] = static((400, 300), "widths of the hidden layers of Q and policy")
@@ -101,7 +101,7 @@ class BEARPolicy(Stage):
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the targets follow", "[0, 1]")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> BEARState:
         k_vae, k_q, k_actor, k_dual = jax.random.split(key, 4)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
         log_multiplier = jax.random.normal(k_dual) if self.random_multiplier else jnp.zeros(())
@@ -113,7 +113,7 @@ class BEARPolicy(Stage):
             TrainState.create(log_multiplier, adam(self.lr_dual)),
         )
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: BEARState, batch: Batch, given, key, step) -> Updated[BEARState]:
         k_vae, k_next, k_actor = jax.random.split(key, 3)
         noise = jax.random.normal(k_vae, (*batch.reward.shape, 2 * batch.action.shape[-1]))
         vae, of_vae = descend(state.vae, adam(self.lr_vae), lambda vae: vae.loss(batch.obs, batch.action, noise))
@@ -122,8 +122,9 @@ class BEARPolicy(Stage):
         dual, of_dual = self.dual_step(state.log_multiplier, of_actor["mmd"])
         return BEARState(vae, q, actor, dual), of_vae | of_q | of_actor | of_dual
 
-    def _critic_step(self, state, batch, key):
-        mean, log_std = (state.actor.target if self.target_actor else state.actor.model)(batch.next_obs)
+    def _critic_step(self, state: BEARState, batch: Batch, key) -> Updated[Followed[QEnsemble]]:
+        actor = state.actor.model if state.actor.target is None else state.actor.target
+        mean, log_std = actor(batch.next_obs)
         next_action = jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, (self.next_actions, *mean.shape)))
         next_q = pessimistic(state.q.target(repeat(batch.next_obs, self.next_actions), next_action))  # (n, B)
         y = backup(batch.reward, batch.mask, jnp.max(next_q, 0), self.discount)
@@ -153,30 +154,34 @@ class BEARPolicy(Stage):
 
         return descend(state, adam(self.lr_actor), loss, ema=self.ema if self.target_actor else None)
 
-    def dual_step(self, state, distance):
+    def dual_step(self, state: Alone[Array], distance) -> Updated[Alone[Array]]:
         def loss(log_multiplier):
             return -jnp.exp(log_multiplier) * (distance - self.threshold), {"multiplier": jnp.exp(log_multiplier)}
 
         state, metrics = descend(state, adam(self.lr_dual), loss)
         return TrainState(jnp.clip(state.model, -5.0, 10.0), None, state.opt_state), metrics
 
-    def result(self, state) -> ActorCritic:
+    def result(self, state: BEARState) -> ActorCritic:
         return ActorCritic(state.actor.model, state.q.model)
 
 
-RELEASE = {"walker2d-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0}}
-PORT = {
+RELEASE: Tasks = {"walker2d-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0}}
+PORT: Overrides = {
     "policy.steps": 3_000_000, "policy.batch_size": 256, "policy.hidden": (256, 256), "policy.target_actor": False,
     "policy.match_actions": 4, "policy.q_samples": "first", "policy.random_multiplier": False, "policy.warmup": 40_000.0,
     "policy.max_noise": 100.0, "policy.lr_actor": 1e-4, "policy.lr_q": 3e-4, "policy.lr_vae": 3e-4,
     "policy.kernel": "gaussian", "policy.sigma": 50.0, "candidates": 100,
 }  # fmt: skip
-PORT_TASKS = {
+PORT_TASKS: Tasks = {
     "halfcheetah-*": {"policy.sigma": 20.0},
     "hopper-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
     "walker2d-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
 }
-QUICK = {"policy.steps": 50_000, "policy.warmup": 5_000.0, "policy.vae_hidden": (256, 256)}  # the wide VAE is most of a step
+QUICK: Overrides = {
+    "policy.steps": 50_000,
+    "policy.warmup": 5_000.0,
+    "policy.vae_hidden": (256, 256),
+}  # the wide VAE is most of a step
 
 
 class BEAR(Algorithm):

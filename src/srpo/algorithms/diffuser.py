@@ -12,23 +12,24 @@ Differences from their code: two accumulated batches of 32 are one of 64; window
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, average, descend
+from srpo.config import Overrides, Tasks, setting, static
+from srpo.core import Algorithm, Followed, Stage, Step, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
+from srpo.data.views import Window
 from srpo.diffusion.schedules import Discrete, perturb
 from srpo.networks.layers import Normalizer
 from srpo.networks.unet import ReturnNet, TemporalUNet, check_sizes
 from srpo.optim import adam
 from srpo.policies import Planner
 
+M = TypeVar("M")
 X = Float[Array, "... horizon act+obs"]
 
 
@@ -69,7 +70,7 @@ class TrajectoryModel(eqx.Module):
     def __call__(self, x: X, k: Int[Array, "..."]) -> X:
         return self.net(x, k)
 
-    def noised(self, window, key) -> tuple[X, X, Int[Array, " B"], Callable[[X], X]]:
+    def noised(self, window: Window, key) -> tuple[X, X, Int[Array, " B"], Callable[[X], X]]:
         """Clean and noisy trajectories of a minibatch, their random steps, and what fixes their first observations."""
         k_step, k_noise = jax.random.split(key)
         fix, clean = self.frame.starting_from(window.obs[:, 0]), self.frame.rows(window.action, window.obs)
@@ -85,14 +86,9 @@ class Average(eqx.Module):
     every: int = static(10, "steps between two updates", scales=True)
     start: int = static(2000, "until this step it copies the trained weights", "[0, inf)", scales=True)
 
-    def __call__(self, state: TrainState, step) -> TrainState:
+    def __call__(self, state: Followed[M], step: Step) -> Followed[M]:
         rate = jnp.where(step < self.start, 1.0, self.rate)
-
-        def follow():
-            return average(state.target, state.model, rate)
-
-        target = lax.cond(step % self.every == 0, follow, lambda: state.target)
-        return TrainState(state.model, target, state.opt_state)
+        return state.follow(rate, due=step % self.every == 0)
 
 
 def windows(dataset, width: int, multipliers: tuple[int, ...]):
@@ -103,7 +99,7 @@ def windows(dataset, width: int, multipliers: tuple[int, ...]):
     return dataset.windows(cut.horizon, discount=cut.discount, penalty=cut.penalty)
 
 
-class TrajectoryDiffusion(Stage):
+class TrajectoryDiffusion(Stage[Followed[TrajectoryModel], Window, TrajectoryModel]):
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(64, "windows per step")
     width: int = static(32, "channels of the U-Net's first level")
@@ -119,14 +115,14 @@ class TrajectoryDiffusion(Stage):
     def view(self, dataset):
         return windows(dataset, self.width, self.multipliers)
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Followed[TrajectoryModel]:
         rows = data.horizon, data.action.shape[-1] + data.obs.shape[-1]
         net = TemporalUNet(rows[1], key, self.width, self.multipliers, self.attention)
         frame = Frame(Normalizer.of(data.action, eps=1e-6), Normalizer.of(data.obs, eps=1e-6))
         model = TrajectoryModel(net, frame, Discrete.cosine(self.diffusion_steps), rows)
         return TrainState.create(model, adam(self.lr), target=True)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Followed[TrajectoryModel], batch: Window, given, key, step) -> Updated[Followed[TrajectoryModel]]:
         clean, x, k, fix = state.model.noised(batch, key)
         weight = jnp.ones(clean.shape[1:]).at[0, : batch.action.shape[-1]].set(self.action_weight)
 
@@ -137,11 +133,11 @@ class TrajectoryDiffusion(Stage):
         state, metrics = descend(state, adam(self.lr), loss)
         return self.average(state, step), metrics
 
-    def result(self, state) -> TrajectoryModel:
+    def result(self, state: Followed[TrajectoryModel]) -> TrajectoryModel:
         return state.target
 
 
-class ReturnModel(Stage):
+class ReturnModel(Stage[Followed[ReturnNet], Window, ReturnNet]):
     """Regression of the return on the noisy window."""
 
     needs: ClassVar = ("trajectories",)  # for its schedule and normalization
@@ -156,11 +152,11 @@ class ReturnModel(Stage):
     def view(self, dataset):
         return windows(dataset, self.width, self.multipliers)
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Followed[ReturnNet]:
         horizon, channels = given["trajectories"].shape
         return TrainState.create(ReturnNet(channels, horizon, key, self.width, self.multipliers), adam(self.lr), target=True)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Followed[ReturnNet], batch: Window, given, key, step) -> Updated[Followed[ReturnNet]]:
         _, x, k, _ = given["trajectories"].noised(batch, key)
 
         def loss(net):
@@ -171,7 +167,7 @@ class ReturnModel(Stage):
         state, metrics = descend(state, adam(self.lr), loss)
         return self.average(state, step), metrics
 
-    def result(self, state) -> ReturnNet:
+    def result(self, state: Followed[ReturnNet]) -> ReturnNet:
         return state.target
 
 
@@ -188,12 +184,12 @@ class Planning(eqx.Module):
     )
 
 
-CHEETAH = {
+CHEETAH: Overrides = {
     "data.horizon": 4, "trajectories.multipliers": (1, 4, 8), "trajectories.attention": True, "value.multipliers": (1, 4, 8),
     "planning.scale": 1e-3, "planning.free_steps": 4,
 }  # fmt: skip
-TASKS = {"halfcheetah*": CHEETAH, "hopper-medium-expert*": {"planning.scale": 1e-4, "planning.free_steps": 4}}
-QUICK = {
+TASKS: Tasks = {"halfcheetah*": CHEETAH, "hopper-medium-expert*": {"planning.scale": 1e-4, "planning.free_steps": 4}}
+QUICK: Overrides = {
     "trajectories.steps": 10_000, "trajectories.width": 16, "value.steps": 5_000, "value.width": 16, "planning.plans": 16,
 }  # fmt: skip
 

@@ -21,11 +21,10 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, average, descend
+from srpo.config import Overrides, Tasks, setting, static
+from srpo.core import Algorithm, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
@@ -47,17 +46,20 @@ def next_value(q: Float[Array, "2 B n"]) -> Float[Array, " B"]:
     return jnp.min(jnp.max(q, -1), 0)
 
 
-class Trained(eqx.Module):
-    actor: NoisePrediction
+Model = NoisePrediction[Discrete]
+
+
+class ActorCritic(eqx.Module):
+    actor: Model
     q_target: QEnsemble
 
 
 class State(eqx.Module):
-    actor: TrainState[NoisePrediction]
-    q: TrainState[QEnsemble]
+    actor: Followed[Model]
+    q: Followed[QEnsemble]
 
 
-class DiffusionPolicyQ(Stage):
+class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
     steps: int = static(2_000_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers of policy and Q")
@@ -80,7 +82,7 @@ class DiffusionPolicyQ(Stage):
     def _optimizer(self, lr):
         return clipped(adam(lr), self.clip_norm)
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> State:
         k_actor, k_q = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
         actor = NoisePrediction(ScoreMLP(obs, act, self.hidden, k_actor), Discrete.vp(self.diffusion_steps))
@@ -91,16 +93,14 @@ class DiffusionPolicyQ(Stage):
             TrainState.create(q, optimize(self.critic_lr), target=True),
         )
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: State, batch: Batch, given, key, step) -> Updated[State]:
         k_critic, k_actor = jax.random.split(key)
         q, metrics = self._critic_step(state, batch, k_critic)
         actor, more = self.actor_step(state.actor, q.model, batch, k_actor)
         due = (step >= self.ema_start) & (step % self.ema_every == 0)
-        target = lax.cond(due, lambda: average(actor.target, actor.model, self.ema), lambda: actor.target)
-        q = TrainState(q.model, average(q.target, q.model, self.ema), q.opt_state)
-        return State(TrainState(actor.model, target, actor.opt_state), q), metrics | more
+        return State(actor.follow(self.ema, due), q.follow(self.ema)), metrics | more
 
-    def _critic_step(self, state, batch, key):
+    def _critic_step(self, state: State, batch: Batch, key) -> Updated[Followed[QEnsemble]]:
         next_obs = jnp.repeat(batch.next_obs[:, None], self.backup_actions, 1)  # (B, n, obs)
         next_q = state.q.target(next_obs, sample_actions(state.actor.target, next_obs, key))  # (2, B, n)
         y = backup(batch.reward, batch.mask, next_value(next_q), self.discount)
@@ -112,7 +112,7 @@ class DiffusionPolicyQ(Stage):
 
         return descend(state.q, self._optimizer(self.critic_lr), loss)
 
-    def actor_step(self, actor, q, batch, key):
+    def actor_step(self, actor: Followed[Model], q: QEnsemble, batch: Batch, key) -> Updated[Followed[Model]]:
         k_bc, k_act, k_head = jax.random.split(key, 3)
         head = jax.random.randint(k_head, (), 0, 2)
         recorded = q(batch.obs, batch.action) if self.q_scale == "data" else None
@@ -125,13 +125,13 @@ class DiffusionPolicyQ(Stage):
 
         return descend(actor, self._optimizer(self.lr), loss)
 
-    def result(self, state) -> Trained:
-        return Trained(state.actor.model, state.q.target)
+    def result(self, state: State) -> ActorCritic:
+        return ActorCritic(state.actor.model, state.q.target)
 
 
 # eta, 2-norm of the clipped gradients, further settings (authors' main.py)
-BACKUP = {"policy.backup_actions": 10}
-TABLE = {
+BACKUP: Overrides = {"policy.backup_actions": 10}
+TABLE: dict[str, tuple[float, float, Overrides]] = {
     "halfcheetah-medium": (1.0, 9.0, {}), "hopper-medium": (1.0, 9.0, {}), "walker2d-medium": (1.0, 1.0, {}),
     "halfcheetah-medium-replay": (1.0, 2.0, {}), "hopper-medium-replay": (1.0, 4.0, {}), "walker2d-medium-replay": (1.0, 4.0, {}),
     "halfcheetah-medium-expert": (1.0, 7.0, {}), "hopper-medium-expert": (1.0, 5.0, {}), "walker2d-medium-expert": (1.0, 5.0, {}),
@@ -141,13 +141,13 @@ TABLE = {
     "pen-human": (0.15, 7.0, {"policy.lr": 3e-5}), "pen-cloned": (0.1, 8.0, {"policy.lr": 3e-5}),
     "kitchen-complete": (0.005, 9.0, {"policy.steps": 250_000}), "kitchen-partial": (0.005, 10.0, {}), "kitchen-mixed": (0.005, 10.0, {}),
 }  # fmt: skip
-FAMILIES = {
+FAMILIES: Tasks = {
     "antmaze-*|pointmaze-*": {"data.reward": "four-centered", "policy.steps": 1_000_000},
     "pen-*": {"data.reward": "standardize", "policy.steps": 1_000_000},
     "kitchen-*": {"policy.steps": 1_000_000},
 }
-TASKS = {f"{name}-v*": {"policy.eta": eta, "policy.clip_norm": norm} | more for name, (eta, norm, more) in TABLE.items()}
-PAPER = {"*": {}} | FAMILIES | TASKS
+TASKS: Tasks = {f"{name}-v*": {"policy.eta": eta, "policy.clip_norm": norm} | more for name, (eta, norm, more) in TABLE.items()}
+PAPER: Tasks = {"*": {}} | FAMILIES | TASKS
 
 
 class DiffusionQL(Algorithm):

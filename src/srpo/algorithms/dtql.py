@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from srpo.algorithms.tables.dtql import TRIAL, presets
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import denoising_loss
 from srpo.losses import gaussian_log_prob
@@ -27,21 +27,20 @@ from srpo.networks.actors import SquashedGaussianActor
 from srpo.networks.layers import QEnsemble
 from srpo.optim import adam, cosine
 from srpo.policies import BestOf, GaussianPolicy
-from srpo.stages import trust_region
-from srpo.stages.trust_region import WarmUp, levels_and_noise
+from srpo.stages.trust_region import InTraining, WarmUp, levels_and_noise
 
 
 class State(eqx.Module):
-    warm: trust_region.Trained
-    actor: TrainState[SquashedGaussianActor]
+    warm: InTraining
+    actor: Alone[SquashedGaussianActor]
 
 
-class Trained(eqx.Module):
+class ActorCritic(eqx.Module):
     actor: SquashedGaussianActor
     q_target: QEnsemble
 
 
-class TrustRegionPolicy(Stage):
+class TrustRegionPolicy(Stage[State, Batch, ActorCritic]):
     needs: ClassVar = ("warm_up",)
 
     steps: int = static(1_000_000, "gradient steps")
@@ -52,12 +51,11 @@ class TrustRegionPolicy(Stage):
     likelihood: float = setting(0.0, "weight of the log-likelihood of the data's actions (gamma in the paper)")
     lr: float = setting(3e-4, "learning rate (Adam)")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> State:
         actor = SquashedGaussianActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, init="orthogonal")
-        warm = jax.tree.map(jnp.copy, given["warm_up"].state)  # buffers are donated: no sharing
-        return State(warm, TrainState.create(actor, adam(self.lr)))
+        return State(given["warm_up"].state, TrainState.create(actor, adam(self.lr)))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: State, batch: Batch, given, key, step) -> Updated[State]:
         k_warm, k_action, k_trust = jax.random.split(key, 3)
         decay = cosine(1.0, self.steps)(step) if self.lr_decay else 1.0
         warm, metrics = given["warm_up"].update(state.warm, batch, k_warm, decay)
@@ -80,8 +78,8 @@ class TrustRegionPolicy(Stage):
         actor, more = descend(state.actor, adam(decay * self.lr), loss)
         return State(warm, actor), metrics | more
 
-    def result(self, state) -> Trained:
-        return Trained(state.actor.model, state.warm.critic.target.q)
+    def result(self, state: State) -> ActorCritic:
+        return ActorCritic(state.actor.model, state.warm.critic.target.q)
 
 
 class DTQL(Algorithm):

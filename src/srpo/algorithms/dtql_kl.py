@@ -21,15 +21,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.algorithms.tables.dtql import TRIAL, presets
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.denoising import Denoiser, matching_direction
+from srpo.diffusion.parametrization import ScoreNetwork
 from srpo.networks.layers import QEnsemble
-from srpo.networks.score import ScoreMLP
 from srpo.optim import adam, cosine
 from srpo.policies import BestOf
-from srpo.stages import trust_region
-from srpo.stages.trust_region import WarmUp, levels_and_noise
+from srpo.stages.trust_region import InTraining, WarmUp, levels_and_noise
 
 SCALE = 2.5  # of the generator's noise, and the time that its network sees
 
@@ -37,7 +36,7 @@ SCALE = 2.5  # of the generator's noise, and the time that its network sees
 class Generator(eqx.Module):
     """a = F(2.5 n, 2.5, s) with n ~ N(0, 1): the raw network, without preconditioning."""
 
-    net: ScoreMLP
+    net: ScoreNetwork
 
     def __call__(self, obs: Float[Array, "... obs"], noise: Float[Array, "... act"]) -> Float[Array, "... act"]:
         return self.net(SCALE * noise, jnp.asarray(SCALE), obs)
@@ -47,17 +46,17 @@ class Generator(eqx.Module):
 
 
 class State(eqx.Module):
-    warm: trust_region.Trained
-    generator: TrainState[Generator]
-    fake: TrainState[Denoiser]
+    warm: InTraining
+    generator: Alone[Generator]
+    fake: Alone[Denoiser]
 
 
-class Trained(eqx.Module):
+class ActorCritic(eqx.Module):
     generator: Generator
     q_target: QEnsemble
 
 
-class KLPolicy(Stage):
+class KLPolicy(Stage[State, Batch, ActorCritic]):
     needs: ClassVar = ("warm_up",)
 
     steps: int = static(1_000_000, "gradient steps")
@@ -66,15 +65,12 @@ class KLPolicy(Stage):
     alpha: float = setting(1.0, "weight of KL(policy || behavior); larger: closer to the behavior")
     lr: float = setting(3e-4, "learning rate of the policy and of the fake denoiser (Adam)")
 
-    def init(self, data, given, key):
-        warm = jax.tree.map(jnp.copy, given["warm_up"].state)  # buffers are donated: no sharing
+    def init(self, data, given, key) -> State:
+        warm: InTraining = given["warm_up"].state
+        start, optimizer = warm.behavior.model, adam(self.lr)
+        return State(warm, TrainState.create(Generator(start.net), optimizer), TrainState.create(start, optimizer))
 
-        def start():
-            return jax.tree.map(jnp.copy, warm.behavior.model)
-
-        return State(warm, TrainState.create(Generator(start().net), adam(self.lr)), TrainState.create(start(), adam(self.lr)))
-
-    def update(self, state, batch, given, key, step):
+    def update(self, state: State, batch: Batch, given, key, step) -> Updated[State]:
         k_warm, k_action, k_match, k_fake = jax.random.split(key, 4)
         decay = cosine(1.0, self.steps)(step) if self.lr_decay else 1.0
         warm, metrics = given["warm_up"].update(state.warm, batch, k_warm, decay)
@@ -94,8 +90,8 @@ class KLPolicy(Stage):
         fake, fakes = given["warm_up"].behavior.update(state.fake, batch.obs, action, k_fake, decay * self.lr)
         return State(warm, generator, fake), metrics | more | {"fake_loss": fakes["behavior_loss"]}
 
-    def result(self, state) -> Trained:
-        return Trained(state.generator.model, state.warm.critic.target.q)
+    def result(self, state: State) -> ActorCritic:
+        return ActorCritic(state.generator.model, state.warm.critic.target.q)
 
 
 class DTQLKL(Algorithm):

@@ -12,26 +12,26 @@ time features, LayerNorm on the input of V, weight decay, other batch sizes and 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.config import Overrides, setting, static
+from srpo.core import Algorithm, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import expectile
-from srpo.networks.layers import LayerNorm, QEnsemble, ValueNet, mish
+from srpo.networks.layers import Activation, LayerNorm, QEnsemble, ValueNet, mish
 from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy
-from srpo.stages.iql_critic import CriticState, iql_step
+from srpo.stages.iql_critic import QUICK_CRITIC, Critic, CriticState, iql_step
 
 Rows = Float[Array, "..."]
 
@@ -47,6 +47,7 @@ def exponential(u: Rows, level) -> Rows:
     return (jnp.expm1(z) - z) / level + 5.0 * (u - z / level)
 
 
+ACTIVATIONS: dict[str, Activation] = {"mish": mish, "swish": jax.nn.swish}
 LOSSES = {"expectile": expectile, "quantile": quantile, "exponential": exponential}
 
 
@@ -60,7 +61,11 @@ class InputNormValue(eqx.Module):
         return self.net(self.norm(obs))
 
 
-class ImplicitCritic(Stage):
+Value = ValueNet | InputNormValue
+Model = NoisePrediction[Discrete]
+
+
+class ImplicitCritic(Stage[CriticState[Value], Batch, Critic[Value]]):
     steps: int = static(1_500_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and V")
@@ -73,22 +78,21 @@ class ImplicitCritic(Stage):
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> CriticState[Value]:
         k_q, k_v = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
-        v = ValueNet(obs, self.hidden, k_v, init="xavier")
-        if self.value_norm:
-            v = InputNormValue(LayerNorm(obs, eps=1e-6), v)
+        net = ValueNet(obs, self.hidden, k_v, init="xavier")
+        v: Value = InputNormValue(LayerNorm(obs, eps=1e-6), net) if self.value_norm else net
         return CriticState.create(QEnsemble(obs, act, self.hidden, k_q, init="xavier"), v, self.lr)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: CriticState[Value], batch: Batch, given, key, step) -> Updated[CriticState[Value]]:
         return iql_step(state, batch, lambda u: LOSSES[self.loss](u, self.level), self.lr, self.discount, self.ema)
 
-    def result(self, state):
+    def result(self, state: CriticState[Value]) -> Critic[Value]:
         return state.trained
 
 
-class DiscreteBehavior(Stage):
+class DiscreteBehavior(Stage[Followed[Model], Batch, Model]):
     steps: int = static(3_000_000, "gradient steps")
     batch_size: int = static(1024, "transitions per step")
     width: int = static(256, "width of the residual network; its blocks expand it four times")
@@ -104,28 +108,28 @@ class DiscreteBehavior(Stage):
     def _optimizer(self):
         return adamw(cosine(self.lr, self.steps), self.weight_decay)
 
-    def init(self, data, given, key):
-        style = ResNetStyle("xavier", "lecun", 1e-6, {"mish": mish, "swish": jax.nn.swish}[self.activation], True)
+    def init(self, data, given, key) -> Followed[Model]:
+        style = ResNetStyle("xavier", "lecun", 1e-6, ACTIVATIONS[self.activation], True)
         size = data.obs.shape[-1], data.action.shape[-1]
         net = ScoreResNet(*size, key, self.width, self.blocks, self.dropout, self.time_size, style)
         return TrainState.create(NoisePrediction(net, Discrete.vp(self.diffusion_steps)), self._optimizer(), target=True)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Followed[Model], batch: Batch, given, key, step) -> Updated[Followed[Model]]:
         def loss(model):
             value = jnp.mean(jnp.sum(discrete_error(model, batch.action, batch.obs, key) ** 2, -1))
             return value, {"loss": value}
 
         return descend(state, self._optimizer(), loss, ema=self.ema)
 
-    def result(self, state):
+    def result(self, state: Followed[Model]) -> Model:
         return state.target
 
 
 class ImplicitWeight(eqx.Module):
     """log of |f'(u)| / |u|, u = min target Q - V: the density of the implicit policy over the behavior's (sec. 4)."""
 
-    critic: Any
-    level: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    critic: Critic[Value]
+    level: ScalarLike = eqx.field(converter=jnp.asarray)
     loss: str = eqx.field(static=True)
 
     def __call__(self, obs: Float[Array, "n obs"], action: Float[Array, "n act"]) -> Float[Array, "1 n"]:
@@ -135,12 +139,12 @@ class ImplicitWeight(eqx.Module):
         return (jnp.log(jnp.abs(slope)) - jnp.log(jnp.abs(u)))[None]
 
 
-ANTMAZE = {"data.reward": "minus-one", "critic.level": 0.9}
-NEWEST = {
+ANTMAZE: Overrides = {"data.reward": "minus-one", "critic.level": 0.9}
+NEWEST: Overrides = {
     "critic.steps": 3_000_000, "critic.batch_size": 512, "critic.value_norm": True, "behavior.batch_size": 512,
     "behavior.activation": "swish", "behavior.time_size": 128, "behavior.weight_decay": 1e-4,
 }  # fmt: skip
-QUICK = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
+QUICK: Overrides = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
 
 
 class IDQL(Algorithm):

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 
 from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
 from srpo.config import setting
-from srpo.core import Algorithm, Trial
+from srpo.core import Algorithm, Batch, Given, Trial
 from srpo.data.treatments import Treatment
 from srpo.losses import advantage_weight
+from srpo.networks.layers import ValueNet
 from srpo.policies import GaussianPolicy
-from srpo.stages.iql_critic import IQLCritic
+from srpo.stages.iql_critic import QUICK_CRITIC, Critic, IQLCritic
 from srpo.stages.weighted_cloning import WeightedCloning
 
 
@@ -36,8 +37,8 @@ class AdvantageWeightedPolicy(WeightedCloning):
     beta: float = setting(3.0, "inverse temperature; larger: closer to the best action of the data, 0: cloning")
     max_weight: float = setting(100.0, "weights are cut here")
 
-    def weight(self, given, batch):
-        critic = given["critic"]
+    def weight(self, given: Given, batch: Batch):
+        critic: Critic[ValueNet] = given["critic"]
         advantage = jnp.min(critic.q_target(batch.obs, batch.action), 0) - critic.v(batch.obs)
         return advantage_weight(advantage, self.beta, self.max_weight)
 

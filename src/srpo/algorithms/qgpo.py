@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.algorithms.tables.critic import TRIAL_CRITIC
 from srpo.algorithms.tables.score import TRIAL_SUPPORT
-from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, Trial, descend
+from srpo.config import Overrides, Tasks, setting, static
+from srpo.core import Algorithm, Alone, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.schedules import perturb
 from srpo.diffusion.solver import Solver
@@ -42,7 +42,7 @@ def least_q(q: Callable, obs: Float[Array, "B obs"], actions: Float[Array, "B M 
     return jnp.min(q(jnp.broadcast_to(obs[:, None], (*actions.shape[:-1], obs.shape[-1])), actions), 0)
 
 
-class InSupportCritic(Stage):
+class InSupportCritic(Stage[Followed[QEnsemble], Batch, QEnsemble]):
     """Q-learning with V(s') = softmax mean of the target Q over the actions proposed at s' (eq. 19)."""
 
     needs: ClassVar = ("support",)
@@ -55,11 +55,11 @@ class InSupportCritic(Stage):
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Followed[QEnsemble]:
         q = QEnsemble(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)
         return TrainState.create(q, adam(self.lr), target=True)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Followed[QEnsemble], batch: Batch, given, key, step) -> Updated[Followed[QEnsemble]]:
         after = least_q(state.target, batch.next_obs, given["support"].after[batch.index])
         y = backup(batch.reward, batch.mask, softmax_mean(after, self.beta), self.discount)
 
@@ -70,7 +70,7 @@ class InSupportCritic(Stage):
 
         return descend(state, adam(self.lr), q_loss, ema=self.ema)
 
-    def result(self, state) -> QEnsemble:
+    def result(self, state: Followed[QEnsemble]) -> QEnsemble:
         """The target Q, which labels the energy's actions."""
         return state.target
 
@@ -93,7 +93,7 @@ class EnergyNet(eqx.Module):
         return self.net(jnp.concatenate([jnp.broadcast_to(p, (*x.shape[:-1], p.shape[-1])) for p in parts], -1))[..., 0]
 
 
-class ContrastiveEnergy(Stage):
+class ContrastiveEnergy(Stage[Alone[EnergyNet], Batch, EnergyNet]):
     needs: ClassVar = ("behavior", "support", "critic")
 
     steps: int = static(1_000_000, "gradient steps")
@@ -103,10 +103,10 @@ class ContrastiveEnergy(Stage):
     lr: float = setting(3e-4, "learning rate (Adam)")
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[EnergyNet]:
         return TrainState.create(EnergyNet(data.obs.shape[-1], data.action.shape[-1], self.hidden, key), adam(self.lr))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[EnergyNet], batch: Batch, given, key, step) -> Updated[Alone[EnergyNet]]:
         k_time, k_noise = jax.random.split(key)
         actions = given["support"].here[batch.index]
         q = least_q(given["critic"], batch.obs, actions)
@@ -119,7 +119,7 @@ class ContrastiveEnergy(Stage):
 
         return descend(state, adam(self.lr), loss)
 
-    def result(self, state) -> EnergyNet:
+    def result(self, state: Alone[EnergyNet]) -> EnergyNet:
         return state.model
 
 
@@ -135,10 +135,10 @@ SCALE = {
     "hopper-medium-v2": 5.0, "hopper-medium-replay-v2": 4.0, "hopper-medium-expert-v2": 0.7,
     "walker2d-medium-v2": 3.0, "walker2d-medium-replay-v2": 3.0, "walker2d-medium-expert-v2": 5.0,
 }  # fmt: skip
-TASKS = {name: {"guidance.scale": scale} for name, scale in SCALE.items()}
-ANTMAZE = {"data.reward": "minus-one", "support.count": 32}
-UNKNOWN = {"guidance.scale": 3.0}  # the middle of the authors' sweep
-QUICK = {
+TASKS: Tasks = {name: {"guidance.scale": scale} for name, scale in SCALE.items()}
+ANTMAZE: Overrides = {"data.reward": "minus-one", "support.count": 32}
+UNKNOWN: Overrides = {"guidance.scale": 3.0}  # the middle of the authors' sweep
+QUICK: Overrides = {
     "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32), "critic.steps": 50_000,
     "critic.hidden": (256, 256), "energy.steps": 50_000, "energy.hidden": (128, 128, 128),
 }  # fmt: skip

@@ -21,8 +21,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from srpo.algorithms.tables.score import TRIAL_SUPPORT
-from srpo.config import ConfigError, setting, static
-from srpo.core import Algorithm, Batch, Stage, TrainState, Trial, descend
+from srpo.config import ConfigError, Overrides, Tasks, setting, static
+from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import softmax_mean
 from srpo.networks.layers import QEnsemble
@@ -62,19 +62,18 @@ def planned_returns(
 
 
 class PlannedState(eqx.Module):
-    q: TrainState[QEnsemble]
-    fresh: TrainState[QEnsemble]  # as it was before the first step
+    q: Alone[QEnsemble]
+    fresh: Alone[QEnsemble]  # as it was before the first step
     target: Float[Array, " N"]  # planned returns, by row
     mean: Float[Array, ""]  # of the planned returns: Q predicts them standardized
     std: Float[Array, ""]
 
     @classmethod
-    def create(cls, fresh, target) -> PlannedState:
-        restart = jax.tree.map(jnp.copy, fresh)  # buffers are donated: no sharing
-        return cls(restart, fresh, target, jnp.mean(target), jnp.maximum(jnp.std(target), 0.1))
+    def create(cls, fresh: Alone[QEnsemble], target: Float[Array, " N"]) -> PlannedState:
+        return cls(fresh, fresh, target, jnp.mean(target), jnp.maximum(jnp.std(target), 0.1))
 
 
-class PlannedCritic(Stage):
+class PlannedCritic(Stage[PlannedState, tuple[Batch, Recorded], QEnsemble]):
     needs: ClassVar = ("support",)
 
     steps: int = static(48_755, "gradient steps")
@@ -96,16 +95,16 @@ class PlannedCritic(Stage):
         dataset.require_episodes("SfBC")
         return Recorded(dataset.steps, dataset.last)
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> PlannedState:
         steps = data.steps
         q = QEnsemble(steps.obs.shape[-1], steps.action.shape[-1], self.hidden, key, n=1, activation=jax.nn.silu)
         return PlannedState.create(TrainState.create(q, adam(self.lr)), self._plan(data, -jnp.inf))
 
-    def _plan(self, data, value):
+    def _plan(self, data: Recorded, value):
         value = jnp.broadcast_to(value, data.last.shape)
         return planned_returns(data.steps.reward, data.last, value, self.discount, self.maximum)
 
-    def _replan(self, state, data, proposed):
+    def _replan(self, state: PlannedState, data: Recorded, proposed) -> PlannedState:
         def normalized_value(row):
             obs, actions = row
             return softmax_mean(state.q.model(jnp.broadcast_to(obs, (len(actions), *obs.shape)), actions)[0], self.sharpness)
@@ -113,7 +112,7 @@ class PlannedCritic(Stage):
         value = lax.map(normalized_value, (data.steps.obs, proposed), batch_size=1024)
         return PlannedState.create(state.fresh, self._plan(data, state.mean + state.std * value))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: PlannedState, batch: tuple[Batch, Recorded], given, key, step) -> Updated[PlannedState]:
         rows, data = batch
         due = (step > 0) & (step % self.replan_every == 0)
         state = lax.cond(due, lambda s: self._replan(s, data, given["support"].here), lambda s: s, state)
@@ -126,7 +125,7 @@ class PlannedCritic(Stage):
         q, metrics = descend(state.q, adam(self.lr), q_loss)
         return PlannedState(q, state.fresh, state.target, state.mean, state.std), metrics
 
-    def result(self, state) -> QEnsemble:
+    def result(self, state: PlannedState) -> QEnsemble:
         """Q in units of the standard deviation of the planned returns, which is how actions are weighed."""
         return state.q.model
 
@@ -147,8 +146,8 @@ class Acting(eqx.Module):
             )
 
 
-LOCOMOTION = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
-ANTMAZE = {
+LOCOMOTION: Tasks = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
+ANTMAZE: Tasks = {
     "antmaze-*|pointmaze-*": {"data.episodes": "trimmed"},
     "antmaze-medium-play-v2": {"data.reward": "beyond-19"},
     "antmaze-large-*|pointmaze-large": {"critic.hidden": (512, 256, 256)},
@@ -159,8 +158,10 @@ EPOCH = {
     "halfcheetah-medium-replay-v2": 247, "hopper-medium-replay-v2": 197, "walker2d-medium-replay-v2": 222,
     "*-medium-expert-v2": 489, "antmaze-*-v*": 488,
 }  # fmt: skip
-LENGTH = {pattern: {"critic.steps": 199 * batches, "critic.replan_every": 100 * batches} for pattern, batches in EPOCH.items()}
-QUICK = {
+LENGTH: Tasks = {
+    pattern: {"critic.steps": 199 * batches, "critic.replan_every": 100 * batches} for pattern, batches in EPOCH.items()
+}
+QUICK: Overrides = {
     "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32),
     "critic.steps": 20_000, "critic.batch_size": 512, "critic.replan_every": 10_000,
 }  # fmt: skip
@@ -175,8 +176,9 @@ class SfBC(Algorithm):
 
     def make_policy(self, trained):
         acting, sampler = self.acting, DiffusionPolicy(trained["behavior"], self.support.solver)
-        options = {"choice": "softmax", "sharpness": acting.sharpness, "heads": "first", "average": acting.average}
-        return BestOf(sampler, trained["critic"], acting.candidates, **options)
+        return BestOf(
+            sampler, trained["critic"], acting.candidates, "softmax", acting.sharpness, heads="first", average=acting.average
+        )
 
     title: ClassVar = "SfBC"
     acts_by: ClassVar = "diffusion"

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from srpo.config import setting, static
-from srpo.core import Algorithm, Metrics, Stage, TrainState, Trial, average, descend
+from srpo.config import Tasks, setting, static
+from srpo.core import Algorithm, Batch, Followed, Metrics, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.losses import backup, improvement
 from srpo.networks.actors import DeterministicActor
@@ -30,12 +30,12 @@ from srpo.policies import DeterministicPolicy
 
 
 class TD3BCState(eqx.Module):
-    q: TrainState[QEnsemble]  # of normalized observations
-    actor: TrainState[DeterministicActor]
+    q: Followed[QEnsemble]  # of normalized observations
+    actor: Followed[DeterministicActor]
     logged: Metrics  # of the last step of the actor
 
 
-class TD3BCPolicy(Stage):
+class TD3BCPolicy(Stage[TD3BCState, Batch, DeterministicActor]):
     steps: int = static(1_000_000, "gradient steps of the critic")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers of Q and policy")
@@ -50,22 +50,25 @@ class TD3BCPolicy(Stage):
     noise: float = setting(0.2, "standard deviation of the noise on the target's action")
     max_noise: float = setting(0.5, "the noise is clipped here")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> TD3BCState:
         k_q, k_actor = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
         q = QEnsemble(obs, act, self.hidden, k_q)
         actor = DeterministicActor(obs, act, self.hidden, k_actor, Normalizer.of(data.obs))
         logged = {"actor_loss": jnp.zeros(()), "cloning_error": jnp.zeros(())}
-        return TD3BCState(*(TrainState.create(m, adam(self.lr), target=True) for m in (q, actor)), logged)
+        optimizer = adam(self.lr)
+        return TD3BCState(
+            TrainState.create(q, optimizer, target=True), TrainState.create(actor, optimizer, target=True), logged
+        )
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: TD3BCState, batch: Batch, given, key, step) -> Updated[TD3BCState]:
         q_state, metrics = self._critic_step(state, batch, key)
         state = TD3BCState(q_state, state.actor, state.logged)
         turn = (step + 1) % self.actor_every == 0
         state = lax.cond(turn, lambda: self.actor_step(state, batch), lambda: state)
         return state, metrics | state.logged
 
-    def _critic_step(self, state, batch, key):
+    def _critic_step(self, state: TD3BCState, batch: Batch, key) -> Updated[Followed[QEnsemble]]:
         see = state.actor.model.normalizer
         noise = jnp.clip(self.noise * jax.random.normal(key, batch.action.shape), -self.max_noise, self.max_noise)
         next_action = jnp.clip(state.actor.target(batch.next_obs) + noise, -1.0, 1.0)
@@ -79,7 +82,7 @@ class TD3BCPolicy(Stage):
 
         return descend(state.q, adam(self.lr), loss)
 
-    def actor_step(self, state, batch):
+    def actor_step(self, state: TD3BCState, batch: Batch) -> TD3BCState:
         obs = state.actor.model.normalizer(batch.obs)
 
         def q(action):
@@ -95,14 +98,13 @@ class TD3BCPolicy(Stage):
             return loss, {"actor_loss": loss, "cloning_error": cloning}
 
         actor, logged = descend(state.actor, adam(self.lr), loss, ema=self.ema)
-        target = average(state.q.target, state.q.model, self.ema)
-        return TD3BCState(TrainState(state.q.model, target, state.q.opt_state), actor, logged)
+        return TD3BCState(state.q.follow(self.ema), actor, logged)
 
-    def result(self, state) -> DeterministicActor:
+    def result(self, state: TD3BCState) -> DeterministicActor:
         return state.actor.model
 
 
-TASKS = {"antmaze-*|pointmaze-*": {"data.reward": "minus-one"}}
+TASKS: Tasks = {"antmaze-*|pointmaze-*": {"data.reward": "minus-one"}}
 
 
 class TD3BC(Algorithm):

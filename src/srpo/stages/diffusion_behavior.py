@@ -6,26 +6,30 @@ AdamW's weight decay is PyTorch's default 0.01. `parametrization = "precondition
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from srpo.config import setting, static
-from srpo.core import Stage, TrainState, descend
-from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
+from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
+from srpo.diffusion.parametrization import NoisePrediction, Preconditioned, ScoreNetwork
 from srpo.diffusion.schedules import VP
 from srpo.networks.score import ScoreResNet
 from srpo.optim import adamw
 
 Parametrization = Literal["noise", "preconditioned"]
-PARAMETRIZATIONS: dict[Parametrization, type[NoisePrediction[VP]] | type[Preconditioned]] = {
+PARAMETRIZATIONS: dict[Parametrization, Callable[[ScoreNetwork, VP], Model]] = {
     "noise": NoisePrediction,
     "preconditioned": Preconditioned,
 }
 
 
-class DiffusionBehavior(Stage):
+Model = NoisePrediction[VP] | Preconditioned
+
+
+class DiffusionBehavior(Stage[Alone[Model], Batch, Model]):
     steps: int = static(2_000_000, "gradient steps")
     batch_size: int = static(2048, "transitions per step")
     width: int = static(256, "width of the residual network; its blocks expand it four times")
@@ -38,11 +42,11 @@ class DiffusionBehavior(Stage):
     weight_decay: float = setting(0.01, "AdamW's decay, of every parameter")
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[Model]:
         net = ScoreResNet(data.obs.shape[-1], data.action.shape[-1], key, self.width, self.blocks, self.dropout)
         return TrainState.create(PARAMETRIZATIONS[self.parametrization](net, VP()), adamw(self.lr, self.weight_decay))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[Model], batch: Batch, given, key, step) -> Updated[Alone[Model]]:
         k_time, k_noise, k_dropout = jax.random.split(key, 3)
         t = jax.random.uniform(k_time, batch.reward.shape, minval=self.min_time, maxval=1.0)
         noise = jax.random.normal(k_noise, batch.action.shape)
@@ -54,5 +58,5 @@ class DiffusionBehavior(Stage):
 
         return descend(state, adamw(self.lr, self.weight_decay), loss)
 
-    def result(self, state):
+    def result(self, state: Alone[Model]) -> Model:
         return state.model

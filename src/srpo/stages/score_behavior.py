@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Stage, TrainState, descend
+from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
 from srpo.networks.layers import MLP, GaussianFourier, Linear
@@ -93,7 +93,7 @@ class ScoreNet(eqx.Module):
         return full(self.last(jnp.concatenate([ways.pop(), x], -1)))
 
 
-class ScoreBehavior(Stage):
+class ScoreBehavior(Stage[Alone[NoisePrediction[VP]], Batch, NoisePrediction[VP]]):
     steps: int = static(600_000, "gradient steps")
     batch_size: int = static(4096, "rows per step")
     widths: tuple[int, ...] = static((512, 256, 128), "widths of the network's blocks on the way in; the way out mirrors them")
@@ -106,11 +106,11 @@ class ScoreBehavior(Stage):
     def view(self, dataset):
         return getattr(dataset, self.rows)
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[NoisePrediction[VP]]:
         net = ScoreNet(data.obs.shape[-1], data.action.shape[-1], key, self.widths)
         return TrainState.create(NoisePrediction(net, VP()), adam(self.lr))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[NoisePrediction[VP]], batch: Batch, given, key, step) -> Updated[Alone[NoisePrediction[VP]]]:
         k_time, k_noise = jax.random.split(key)
         t = jax.random.uniform(k_time, batch.reward.shape, minval=self.min_time, maxval=1.0)
         noise = jax.random.normal(k_noise, batch.action.shape)
@@ -121,5 +121,5 @@ class ScoreBehavior(Stage):
 
         return descend(state, adam(self.lr), loss)
 
-    def result(self, state):
+    def result(self, state: Alone[NoisePrediction[VP]]) -> NoisePrediction[VP]:
         return state.model

@@ -7,17 +7,18 @@ and the authors' code do differently is said in `srpo.algorithms.srpo`.
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Stage, TrainState, descend
+from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.schedules import Schedule, perturb
 from srpo.optim import adam, cosine
 
+A = TypeVar("A")  # the actor
 Weight = Literal["sigma^2", "1", "alpha/sigma"]
 Normalize = Literal["2-norm", "rms"] | None
 
@@ -61,7 +62,7 @@ def _unit(gradient, normalize):
     return jnp.where(square > 0, gradient * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
-class ScoreRegularized(Stage):
+class ScoreRegularized(Stage[Alone[A], Batch, A]):
     """Trains an actor along `policy_direction`; a concrete stage says which actor, and at which temperatures."""
 
     needs: ClassVar = ("critic", "behavior")
@@ -77,7 +78,7 @@ class ScoreRegularized(Stage):
     max_time: float = setting(0.98, "diffusion times are drawn from U(min_time, max_time)", "(0, 1)")
 
     @abc.abstractmethod
-    def actor(self, obs_size: int, action_size: int, key: PRNGKeyArray) -> Any:
+    def actor(self, obs_size: int, action_size: int, key: PRNGKeyArray) -> A:
         """The actor before its first step."""
 
     @abc.abstractmethod
@@ -85,16 +86,16 @@ class ScoreRegularized(Stage):
         """beta, for all rows of a batch or for each: (rows, 1)."""
 
     @abc.abstractmethod
-    def act(self, actor, obs: Float[Array, "B obs"], beta) -> Float[Array, "B act"]:
+    def act(self, actor: A, obs: Float[Array, "B obs"], beta) -> Float[Array, "B act"]:
         """The actor's actions at what `temperature` gave."""
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[A]:
         return TrainState.create(self.actor(data.obs.shape[-1], data.action.shape[-1], key), self._optimizer())
 
     def _optimizer(self):
         return adam(cosine(self.lr, self.steps))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[A], batch: Batch, given, key, step) -> Updated[Alone[A]]:
         k_time, k_noise = jax.random.split(key)
         t = jax.random.uniform(k_time, batch.reward.shape, minval=self.min_time, maxval=self.max_time)
         noise = jax.random.normal(k_noise, batch.action.shape)
@@ -112,5 +113,5 @@ class ScoreRegularized(Stage):
 
         return descend(state, self._optimizer(), loss)
 
-    def result(self, state):
+    def result(self, state: Alone[A]) -> A:
         return state.model

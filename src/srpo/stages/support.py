@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srpo.config import static
-from srpo.core import Batch, Stage
+from srpo.core import Batch, Stage, Updated
 from srpo.diffusion.solver import Solver
 from srpo.stages.score_behavior import Rows
 
@@ -34,10 +34,12 @@ class Support(eqx.Module):
     after: Float[Array, "N M act"] | None
 
 
-class SupportActions(Stage):
+class SupportActions(Stage[Support, Batch, Support]):
     needs: ClassVar = ("behavior",)
     trains: ClassVar = False
-    batch_size: ClassVar[int] = 1  # every step sees all rows and fills its own share of the table
+    batch_size: int = eqx.field(
+        default=1, init=False, static=True
+    )  # no setting: every step sees all rows and fills its own share of the table
 
     steps: int = static(1000, "parts in which the table is drawn; more parts need less memory at once")
     count: int = static(16, "actions per state")
@@ -48,13 +50,13 @@ class SupportActions(Stage):
     def view(self, dataset):
         return Whole(getattr(dataset, self.rows))
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Support:
         def empty():
             return jnp.zeros((data.rows.obs.shape[0], self.count, data.rows.action.shape[-1]))
 
         return Support(empty(), empty() if self.next_states else None)
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Support, batch: Batch, given, key, step) -> Updated[Support]:
         n = batch.obs.shape[0]
         size = -(-n // self.steps)
         at = step * size + jnp.arange(size)  # beyond the end: read at the last row, not written
@@ -69,5 +71,5 @@ class SupportActions(Stage):
         after = None if state.after is None else state.after.at[at].set(draw(batch.next_obs, k_after), mode="drop")
         return Support(state.here.at[at].set(here, mode="drop"), after), {"action": jnp.mean(jnp.abs(here))}
 
-    def result(self, state) -> Support:
+    def result(self, state: Support) -> Support:
         return state

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Batch, Metrics, Stage, TrainState, descend
+from srpo.core import Alone, Batch, Followed, Stage, TrainState, Updated, descend
 from srpo.diffusion.denoising import Denoiser, denoising_loss
 from srpo.diffusion.edm import draw_sigma
 from srpo.losses import backup, expectile
@@ -44,13 +44,13 @@ class JointCritic(eqx.Module):
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
     expectile: float = setting(0.7, "level of the expectile; larger: closer to the maximum over the data's actions", "(0, 1)")
 
-    def init(self, data, key) -> TrainState[Values]:
+    def init(self, data, key) -> Followed[Values]:
         k_q, k_v = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
         q = QEnsemble(obs, act, self.hidden, k_q, activation=mish, norm=True)
         return TrainState.create(Values(q, ValueNet(obs, self.hidden, k_v, activation=mish)), adam(self.lr), target=True)
 
-    def update(self, state: TrainState[Values], batch: Batch, lr) -> tuple[TrainState[Values], Metrics]:
+    def update(self, state: Followed[Values], batch: Batch, lr) -> Updated[Followed[Values]]:
         def loss(values):
             q, v = values.q(batch.obs, batch.action), values.v(batch.obs)
             least = jnp.min(state.target.q(batch.obs, batch.action) if self.v_from == "target" else lax.stop_gradient(q), 0)
@@ -66,13 +66,13 @@ class DenoisedBehavior(eqx.Module):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
     lr: float = setting(3e-4, "learning rate (Adam)")
 
-    def init(self, data, key) -> TrainState[Denoiser]:
+    def init(self, data, key) -> Alone[Denoiser]:
         net = ScoreMLP(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, linear_input=True)
         return TrainState.create(Denoiser(net), adam(self.lr))
 
     def update(
-        self, state: TrainState[Denoiser], obs: Float[Array, "B obs"], action: Float[Array, "B act"], key: PRNGKeyArray, lr
-    ) -> tuple[TrainState[Denoiser], Metrics]:
+        self, state: Alone[Denoiser], obs: Float[Array, "B obs"], action: Float[Array, "B act"], key: PRNGKeyArray, lr
+    ) -> Updated[Alone[Denoiser]]:
         sigma, noise = levels_and_noise(key, action)
 
         def loss(denoiser):
@@ -88,11 +88,11 @@ def levels_and_noise(key: PRNGKeyArray, action: Float[Array, "B act"]) -> tuple[
     return draw_sigma(k_sigma, action.shape[:-1]), jax.random.normal(k_noise, action.shape)
 
 
-class Trained(eqx.Module):
+class InTraining(eqx.Module):
     """Critic and behavior model in training."""
 
-    critic: TrainState[Values]
-    behavior: TrainState[Denoiser]
+    critic: Followed[Values]
+    behavior: Alone[Denoiser]
 
 
 class Continued(eqx.Module):
@@ -100,27 +100,27 @@ class Continued(eqx.Module):
 
     critic: JointCritic
     behavior: DenoisedBehavior
-    state: Trained
+    state: InTraining
 
-    def update(self, state: Trained, batch: Batch, key: PRNGKeyArray, decay=1.0) -> tuple[Trained, Metrics]:
+    def update(self, state: InTraining, batch: Batch, key: PRNGKeyArray, decay=1.0) -> Updated[InTraining]:
         """One step of both; `decay` scales their learning rates."""
         critic, metrics = self.critic.update(state.critic, batch, decay * self.critic.lr)
         behavior, more = self.behavior.update(state.behavior, batch.obs, batch.action, key, decay * self.behavior.lr)
-        return Trained(critic, behavior), metrics | more
+        return InTraining(critic, behavior), metrics | more
 
 
-class WarmUp(Stage):
+class WarmUp(Stage[InTraining, Batch, Continued]):
     steps: int = static(50_000, "gradient steps before the policy's, which go on training both", scales=True)
     batch_size: int = static(256, "transitions per step")
     critic: JointCritic = JointCritic()
     behavior: DenoisedBehavior = DenoisedBehavior()
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> InTraining:
         k_critic, k_behavior = jax.random.split(key)
-        return Trained(self.critic.init(data, k_critic), self.behavior.init(data, k_behavior))
+        return InTraining(self.critic.init(data, k_critic), self.behavior.init(data, k_behavior))
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: InTraining, batch: Batch, given, key, step) -> Updated[InTraining]:
         return self.result(state).update(state, batch, key)
 
-    def result(self, state) -> Continued:
+    def result(self, state: InTraining) -> Continued:
         return Continued(self.critic, self.behavior, state)

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srpo.config import setting, static
-from srpo.core import Batch, Given, Stage, TrainState, descend
+from srpo.core import Alone, Batch, Given, Stage, TrainState, Updated, descend
 from srpo.losses import gaussian_log_prob
 from srpo.networks.actors import GaussianActor
 from srpo.networks.layers import Init
 from srpo.optim import adam, cosine
 
 
-class WeightedCloning(Stage):
+class WeightedCloning(Stage[Alone[GaussianActor], Batch, GaussianActor]):
     """Minimizes E[-w log pi(a|s)] over the data; a concrete stage says what w is.
 
     Of the metrics, `effective_share` is (E w)^2 / E w^2 within a batch: the share of its rows (1: all alike) from which
@@ -40,11 +40,11 @@ class WeightedCloning(Stage):
     def _optimizer(self):
         return adam(cosine(self.lr, self.steps))
 
-    def init(self, data, given, key):
+    def init(self, data, given, key) -> Alone[GaussianActor]:
         actor = GaussianActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, init=self.layer_init)
         return TrainState.create(actor, self._optimizer())
 
-    def update(self, state, batch, given, key, step):
+    def update(self, state: Alone[GaussianActor], batch: Batch, given: Given, key, step) -> Updated[Alone[GaussianActor]]:
         weight = self.weight(given, batch)
         share = jnp.mean(weight) ** 2 / jnp.maximum(jnp.mean(weight**2), 1e-30)
 
@@ -56,5 +56,5 @@ class WeightedCloning(Stage):
 
         return descend(state, self._optimizer(), loss)
 
-    def result(self, state) -> GaussianActor:
+    def result(self, state: Alone[GaussianActor]) -> GaussianActor:
         return state.model

@@ -105,7 +105,7 @@ class StageLoop:
             self.step, failures = info["step"], info["failures"]
             self.state, self.log = jax.device_put(load_tree(self.file, (shapes, self.log)))
         else:
-            self.state = jax.jit(init)(*args)
+            self.state = jax.tree.map(jnp.copy, jax.jit(init)(*args))  # buffers are donated: no sharing, within or with results
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from srpo.config import Overrides, Tasks
 
 # lr of behavior and policy, alpha, learning rate decayed, steps, batch, expectile (authors' main.py, the same for antmaze v0 and v2)
 TABLE = {
@@ -30,7 +29,7 @@ TABLE = {
 }
 
 
-def task(lr, alpha, lr_decay, steps, batch_size, expectile) -> dict[str, Any]:
+def task(lr, alpha, lr_decay, steps, batch_size, expectile) -> Overrides:
     return {
         "warm_up.behavior.lr": lr, "policy.lr": lr, "policy.alpha": alpha, "policy.lr_decay": lr_decay, "policy.steps": steps,
         "warm_up.batch_size": batch_size, "policy.batch_size": batch_size, "warm_up.critic.expectile": expectile,
@@ -38,12 +37,12 @@ def task(lr, alpha, lr_decay, steps, batch_size, expectile) -> dict[str, Any]:
 
 
 # For a data set that no table names: rewards scaled by the spread of the returns, so that alpha does not depend on their unit.
-UNKNOWN = {"data.reward": "return-range", "policy.alpha": 2.0}
-TASKS = {f"{name}-v*": {"data.reward": "none"} | task(*row) for name, row in TABLE.items()}
-QUICK = {"warm_up.steps": 10_000, "warm_up.batch_size": 256, "policy.steps": 30_000, "policy.batch_size": 256}
+UNKNOWN: Overrides = {"data.reward": "return-range", "policy.alpha": 2.0}
+TASKS: Tasks = {f"{name}-v*": {"data.reward": "none"} | task(*row) for name, row in TABLE.items()}
+QUICK: Overrides = {"warm_up.steps": 10_000, "warm_up.batch_size": 256, "policy.steps": 30_000, "policy.batch_size": 256}
 
 
-def presets(antmaze: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+def presets(antmaze: Overrides) -> dict[str, Tasks]:
     """The presets of DTQL or its variant; `antmaze` holds further settings for those tasks."""
     mazes = {"data.reward": "minus-one", "warm_up.critic.expectile": 0.9, **antmaze}
     paper = {"*": UNKNOWN, "pointmaze-*": {"policy.alpha": 1.0}} | TASKS | {"antmaze-*|pointmaze-*": mazes}
@@ -54,7 +53,7 @@ def presets(antmaze: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-TRIAL = {
+TRIAL: Overrides = {
     "warm_up.steps": 60, "warm_up.batch_size": 32, "warm_up.critic.hidden": (12,), "warm_up.critic.lr": 1e-2,
     "warm_up.behavior.hidden": (12,), "warm_up.behavior.lr": 1e-2,
     "policy.steps": 20, "policy.batch_size": 32, "candidates": 8,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
+from srpo.config import Overrides, Tasks
 
 TEMPERATURE = {  # Table 2
     "halfcheetah-medium-expert-v2": 0.01, "halfcheetah-medium-v2": 0.2, "halfcheetah-medium-replay-v2": 0.2,
@@ -14,21 +12,21 @@ TEMPERATURE = {  # Table 2
     "antmaze-umaze-v2": 0.02, "antmaze-umaze-diverse-v2": 0.04, "antmaze-medium-play-v2": 0.08,
     "antmaze-medium-diverse-v2": 0.05, "antmaze-large-play-v2": 0.06, "antmaze-large-diverse-v2": 0.05,
 }  # fmt: skip
-ANTMAZE = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden": (256,) * 4}
+ANTMAZE: Overrides = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden": (256,) * 4}
 # For a data set that no table names: rewards scaled by the spread of the returns, so that beta does not depend on
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
-UNKNOWN = {"data.reward": "return-range", "behavior.parametrization": "preconditioned"}
+UNKNOWN: Overrides = {"data.reward": "return-range", "behavior.parametrization": "preconditioned"}
 MAZES = "antmaze-*|pointmaze-*"
-QUICK = QUICK_CRITIC | {  # chosen by experiment: docs/quick.md
+QUICK: Overrides = QUICK_CRITIC | {  # chosen by experiment: docs/quick.md
     "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
     "policy.steps": 15_000, "policy.lr": 1e-3,
 }  # fmt: skip
 
 
-def presets(beta: str) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+def presets(beta: str) -> dict[str, Tasks]:
     """The paper's settings by data set, the authors' code's and those for a small machine; `beta`: the temperature's path."""
     unknown = UNKNOWN | {beta: 0.2}
-    temperatures = {name: {beta: value} for name, value in TEMPERATURE.items()}
+    temperatures: Tasks = {name: {beta: value} for name, value in TEMPERATURE.items()}
     table_2 = {name: values | {"behavior.parametrization": "noise"} for name, values in temperatures.items()}
     return {
         "paper": {"*": unknown, MAZES: ANTMAZE | {"policy.normalize": "2-norm"}} | table_2,
@@ -41,7 +39,7 @@ def presets(beta: str) -> dict[str, Mapping[str, Mapping[str, Any]]]:
     }
 
 
-TRIAL = TRIAL_CRITIC | {
+TRIAL: Overrides = TRIAL_CRITIC | {
     "behavior.steps": 60, "behavior.batch_size": 32, "behavior.width": 12, "behavior.blocks": 1, "behavior.lr": 1e-2,
     "policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2,
 }  # fmt: skip
