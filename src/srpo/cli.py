@@ -44,8 +44,8 @@ commands:
 class Parser(argparse.ArgumentParser):
     """Takes options as they are written, never by their first letters, and answers a mistake with one line."""
 
-    def __init__(self, *args: Any, allow_abbrev: bool = False, **options: Any):
-        super().__init__(*args, allow_abbrev=allow_abbrev, **options)
+    def __init__(self, **options: Any):
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; {self.prog} --help shows what there is")
@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
     top = Parser(
-        "srpo",
+        prog="srpo",
         description=HELP + listing + "\n\nsrpo COMMAND --help shows examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="srpo COMMAND ...",
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise UserError(closest(name, COMMANDS, "command"))
     module = importlib.import_module(f"srpo.commands.{name}")
-    sub = Parser(f"srpo {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = Parser(prog=f"srpo {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(sub)
     args = sub.parse_args(rest)
     os.environ["JAX_ENABLE_X64"] = "0"  # nothing here is made for double precision

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from srpo.errors import UserError
 
@@ -19,7 +19,7 @@ class TooLarge(UserError):
     """A file that claims more than it can hold, or than there is memory for."""
 
 
-def opened(path: str | os.PathLike) -> BinaryIO:
+def opened(path: str | os.PathLike) -> io.BufferedReader:
     """A plain file, open for reading. Raises OSError for anything else, such as a device or a pipe, without waiting for it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")

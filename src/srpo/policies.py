@@ -64,14 +64,14 @@ class DialedPolicy(eqx.Module):
     """One forward pass of an actor network that knows a range of temperatures."""
 
     actor: DialedActor
-    beta: Float[Array, ""] = eqx.field(converter=jnp.asarray)  # at which it acts unless told; larger: closer to argmax Q
+    beta: ScalarLike = eqx.field(converter=jnp.asarray)  # at which it acts unless told; larger: closer to argmax Q
 
     @in_float32
     def act(
         self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, beta: ScalarLike | None = None
     ) -> Float[Array, "... act"]:
         """`beta`, one number or one for each observation (...), counts beyond the actor's range as its nearest end."""
-        return self.actor(jnp.asarray(obs), self.beta if beta is None else jnp.asarray(beta, jnp.float32))
+        return self.actor(jnp.asarray(obs), jnp.asarray(self.beta if beta is None else beta, jnp.float32))
 
 
 class Normalized(eqx.Module):

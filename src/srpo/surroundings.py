@@ -6,11 +6,12 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from srpo.errors import UserError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def require_devices() -> None:
@@ -36,8 +37,8 @@ def in_float32(compute: Callable[P, R]) -> Callable[P, R]:
     def inside(*args: P.args, **options: P.kwargs) -> R:
         import jax
 
-        enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # as older versions call it
-        with enable(False):
+        home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # older versions have it there
+        with home.enable_x64(False):
             return compute(*args, **options)
 
     return inside

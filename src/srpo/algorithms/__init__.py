@@ -11,8 +11,12 @@ import os
 import re
 import sys
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from srpo.errors import ConfigError, closest
+
+if TYPE_CHECKING:
+    from srpo.core import Algorithm
 
 ALGORITHMS = {
     "bc": "srpo.algorithms.bc:BC",
@@ -32,7 +36,7 @@ ALGORITHMS = {
     "dtql-kl": "srpo.algorithms.dtql_kl:DTQLKL",
 }
 GROUP = "srpo.algorithms"  # of entry points
-_registered: dict[str, type] = {}
+_registered: dict[str, type[Algorithm]] = {}
 
 
 def register(name: str, cls: type) -> None:
@@ -58,7 +62,7 @@ def check(cls: type) -> None:
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ConfigError(f"{cls!r} is no algorithm; expected a subclass of srpo.Algorithm")
     try:
-        stages = cls().stages
+        stages = cls.default().stages
     except TypeError as e:
         raise ConfigError(f"{home(cls)} cannot be made without arguments ({e}); give every field a default") from None
     if not stages:
@@ -87,7 +91,7 @@ def _installed() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=GROUP) if point.name not in ALGORITHMS}
 
 
-def find(name: str) -> type:
+def find(name: str) -> type[Algorithm]:
     """The class of a listed, registered or installed algorithm. Raises ConfigError, naming the closest one, for an unknown name."""
     if name in ALGORITHMS:
         return _imported(ALGORITHMS[name])
@@ -98,7 +102,7 @@ def find(name: str) -> type:
     return _registered[name]
 
 
-def named(text: str) -> type:
+def named(text: str) -> type[Algorithm]:
     """What a person asks for: a name, or `package.module:Class`, which is imported and then listed under that text.
 
     Never for a text that was read from a file. Modules are looked for as Python does, then in the working folder.
@@ -113,7 +117,7 @@ def named(text: str) -> type:
     return cls
 
 
-def recorded(name: str, where: str | None) -> type:
+def recorded(name: str, where: str | None) -> type[Algorithm]:
     """The class of a run that was trained by `name`, whose class lived at `where` if it was not of this package.
 
     Raises ConfigError, saying what to do, if it is not known here: what a file names is not imported.
@@ -130,7 +134,7 @@ def recorded(name: str, where: str | None) -> type:
     )
 
 
-def _imported(place: str) -> type:
+def _imported(place: str) -> Any:
     """The class at `module:name`. Raises ConfigError for what cannot be imported."""
     module, _, attribute = place.partition(":")
     try:

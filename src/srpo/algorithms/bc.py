@@ -58,6 +58,8 @@ QUICK: Overrides = {"policy.steps": 30_000}
 
 
 class BC(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     policy: Regression = Regression()
 
@@ -73,6 +75,8 @@ class BC(Algorithm):
 
 
 class GaussianBC(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment(clip_action=1 - 1e-5)
     policy: LikelihoodCloning = LikelihoodCloning()
 

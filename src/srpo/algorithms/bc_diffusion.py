@@ -56,6 +56,8 @@ TASKS: Tasks = {
 
 
 class DiffusionBC(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     policy: DiffusionCloning = DiffusionCloning()
 

@@ -185,6 +185,8 @@ QUICK: Overrides = {
 
 
 class BEAR(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     policy: BEARPolicy = BEARPolicy()
     candidates: int = static(10, "actions drawn to act; the one with the highest first head of Q is taken")

@@ -195,6 +195,8 @@ QUICK: Overrides = {
 
 
 class Diffuser(Algorithm):
+    acts_with: ClassVar = ("trajectories", "value")
+
     data: WindowTreatment = WindowTreatment()
     trajectories: TrajectoryDiffusion = TrajectoryDiffusion()
     value: ReturnModel = ReturnModel()

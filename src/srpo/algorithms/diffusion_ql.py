@@ -151,6 +151,8 @@ PAPER: Tasks = {"*": {}} | FAMILIES | TASKS
 
 
 class DiffusionQL(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     policy: DiffusionPolicyQ = DiffusionPolicyQ()
     candidates: int = static(50, "actions drawn to act, of which one is taken with probability softmax(min target Q)")

@@ -83,6 +83,8 @@ class TrustRegionPolicy(Stage[State, Batch, ActorCritic]):
 
 
 class DTQL(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     warm_up: WarmUp = WarmUp()
     policy: TrustRegionPolicy = TrustRegionPolicy()

@@ -95,6 +95,8 @@ class KLPolicy(Stage[State, Batch, ActorCritic]):
 
 
 class DTQLKL(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     warm_up: WarmUp = WarmUp()
     policy: KLPolicy = KLPolicy()

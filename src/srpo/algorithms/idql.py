@@ -31,7 +31,7 @@ from srpo.networks.layers import Activation, LayerNorm, QEnsemble, ValueNet, mis
 from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy
-from srpo.stages.iql_critic import QUICK_CRITIC, Critic, CriticState, iql_step
+from srpo.stages.iql_critic import Critic, CriticState, iql_step
 
 Rows = Float[Array, "..."]
 
@@ -148,6 +148,8 @@ QUICK: Overrides = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_siz
 
 
 class IDQL(Algorithm):
+    acts_with: ClassVar = ("critic", "behavior")
+
     data: Treatment = Treatment(reward="return-range", clip_action=1 - 1e-5)
     critic: ImplicitCritic = ImplicitCritic()
     behavior: DiscreteBehavior = DiscreteBehavior()

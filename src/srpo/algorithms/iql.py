@@ -25,7 +25,7 @@ from srpo.data.treatments import Treatment
 from srpo.losses import advantage_weight
 from srpo.networks.layers import ValueNet
 from srpo.policies import GaussianPolicy
-from srpo.stages.iql_critic import QUICK_CRITIC, Critic, IQLCritic
+from srpo.stages.iql_critic import Critic, IQLCritic
 from srpo.stages.weighted_cloning import WeightedCloning
 
 
@@ -51,6 +51,8 @@ TASKS = {"antmaze-*|pointmaze-*": ANTMAZE} | {
 
 
 class IQL(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment(reward="return-range", clip_action=1 - 1e-5)
     critic: IQLCritic = IQLCritic(steps=1_000_000, layer_init="orthogonal sqrt2", next_value="after")
     policy: AdvantageWeightedPolicy = AdvantageWeightedPolicy()

@@ -145,6 +145,8 @@ QUICK: Overrides = {
 
 
 class QGPO(Algorithm):
+    acts_with: ClassVar = ("behavior", "energy")
+
     data: Treatment = Treatment(reward="return-range")
     behavior: ScoreBehavior = ScoreBehavior()
     support: SupportActions = SupportActions(next_states=True, solver=Solver("data", 2))

@@ -168,6 +168,8 @@ QUICK: Overrides = {
 
 
 class SfBC(Algorithm):
+    acts_with: ClassVar = ("behavior", "critic")
+
     data: Treatment = Treatment()
     behavior: ScoreBehavior = ScoreBehavior(steps=586_000, rows="steps", min_time=1e-5)
     support: SupportActions = SupportActions(rows="steps")

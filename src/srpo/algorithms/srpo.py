@@ -44,6 +44,8 @@ class ScoreRegularizedPolicy(ScoreRegularized):
 
 
 class SRPO(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment(reward="return-range")
     critic: IQLCritic = IQLCritic()
     behavior: DiffusionBehavior = DiffusionBehavior()

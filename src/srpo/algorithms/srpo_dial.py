@@ -41,6 +41,8 @@ class DialedPolicyStage(ScoreRegularized):
 
 
 class SRPODial(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment(reward="return-range")
     critic: IQLCritic = IQLCritic()
     behavior: DiffusionBehavior = DiffusionBehavior()

@@ -108,6 +108,8 @@ TASKS: Tasks = {"antmaze-*|pointmaze-*": {"data.reward": "minus-one"}}
 
 
 class TD3BC(Algorithm):
+    acts_with: ClassVar = ("policy",)
+
     data: Treatment = Treatment()
     policy: TD3BCPolicy = TD3BCPolicy()
 

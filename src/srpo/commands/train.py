@@ -132,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     sweep = {path: values.split(",") for path, values in axes}
     if len(sweep) < len(axes):
         raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
-    algorithm = config.assign_all(cls(), chosen | changes)
+    algorithm = config.assign_all(cls.default(), chosen | changes)
     sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:

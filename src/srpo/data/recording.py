@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -95,8 +96,9 @@ class Dataset:
 
     def only(self, rows: np.ndarray) -> Dataset:
         """The recording with these rows (numbers, or a mask) alone, in this order."""
-        arrays = {key: getattr(self, key) for key in FIELDS}
-        return replace(self, **{key: None if x is None else x[rows] for key, x in arrays.items()})
+        recorded = {key: getattr(self, key) for key in FIELDS}
+        chosen: dict[str, Any] = {key: None if x is None else x[rows] for key, x in recorded.items()}
+        return replace(self, **chosen)
 
     def split(self, holdout: float) -> tuple[Dataset, Dataset | None]:
         """The episodes that are trained on and, with a fraction above zero, those that are set aside. Raises DataError."""

@@ -72,7 +72,7 @@ class Treated:
         data, rows = self.recording, self.rows
         following = data.obs[np.minimum(rows + 1, len(data) - 1)]
         kept = data.timeout[rows]
-        if kept.any():
+        if data.next_obs is not None and kept.any():
             following[kept] = data.next_obs[rows[kept]]
         return self._batch(rows, following)
 
@@ -98,9 +98,10 @@ class Treated:
     def _batch(self, rows: np.ndarray, following: np.ndarray) -> Batch:
         data, bound = self.recording, self.treatment.clip_action
         action = data.action if bound >= 1 else np.clip(data.action, -bound, bound)
-        obs, following = map(self._normalized, (data.obs[rows], following))
+        obs, next_obs = (jnp.asarray(self._normalized(x)) for x in (data.obs[rows], following))
         mask = 1 - data.terminal[rows].astype(np.float32)
-        return Batch(*map(jnp.asarray, (obs, action[rows], self.reward[rows], following, mask)), jnp.arange(len(rows)))
+        reward = jnp.asarray(self.reward[rows])
+        return Batch(obs, jnp.asarray(action[rows]), reward, next_obs, jnp.asarray(mask), jnp.arange(len(rows)))
 
     def _normalized(self, obs: np.ndarray) -> np.ndarray:
         if self.obs_statistics is None:

@@ -22,7 +22,7 @@ class Window(NamedTuple):
     action: Float[Array, "B horizon act"]
     value: Float[Array, " B"]  # discounted sum of rewards from the first row to the end of the episode
     inside: Bool[Array, "B horizon"]  # false past the end of the episode
-    index: Int[Array, " B"]  # first row in the data set
+    index: Int[Array, " B"]  # type: ignore[assignment]  # first row in the data set (hides a tuple's method)
 
 
 class Windows(eqx.Module):
@@ -51,7 +51,8 @@ class Windows(eqx.Module):
                 f"{data.source}: no window of {horizon} rows starts in episodes of at most "
                 f"{int(np.diff(data.episodes).max())} rows (counted up to {max_length}); use a shorter horizon"
             )
-        return cls(steps.obs, steps.action, *map(jnp.asarray, (value, start.astype(np.int32), stop.astype(np.int32))), horizon)
+        first, after = jnp.asarray(start.astype(np.int32)), jnp.asarray(stop.astype(np.int32))
+        return cls(steps.obs, steps.action, jnp.asarray(value), first, after, horizon)
 
     def __len__(self) -> int:
         return self.start.shape[0]

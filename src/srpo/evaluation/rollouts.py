@@ -47,7 +47,7 @@ class Rollouts:
         returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
         while alive.any():
             action = self._actions(policies, obs, key, step)
-            for i in np.flatnonzero(alive):
+            for i in np.flatnonzero(alive).tolist():
                 obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
                 returns[i] += float(reward)
                 lengths[i] += 1

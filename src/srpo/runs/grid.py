@@ -100,24 +100,16 @@ class Grid:
 
     def policies(self, results: Mapping[str, Any]) -> Any:
         """The policies of all runs as one pytree with leading axes (seed, point), from the results of the stages they hold."""
-        made, used = [], self.acting(results)
+        made = []
         for point in self.points:
-            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], results[n]) for n in used}
+            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], results[n]) for n in self.acting}
             made.append(jax.vmap(self.at(point).make_policy)(trained))
         return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *made)
 
-    def acting(self, results: Mapping[str, Any]) -> list[str]:
-        """The stages that a policy holds: the others' results, which may be tables over all data, are not needed to act."""
-        used: list[str] = []
-
-        class Trained(dict):
-            def __getitem__(self, name):
-                used.append(name)
-                return super().__getitem__(name)
-
-        shapes = {name: one_run(result) for name, result in results.items()}
-        jax.eval_shape(lambda shapes: self.algorithm.make_policy(Trained(shapes)), shapes)
-        return list(dict.fromkeys(used))
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The stages whose results the policies are made of: the others', which may be tables over all data, are not needed to act."""
+        return self.algorithm.acts_with or tuple(self.algorithm.stages)
 
 
 def one_run(tree: Any) -> Any:

@@ -216,8 +216,7 @@ class Run:
             return jax.tree.map(jnp.asarray, load_tree(self.policy_file(step), jax.eval_shape(self.assemble, self._shapes)))
         last = list(self.algorithm.stages)[-1]
         results = {
-            name: self._load(name, step if name == last and step != self.kept[-1] else None)
-            for name in self.grid.acting(self._shapes)
+            name: self._load(name, step if name == last and step != self.kept[-1] else None) for name in self.grid.acting
         }
         return self.assemble(results)
 
@@ -265,7 +264,7 @@ def load_run(path: str | Path) -> Run:
         found = info["format"]
         if found > FORMAT:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
-        algorithm = config.assign_all(_trained_by(info, file)(), info["settings"])
+        algorithm = config.assign_all(_trained_by(info, file).default(), info["settings"])
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         (
             run.normalizer,

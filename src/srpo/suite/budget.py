@@ -36,7 +36,8 @@ class Budget:
 
     def settings(self, algorithm: Algorithm) -> dict[str, Any]:
         """What it changes in an algorithm, by path."""
-        known, values = config.settings(algorithm), {}
+        known = config.settings(algorithm)
+        values: dict[str, Any] = {}
         trained = {name: stage for name, stage in algorithm.stages.items() if stage.trains}
         longest = max(stage.steps for stage in trained.values())
         for name, stage in trained.items():
@@ -61,7 +62,7 @@ def scaled(count: float, ratio: float) -> float:
 def configured(name: str, task: str, preset: str, budget: Budget, more: Mapping[str, Any]) -> Algorithm:
     """Algorithm `name` with the preset's values for `task`, what the budget makes of them, and `more` settings. Raises ConfigError."""
     cls = algorithms.find(name)
-    algorithm = config.assign_all(cls(), config.preset(cls.presets, preset, task))
+    algorithm = config.assign_all(cls.default(), config.preset(cls.presets, preset, task))
     return config.assign_all(config.assign_all(algorithm, budget.settings(algorithm)), more)
 
 

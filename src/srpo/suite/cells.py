@@ -25,7 +25,14 @@ from srpo.runs.run import Run, RunError, load_run
 from srpo.suite.budget import configured
 from srpo.suite.plan import Suite
 
-EMPTY = {"train_seconds": 0.0, "eval_seconds": 0.0, "incomplete": False, "busy": None, "error": None, "shared": []}
+EMPTY: dict[str, Any] = {
+    "train_seconds": 0.0,
+    "eval_seconds": 0.0,
+    "incomplete": False,
+    "busy": None,
+    "error": None,
+    "shared": [],
+}
 
 
 @dataclass(frozen=True)

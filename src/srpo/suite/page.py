@@ -57,8 +57,9 @@ def one(name: str, rows: Sequence[Row], tasks: Mapping[str, str]) -> str:
     at, columns = {(r["algorithm"], r["data"]): r for r in rows}, [*tasks, SUITE]
     measured = [[f"`{n}`", "measured", *(cell(at.get((n, c))) for c in columns)] for n in dict.fromkeys((name, CLONING))]
     recorded = ["", "the recorded episodes", *(cell(at.get((RECORDED, c))) for c in columns)]
-    scores = [published.SCORES.get(name, {}).get(task) for task in tasks.values()]
-    there = [] if None in scores else [[f"`{name}`", "published for D4RL's task", *scores, f"{np.mean(scores):.1f}"]]
+    known = published.SCORES.get(name, {})
+    scores = [known[task] for task in tasks.values() if task in known]
+    there = [] if len(scores) < len(tasks) else [[f"`{name}`", "published for D4RL's task", *scores, f"{np.mean(scores):.1f}"]]
     return markdown(["", "", *map(short, columns)], [*measured, recorded, *there], text=2)
 
 

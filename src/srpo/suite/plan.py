@@ -140,7 +140,7 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
         data.append(Source(entry["name"], entry.get("task", entry["name"])))
     budget = Budget(**given.pop("budget", {}))
     names, seeds = tuple(given.pop("algorithms")), tuple(given.pop("seeds"))
-    defaults = {"title": name, "preset": "paper", "episodes": 20, "curve": 1, "first": {}, "settings": {}}
+    defaults: dict[str, Any] = {"title": name, "preset": "paper", "episodes": 20, "curve": 1, "first": {}, "settings": {}}
     return Suite(name, data=tuple(data), budget=budget, algorithms=names, seeds=seeds, **defaults | given)
 
 

@@ -105,7 +105,7 @@ def from_cell(cell: Cell, command: str) -> Result | None:
     if run is not None:
         about |= {"device": run.info["device"], "created": run.info["created"]}
         about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
-    return played(run, about) if done else Result(about, [])
+    return played(run, about) if done and run is not None else Result(about, [])
 
 
 def played(run: Run, about: Row) -> Result:
@@ -220,9 +220,9 @@ def suite_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> l
     """
     places = {where: here for where, here in by_place(results).items() if scores_of(here)}
     used = [name for name in data if any(name == where[0] for where in places)]
-    known = [data[name] for name in used]
+    known = [mean for name in used if (mean := data[name]) is not None]
     out: list[Row] = []
-    if known and None not in known:
+    if known and len(known) == len(used):
         out.append({"data": SUITE, "algorithm": RECORDED, "status": "recorded", "mean": float(np.mean(known))})
     for algorithm in dict.fromkeys(where[1] for where in places):
         if not all((name, algorithm) in places for name in used):

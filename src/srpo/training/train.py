@@ -49,10 +49,10 @@ class TrainingFailed(FloatingPointError):
     """Every run met a value that is not finite."""
 
 
-def configure(algorithm: str | type, data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
+def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
     """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it."""
     cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
-    return config.assign_all(cls(), config.preset(cls.presets, preset, data.name) | changes)
+    return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.name) | changes)
 
 
 @in_float32

@@ -39,9 +39,10 @@ def center(maze: Maze, cell: Cell) -> np.ndarray:
 def model_xml(maze: Maze, ant: str) -> str:
     """The ant in the maze as MJCF, from the content `ant` of Gymnasium's ant.xml, with D4RL's numbers."""
     root = ET.fromstring(ant)
-    root.find("option").set("timestep", "0.02")
-    root.find("default/geom").attrib.update(solref=".02 1", solimp=".8 .8 .01")
-    for motor in root.find("actuator"):
+    option, geom, actuator, world = (_part(root, path) for path in ("option", "default/geom", "actuator", "worldbody"))
+    option.set("timestep", "0.02")
+    geom.attrib.update(solref=".02 1", solimp=".8 .8 .01")
+    for motor in actuator:
         motor.attrib.pop("gear")
         motor.set("ctrlrange", f"{-TORQUE} {TORQUE}")
     half = CELL / 2
@@ -49,8 +50,15 @@ def model_xml(maze: Maze, ant: str) -> str:
         x, y = center(maze, (i, j))
         shape = {"type": "box", "pos": f"{x} {y} {HEIGHT * half}", "size": f"{half} {half} {HEIGHT * half}"}
         looks = {"name": f"block_{i}_{j}", "contype": "1", "conaffinity": "1", "rgba": "0.7 0.5 0.3 1.0"}
-        ET.SubElement(root.find("worldbody"), "geom", shape | looks)
+        ET.SubElement(world, "geom", shape | looks)
     return ET.tostring(root, encoding="unicode")
+
+
+def _part(root: ET.Element, path: str) -> ET.Element:
+    found = root.find(path)
+    if found is None:
+        raise ValueError(f"Gymnasium's ant.xml has no {path}")
+    return found
 
 
 def _as_recorded(model: mujoco.MjModel) -> None:
@@ -111,8 +119,8 @@ class AntMaze(MujocoEnv):
         """What the ant sees now, (29,)."""
         return np.concatenate([self.data.qpos, self.data.qvel])
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.float64, bool, bool, dict]:
         self.do_simulation(TORQUE * np.clip(action, -1.0, 1.0), self.frame_skip)
         obs = self.observe()
         done = bool(np.linalg.norm(obs[:2] - self.goal) <= GOAL_RADIUS)
-        return obs, float(done), done, False, {}
+        return obs, np.float64(done), done, False, {}

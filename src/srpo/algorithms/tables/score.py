@@ -1,6 +1,10 @@
 """Of algorithms on the score model and the proposed actions that SfBC and QGPO share."""
 
-TRIAL_SUPPORT = {  # trained and drawn in seconds
+from __future__ import annotations
+
+from srpo.config import Overrides
+
+TRIAL_SUPPORT: Overrides = {  # trained and drawn in seconds
     "behavior.steps": 60, "behavior.batch_size": 32, "behavior.widths": (12, 8), "behavior.lr": 1e-2,
     "support.steps": 6, "support.count": 3, "support.solver.evaluations": 5,
 }  # fmt: skip

@@ -57,11 +57,11 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
 
 def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     with opened(path), h5py.File(path) as file:
-        found = {key: hdf5.plain_dataset(file, name, str(path)) for key, name in FIELDS.items()}
+        there = {key: hdf5.plain_dataset(file, name, str(path)) for key, name in FIELDS.items()}
+        found = {key: data for key, data in there.items() if data is not None}
         for key in REQUIRED:
-            if found[key] is None:
+            if key not in found:
                 raise missing_field(str(path), FIELDS[key], file)
-        found = {key: data for key, data in found.items() if data is not None}
         hdf5.require_room(list(found.values()), path)
         return {key: data[()] for key, data in found.items()}, text_of(hdf5.attribute(file, "env_id"), f"{path}: env_id")
 
