@@ -81,7 +81,7 @@ def test_the_moving_average_starts_late_and_follows_every_fifth_step():
     for step, follows in ((999, False), (1000, True), (1001, False), (1005, True)):
         new = update(stage, state, jnp.asarray(step))
         expected = average(state.actor.target, new.actor.model, 0.1 if follows else 0.0)
-        np.testing.assert_allclose(new.actor.target.net.last.bias, expected.net.last.bias, rtol=1e-5)
+        np.testing.assert_allclose(new.actor.target.net.body.layers[-1].bias, expected.net.body.layers[-1].bias, rtol=1e-5)
         np.testing.assert_allclose(  # the critic's follows at every step
             new.q.target.members[0].layers[0].bias,
             average(state.q.target, new.q.model, 0.1).members[0].layers[0].bias,
