@@ -2,15 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: run test venv clean
+.PHONY: run test check venv clean
 .DEFAULT_GOAL := venv
 
 # train on the data set in the package, evaluate, print what came out (at most ten minutes on two cores)
 run: venv
 	$(VENV)/bin/srpo demo
 
-test: $(VENV)/.tested
+test: check
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# lint, format and types
+check: $(VENV)/.tested
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy
 
 venv: $(STAMP)
 

@@ -29,4 +29,5 @@ class Bundle:
     def bare(cls, network: Network) -> Bundle:
         """The network alone: nothing to test with."""
         sizes = network.layers[0][0].shape[0], network.action_size
-        return cls(network, tuple(np.empty((0, size), np.float32) for size in sizes))
+        rows, actions = (np.empty((0, size), np.float32) for size in sizes)
+        return cls(network, (rows, actions))

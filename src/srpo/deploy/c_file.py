@@ -82,7 +82,7 @@ def write(bundle: Bundle, path: Path) -> None:
     if network.hidden:
         functions += ACTIVATE.replace("@VALUE@", ACTIVATION[network.activation])
     if dial:
-        functions += _fill("policy_dial.c", {"ARRAY": array("policy_dial", network.dial, "static const float")})
+        functions += _fill("policy_dial.c", {"ARRAY": array("policy_dial", network.known_dial, "static const float")})
     parts = {
         "OBS": str(network.obs_size),
         "ACT": str(network.action_size),
@@ -158,7 +158,9 @@ def _far(support: Support | None) -> str:
 
 def _about_dial(network: Network) -> str:
     low, high = network.beta_range
-    return ABOUT_DIAL.format(obs=network.obs_size, act=network.action_size, low=low, high=high, default=float(network.dial[2]))
+    return ABOUT_DIAL.format(
+        obs=network.obs_size, act=network.action_size, low=low, high=high, default=float(network.known_dial[2])
+    )
 
 
 def _about(bundle: Bundle) -> str:

@@ -43,7 +43,7 @@ def _dial(network: Network) -> dict[str, Any]:
     meaning = (
         "temperature; larger: closer to argmax Q, smaller: closer to the behavior's mode; beyond the range the nearest end acts"
     )
-    known = {"low": low, "high": high, "default": float(network.dial[2]), "meaning": meaning}
+    known = {"low": low, "high": high, "default": float(network.known_dial[2]), "meaning": meaning}
     return {"name": "beta", "type": "float32", "shape": ["batch", 1], **known}
 
 

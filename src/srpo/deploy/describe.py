@@ -41,12 +41,13 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
         layers[-1] = weight, bias
     dial = None
     if isinstance(policy, policies.DialedPolicy):
-        parts = actor.dial.mean.value, actor.dial.std.value, jnp.atleast_1d(policy.beta)
+        scaling = policy.actor.dial
+        parts = scaling.mean.value, scaling.std.value, jnp.atleast_1d(policy.beta)
         dial = np.concatenate([_array(part, 1) for part in parts])
     normalizer = getattr(actor, "normalizer", None) or Normalizer.identity(layers[0][0].shape[0])
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
-    bounds = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
-    return Network(mean, std, tuple(layers), _activation(actor.net), *bounds, dial)
+    low, high = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
+    return Network(mean, std, tuple(layers), _activation(actor.net), low, high, dial)
 
 
 def exportable(run: Any) -> bool:

@@ -90,9 +90,16 @@ class Network:
         return tuple(bias.shape[0] for _, bias in self.layers[:-1])
 
     @property
+    def known_dial(self) -> np.ndarray:
+        """`dial` of a policy that has one. Raises DeployError."""
+        if self.dial is None:
+            raise DeployError("this policy has no dial")
+        return self.dial
+
+    @property
     def beta_range(self) -> tuple[float, float]:
         """The smallest and the largest beta of the dial."""
-        low, high = np.exp(self.dial[0] + self.dial[1] * np.array([-1, 1]))
+        low, high = np.exp(self.known_dial[0] + self.known_dial[1] * np.array([-1, 1]))
         return float(low), float(high)
 
     def split(self, rows):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class _Graph:
         self.value = "obs"
         self.arrays: dict[str, np.ndarray | np.floating] = dict(network.tensors())
 
-    def add(self, op: str, *inputs: str, out: str | None = None, **attributes: int) -> str:
+    def add(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         """`op` on the present value, unless the inputs say otherwise; its output becomes the present value."""
         name = out or f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs or [self.value], [name], name=name, **attributes))
@@ -70,7 +71,7 @@ def write(bundle: Bundle, path: Path) -> None:
 
 def _turn(graph: _Graph, network: Network) -> None:
     """Puts log beta, scaled, behind the observation; `dial` stays in the file for `read`."""
-    center, half, default = network.dial
+    center, half, default = network.known_dial
     graph.arrays |= {"center": center, "half width": half, "default": default, "least": np.float32(-1), "most": np.float32(1)}
     del graph.arrays["dial"]
     obs = graph.value
