@@ -1,12 +1,13 @@
 """Small policies of every kind that can be exported, and observations for them."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
-from srpo.networks.layers import Normalizer, mish
-from srpo.policies import DeterministicPolicy, DialedPolicy, GaussianPolicy, Normalized
+from srpo.networks.layers import MLP, Normalizer, mish
+from srpo.policies import Chain, DeterministicPolicy, DialedPolicy, GaussianPolicy, Normalized
 
 OBS, ACT = 17, 6
 KEY = jax.random.key(0)
@@ -17,6 +18,20 @@ DATA[:, 1] += DATA[:, 16]  # two signals that go together
 FRESH = np.concatenate([DATA[-500:] * 0.9, np.random.default_rng(1).normal(size=(500, OBS)) * 30]).astype(np.float32)
 NORMALIZER, OTHER = Normalizer.of(jnp.asarray(DATA)), Normalizer.of(jnp.asarray(FRESH))
 
+
+class Clipped(eqx.Module):
+    """A policy of another package: one network whose actions are clipped, not squashed."""
+
+    actor: MLP
+
+    def act(self, obs, key=None):
+        return jnp.clip(self.actor(obs), -1, 1)
+
+    @property
+    def chain(self):
+        return Chain(self.actor, squash="clip", note="from outside")
+
+
 POLICIES = {
     "srpo": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 48), KEY)),
     "bc": DeterministicPolicy(DeterministicActor(OBS, ACT, (32, 32), KEY, NORMALIZER)),
@@ -25,6 +40,7 @@ POLICIES = {
     "wide": DeterministicPolicy(DeterministicActor(OBS, ACT, (130, 3, 200), KEY, NORMALIZER)),
     "linear": DeterministicPolicy(DeterministicActor(OBS, 1, (), KEY, NORMALIZER)),
     "iql": GaussianPolicy(GaussianActor(OBS, ACT, (32, 32), KEY, activation=mish)),
+    "clipped": Clipped(MLP((OBS, 32, 32, ACT), KEY, jax.nn.gelu)),
     "squashed": GaussianPolicy(SquashedGaussianActor(OBS, ACT, (32, 32), KEY, activation=jnp.tanh)),
 }
 DIALED = {

@@ -119,10 +119,10 @@ def broken(policy):
 
 
 REFUSED = {
-    "samples its actions.*srpo, bc, td3-bc": BestOf(POLICIES["iql"], lambda obs, action: action, 4),
+    "samples its actions.*bc, bc-gaussian, iql, td3-bc, srpo": BestOf(POLICIES["iql"], lambda obs, action: action, 4),
     "these are several; choose a seed": stacked(POLICIES["srpo"]),
     "layers.1.bias of the policy is not finite": broken(POLICIES["srpo"]),
-    "found a policy with LayerNorm": DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), KEY, norm=True)),
+    "found a policy with LayerNorm": DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), KEY, norm="before")),
     "found a policy with silu": DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), KEY, activation=jax.nn.silu)),
 }
 

@@ -23,7 +23,7 @@ from srpo.training import loop
 def networks():
     key = jax.random.key(0)
     x, t, obs = (jax.random.normal(k, s) for k, s in zip(jax.random.split(key, 3), ((5, 3), (5,), (5, 4)), strict=True))
-    yield MLP((3, 32, 32, 2), key, norm=True), (x,)
+    yield MLP((3, 32, 32, 2), key, norm="before"), (x,)
     yield ScoreResNet(4, 3, key, width=16, n_blocks=1), (x, jax.nn.sigmoid(t), obs)
     yield TemporalUNet(3, key, 32, (1,), attention=True), (jax.random.normal(key, (5, 16, 3)), jnp.arange(5))
 

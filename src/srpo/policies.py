@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from srpo.diffusion.parametrization import NoiseModel
 from srpo.diffusion.samplers import Sampler, posterior
 from srpo.diffusion.schedules import Schedule, Times
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
-from srpo.networks.layers import Normalizer
+from srpo.networks.layers import MLP, Normalizer
 from srpo.surroundings import in_float32
 
 
@@ -50,6 +50,16 @@ class Energy(Protocol):
     def __call__(self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], /) -> Float[Array, "..."]: ...
 
 
+class Chain(NamedTuple):
+    """One network from observation to action: what a policy gives as `chain` can be exported."""
+
+    net: MLP
+    normalizer: Normalizer | None = None  # of the observations
+    squash: Literal["tanh", "clip"] = "tanh"  # of the last layer, to [-1, 1]
+    dial: tuple[Array, Array, Array] | None = None  # center and half-width of log beta, an input after the others; default beta
+    note: str = ""  # what whoever uses the file should know
+
+
 class DeterministicPolicy(eqx.Module):
     """One forward pass of an actor network."""
 
@@ -58,6 +68,10 @@ class DeterministicPolicy(eqx.Module):
     @in_float32
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
         return self.actor(jnp.asarray(obs))
+
+    @property
+    def chain(self) -> Chain:
+        return Chain(self.actor.net, self.actor.normalizer)
 
 
 class DialedPolicy(eqx.Module):
@@ -72,6 +86,11 @@ class DialedPolicy(eqx.Module):
     ) -> Float[Array, "... act"]:
         """`beta`, one number or one for each observation (...), counts beyond the actor's range as its nearest end."""
         return self.actor(jnp.asarray(obs), jnp.asarray(self.beta if beta is None else beta, jnp.float32))
+
+    @property
+    def chain(self) -> Chain:
+        dial = self.actor.dial.mean.value, self.actor.dial.std.value, self.beta
+        return Chain(self.actor.net, getattr(self.actor, "normalizer", None), dial=dial)
 
 
 class Normalized(eqx.Module):
@@ -95,6 +114,15 @@ class GaussianPolicy(eqx.Module):
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
         mean, _ = self.actor(jnp.asarray(obs))
         return self.actor.bound(mean)
+
+    @property
+    def chain(self) -> Chain:
+        """Of the mean; where the last layer gives the deviations too, its half."""
+        net = self.actor.net
+        if isinstance(self.actor, SquashedGaussianActor):
+            last = jax.tree.map(lambda x: jnp.split(x, 2, -1)[0], net.layers[-1])
+            net = eqx.tree_at(lambda net: net.layers, net, (*net.layers[:-1], last))
+        return Chain(net, getattr(self.actor, "normalizer", None))
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
         mean, log_std = self.actor(obs)

@@ -39,7 +39,7 @@ GROUP = "srpo.algorithms"  # of entry points
 _registered: dict[str, type[Algorithm]] = {}
 
 
-def register(name: str, cls: type) -> None:
+def register(name: str, cls: type[Algorithm]) -> None:
     """Lists an algorithm of another package under `name`, so that it can be configured, and its runs can be read.
 
     `name` is also that of a folder: lower-case letters, digits, dots and dashes. The same class again (such as a
@@ -55,7 +55,7 @@ def register(name: str, cls: type) -> None:
     _registered[name] = cls
 
 
-def check(cls: type) -> None:
+def check(cls: Any) -> None:
     """Raises ConfigError for what cannot be an algorithm: another class, a field without default, no stage, a need of no earlier stage."""
     from srpo.core import Algorithm
 
@@ -143,7 +143,7 @@ def _imported(place: str) -> Any:
         raise ConfigError(f"{place!r} cannot be imported ({type(e).__name__}: {e}); expected package.module:Class") from e
 
 
-def name_of(algorithm) -> str:
+def name_of(algorithm: Algorithm) -> str:
     """The name under which the class of `algorithm` is listed. Raises ConfigError if it is not."""
     here = home(type(algorithm))
     places = ALGORITHMS | {name: home(cls) for name, cls in _registered.items()}
@@ -155,7 +155,7 @@ def name_of(algorithm) -> str:
     )
 
 
-def origin(algorithm) -> dict[str, str]:
+def origin(algorithm: Algorithm) -> dict[str, str]:
     """What `run.json` keeps for `recorded`: the name and, of another package's algorithm, the home of its class."""
     name = name_of(algorithm)
     return {"algorithm": name} if name in ALGORITHMS else {"algorithm": name, "class": home(type(algorithm))}

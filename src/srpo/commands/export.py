@@ -1,6 +1,6 @@
 """Write a trained policy as files that act without JAX; each is verified against the policy before it gets its name.
 
-What can be exported: policies that are one network (srpo, bc, td3-bc) and the mean action of iql and bc-gaussian.
+What can be exported: policies that are one network, the mean action of Gaussian ones, and what has a `chain` (docs/extending.md).
 
   srpo export RUN --to policy.onnx                       ONNX, for onnxruntime and TensorRT
   srpo export RUN --to policy.safetensors                for srpo.deploy.Policy, which needs only NumPy

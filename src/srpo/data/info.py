@@ -80,7 +80,7 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
             f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
-            "train with --set data.normalize_obs=true (bc, td3-bc and diffuser normalize by themselves)"
+            "train with --set data.normalize_obs=true (algorithms whose papers normalize do so by themselves)"
         )
     still = np.flatnonzero(np.ptp(data.action, axis=0) == 0)
     if len(still):

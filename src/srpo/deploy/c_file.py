@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srpo.deploy import graph
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import Network
 from srpo.deploy.safety import Support
@@ -21,6 +22,7 @@ ACTIVATION = {
     "relu": "x[i] < 0.0f ? 0.0f : x[i]",  # lets NaN through
     "tanh": "tanhf(x[i])",
     "mish": "policy_mish(x[i])",
+    "gelu": "policy_gelu(x[i])",
 }
 MISH = """
 static float policy_mish(float x)
@@ -29,6 +31,14 @@ static float policy_mish(float x)
     return x * (n / (n + 2.0f));
 }
 """
+GELU = """
+static float policy_gelu(float x)
+{
+    return x * 0.5f * (1.0f + tanhf(@A@ * (x + @B@ * x * x * x)));
+}
+""".replace("@A@", f"{graph.GELU[0] / 2:.9g}f").replace("@B@", f"{graph.GELU[1]:.9g}f")
+OWN = {"mish": MISH, "gelu": GELU}  # functions that C's library lacks
+SQUASH = {"tanh": "tanhf(out[i])", "clip": "out[i]"}  # what is clipped, the bounds below clip
 ACT, ACT_AT = (
     "void policy_act(const float obs[], float action[])",
     "void policy_act_at(const float obs[], float beta, float action[])",
@@ -78,7 +88,7 @@ def write(bundle: Bundle, path: Path) -> None:
     network = bundle.network
     blocks = sorted({block(bias.size) for _, bias in network.layers})
     dial = network.dial is not None
-    functions = (MISH if network.activation == "mish" else "") + "".join(f"POLICY_DENSE({n})\n" for n in blocks)
+    functions = OWN.get(network.activation, "") + "".join(f"POLICY_DENSE({n})\n" for n in blocks)
     if network.hidden:
         functions += ACTIVATE.replace("@VALUE@", ACTIVATION[network.activation])
     if dial:
@@ -95,6 +105,7 @@ def write(bundle: Bundle, path: Path) -> None:
         "ARRAYS": _arrays(network),
         "FUNCTIONS": functions,
         "STEPS": "\n".join(f"    {line}" for line in _steps(network)),
+        "SQUASH": SQUASH[network.squash],
         "BOUND": "policy_low[i] + (y + 1.0f) * policy_half[i]" if network.rescales else "y",
         "FAR": _far(bundle.support),
     }

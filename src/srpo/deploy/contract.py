@@ -26,7 +26,12 @@ def static(
     if support is not None:
         for signal, low, high in zip(inputs, support.low.tolist(), support.high.tolist(), strict=True):
             signal |= {"data_low": low, "data_high": high}
-    net = {"hidden": list(network.hidden), "activation": network.activation, "normalizes": network.normalizes, "squash": "tanh"}
+    net = {
+        "hidden": list(network.hidden),
+        "activation": network.activation,
+        "normalizes": network.normalizes,
+        "squash": network.squash,
+    }
     return {
         "format": FORMAT,
         **info,

@@ -18,7 +18,7 @@ from srpo.data.load import recorded_source
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.describe import describe
+from srpo.deploy.describe import describe, notes
 from srpo.deploy.formats import CONTRACT, FORMATS, targets
 from srpo.deploy.graph import DeployError
 from srpo.deploy.latency import measure
@@ -54,8 +54,8 @@ def export_policy(
     places = targets(to, formats)
     _refuse_existing(places, force)
     info = dict(info or {})
-    obs_signals, action_signals, low, high, notes = _environment(policy, info)
-    info["notes"] = [*info.get("notes", ()), *notes]
+    obs_signals, action_signals, low, high, about_signals = _environment(policy, info)
+    info["notes"] = [*info.get("notes", ()), *notes(policy), *about_signals]
     network = describe(policy, low, high)
     support = None if data is None else Support.of(data)
     sets = observations(network, data)

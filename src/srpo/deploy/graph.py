@@ -16,7 +16,9 @@ class DeployError(UserError):
     """A file, policy or observation that cannot be used; the message says what was found, expected and to do."""
 
 
-ACTIVATIONS = ("relu", "mish", "tanh")
+ACTIVATIONS = ("relu", "mish", "tanh", "gelu")
+SQUASHES = ("tanh", "clip")
+GELU = 2 * (2 / math.pi) ** 0.5, 0.044715  # x sigmoid(a (x + b x^3)): the usual approximation, which papers' codes take
 TOLERANCE = 1e-5  # of half the range of an action
 LAYER = "layers.{}.{}"
 
@@ -28,7 +30,7 @@ def tolerated(rounding: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """tanh(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out).
+    """squash(MLP((obs - mean) / std)) moved from [-1, 1] to [low, high]; float32, weights of shape (in, out).
 
     With a dial the MLP has one more input, after the others: log beta, less `dial[0]`, divided by `dial[1]`, clipped to
     +- 1. `dial[2]` is the beta at which it acts unless told. Rows are observations, with a dial followed by beta.
@@ -41,10 +43,12 @@ class Network:
     low: np.ndarray  # (act,) where the policy's own action is -1
     high: np.ndarray  # (act,) where it is 1
     dial: np.ndarray | None = None  # (3,) center and half-width of log beta, and the default beta
+    squash: str = "tanh"  # of the last layer, one of SQUASHES
 
     def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise DeployError(f"found activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        for what, found, known in (("activation", self.activation, ACTIVATIONS), ("squash", self.squash, SQUASHES)):
+            if found not in known:
+                raise DeployError(f"found {what} {found!r}, expected one of {', '.join(known)}")
         for name, array in self.tensors().items():
             rank = 2 if name.endswith(".weight") else 1
             if array.ndim != rank:
@@ -119,7 +123,7 @@ class Network:
         return out | {"low": self.low, "high": self.high} | ({} if self.dial is None else {"dial": self.dial})
 
     @classmethod
-    def from_tensors(cls, found: Mapping[str, np.ndarray], activation: str) -> Network:
+    def from_tensors(cls, found: Mapping[str, np.ndarray], activation: str, squash: str = "tanh") -> Network:
         """What `tensors` gave. Raises DeployError if an array is missing or has another shape."""
         n = sum(name.startswith("layers.") and name.endswith(".weight") for name in found)
         try:
@@ -130,11 +134,13 @@ class Network:
         if not layers:
             raise DeployError("found no layers, expected a file that `srpo export` wrote; export again")
         mean, std, low, high = rest
-        return cls(mean, std, layers, activation, low, high, found.get("dial"))
+        return cls(mean, std, layers, activation, low, high, found.get("dial"), squash)
 
     def astype(self, kind) -> Network:
         """The same network in another precision."""
-        return Network.from_tensors({name: array.astype(kind) for name, array in self.tensors().items()}, self.activation)
+        return Network.from_tensors(
+            {name: array.astype(kind) for name, array in self.tensors().items()}, self.activation, self.squash
+        )
 
     def forward(self, obs, beta=None, xp=np):
         """Actions (..., act) of observations (..., obs) at `beta` (...), computed by NumPy or by `xp=jax.numpy`."""
@@ -146,7 +152,8 @@ class Network:
         for weight, bias in self.layers[:-1]:
             x = activate(self.activation, x @ weight + bias, xp)
         weight, bias = self.layers[-1]
-        return self.bound(xp.tanh(x @ weight + bias), xp)
+        x = x @ weight + bias
+        return self.bound(xp.tanh(x) if self.squash == "tanh" else x, xp)
 
     def rounding(self, rows: np.ndarray) -> float:
         """The largest error that float32 itself makes on rows (B, ...), as a share of half the action's range."""
@@ -158,7 +165,7 @@ class Network:
         return tolerated(self.rounding(rows))
 
     def bound(self, action, xp=np):
-        """From [-1, 1] to the bounds, and never beyond them by rounding."""
+        """From [-1, 1] to the bounds, and never beyond them."""
         if self.rescales:
             action = self.low + (action + 1) * self.half
         return xp.minimum(xp.maximum(action, self.low), self.high)
@@ -177,6 +184,9 @@ def activate(name: str, x, xp=np):
         return xp.maximum(x, 0)
     if name == "tanh":
         return xp.tanh(x)
+    if name == "gelu":
+        a, b = GELU
+        return x * 0.5 * (1 + xp.tanh(a / 2 * (x + b * x**3)))
     e = xp.exp(xp.minimum(x, 20))
     n = e * (e + 2)
     return x * (n / (n + 2))

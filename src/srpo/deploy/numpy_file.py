@@ -21,6 +21,7 @@ def write(bundle: Bundle, path: Path) -> None:
         "format": FORMAT,
         "version": version(bundle.network),
         "activation": bundle.network.activation,
+        "squash": bundle.network.squash,
         "contract": bundle.contract_text,
     }
     path.write_bytes(save(tensors, meta))

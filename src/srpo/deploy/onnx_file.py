@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.graph import LAYER, DeployError, Network, every
+from srpo.deploy.graph import GELU, LAYER, DeployError, Network, every
 from srpo.deploy.runtime import FORMAT, version
 
 OPSET, IR_VERSION = 17, 8
@@ -41,6 +41,13 @@ class _Graph:
             x = self.value
             self.add("Softplus")
             self.add("Mul", x, self.add("Tanh"))
+        elif name == "gelu":  # the operator Gelu came with opset 20
+            x, (a, b) = self.value, GELU
+            self.arrays |= {"gelu a": np.float32(a), "gelu b": np.float32(b)}
+            cube = self.add("Mul", self.add("Mul", x, x), x)
+            self.add("Add", x, self.add("Mul", cube, "gelu b"))
+            self.add("Mul", self.value, "gelu a")
+            self.add("Mul", x, self.add("Sigmoid"))
         else:
             self.add({"relu": "Relu", "tanh": "Tanh"}[name])
 
@@ -59,7 +66,8 @@ def write(bundle: Bundle, path: Path) -> None:
         graph.add("Gemm", graph.value, LAYER.format(i, "weight"), LAYER.format(i, "bias"))
         if i + 1 < len(network.layers):
             graph.activate(network.activation)
-    graph.add("Tanh")
+    if network.squash == "tanh":
+        graph.add("Tanh")
     if network.rescales:
         graph.arrays |= {"one": np.float32(1), "half": network.half}
         graph.add("Add", graph.value, "one")
@@ -106,6 +114,7 @@ def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
         "format": FORMAT,
         "version": version(bundle.network),
         "activation": bundle.network.activation,
+        "squash": bundle.network.squash,
         "contract": bundle.contract_text,
     }
     helper.set_model_props(model, meta)
@@ -128,7 +137,7 @@ def read(path: Path) -> Network:
     n_obs, n_act = (end[0].type.tensor_type.shape.dim[1].dim_value for end in (model.graph.input, model.graph.output))
     found = {"mean": np.zeros(n_obs, np.float32), "std": np.ones(n_obs, np.float32)} | found
     found |= {name: np.broadcast_to(found[name], n_act) for name in ("low", "high")}
-    return Network.from_tensors(found, meta.get("activation", ""))
+    return Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
 
 
 def session(path: Path):

@@ -13,11 +13,13 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 
 FORMAT = "srpo-policy"
-VERSION = 2  # 2: with a dial
+VERSION = 3  # 2: with a dial; 3: gelu, or actions that are clipped
 
 
 def version(network: Network) -> str:
     """The least version of this format that can hold a network."""
+    if network.activation == "gelu" or network.squash != "tanh":
+        return "3"
     return "1" if network.dial is None else "2"
 
 
@@ -67,7 +69,7 @@ class Policy:
             raise DeployError(f"{path} holds no policy; give a policy.safetensors that `srpo export` wrote")
         if not meta.get("version", "").isdecimal() or int(meta["version"]) > VERSION:
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
-        self.network = Network.from_tensors(found, meta.get("activation", ""))
+        self.network = Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
         self.support = Support.from_tensors(found, self.network.obs_size)
         self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "beta", "action"))
         self.info: dict[str, Any] = _contract(path, meta)

@@ -135,11 +135,12 @@ class LayerNorm(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """Linear layers with an activation between them; with `norm`, a LayerNorm before each activation."""
+    """Linear layers with an activation between them; with `norm`, a LayerNorm before or after each activation."""
 
     layers: tuple[Linear, ...]
     norms: tuple[LayerNorm, ...]
     activation: Activation = eqx.field(static=True)
+    norm: Literal["before", "after"] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -147,20 +148,22 @@ class MLP(eqx.Module):
         key: PRNGKeyArray,
         activation: Activation = jax.nn.relu,
         init: Init = "torch",
-        norm: bool = False,
+        norm: Literal["before", "after"] | None = None,
+        eps: float = 1e-5,
     ):
-        """`sizes`: the widths of all layers, input and output included."""
+        """`sizes`: the widths of all layers, input and output included; `eps`: of the LayerNorms."""
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(Linear(i, o, k, init) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
-        self.norms = tuple(LayerNorm(n) for n in sizes[1:-1]) if norm else ()
-        self.activation = activation
+        self.norms = tuple(LayerNorm(n, eps) for n in sizes[1:-1]) if norm else ()
+        self.activation, self.norm = activation, norm
 
     def __call__(self, x: Float[Array, "... i"], rate: float = 0.0, key: PRNGKeyArray | None = None) -> Float[Array, "... o"]:
         """With a key, dropout at `rate` follows each activation."""
         keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
-            x = dropout(self.activation(self.norms[i](x) if self.norms else x), rate, keys[i])
+            x = self.activation(self.norms[i](x) if self.norm == "before" else x)
+            x = dropout(self.norms[i](x) if self.norm == "after" else x, rate, keys[i])
         return full(self.layers[-1](x))
 
 

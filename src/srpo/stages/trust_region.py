@@ -47,7 +47,7 @@ class JointCritic(eqx.Module):
     def init(self, data, key) -> Followed[Values]:
         k_q, k_v = jax.random.split(key)
         obs, act = data.obs.shape[-1], data.action.shape[-1]
-        q = QEnsemble(obs, act, self.hidden, k_q, activation=mish, norm=True)
+        q = QEnsemble(obs, act, self.hidden, k_q, activation=mish, norm="before")
         return TrainState.create(Values(q, ValueNet(obs, self.hidden, k_v, activation=mish)), adam(self.lr), target=True)
 
     def update(self, state: Followed[Values], batch: Batch, lr) -> Updated[Followed[Values]]:

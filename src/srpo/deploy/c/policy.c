@@ -64,7 +64,7 @@ int policy_act_size(void) { return POLICY_ACT; }
     int i;
 @STEPS@
     for (i = 0; i < POLICY_ACT; i++) {
-        float y = tanhf(out[i]);
+        float y = @SQUASH@;
         y = @BOUND@;
         y = y < policy_low[i] ? policy_low[i] : y;
         action[i] = y > policy_high[i] ? policy_high[i] : y;
