@@ -56,7 +56,9 @@ class Chain(NamedTuple):
     net: MLP
     normalizer: Normalizer | None = None  # of the observations
     squash: Literal["tanh", "clip"] = "tanh"  # of the last layer, to [-1, 1]
-    dial: tuple[Array, Array, Array] | None = None  # center and half-width of log beta, an input after the others; default beta
+    dial: tuple[Array, Array, ScalarLike] | None = (
+        None  # center and half-width of log beta, an input after the others; default beta
+    )
     note: str = ""  # what whoever uses the file should know
 
 
