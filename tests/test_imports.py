@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     {"algorithms"},
     {"runs"},
     {"evaluation"},
-    {"training"},
+    {"training", "judging"},
     {"deploy", "convert", "paper", "suite"},
     {"commands"},
     {"cli"},

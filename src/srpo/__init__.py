@@ -13,6 +13,7 @@ _HOME = {
     "Dataset": "srpo.data",
     "train": "srpo.training.train",
     "evaluate": "srpo.evaluation.scores",
+    "judge": "srpo.judging.judge",
     "resume": "srpo.training.train",
     "configure": "srpo.training.train",
     "load_run": "srpo.runs.run",

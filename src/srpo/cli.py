@@ -18,6 +18,7 @@ from srpo.text import plain
 COMMANDS = {
     "train": "train a policy from logged data",
     "eval": "evaluate a trained policy in its environment",
+    "judge": "rank policies from held-out data alone, without a simulator",
     "data": "look into a data set: table, warnings, histograms",
     "export": "write the policy as ONNX, NumPy or C, verified",
     "bench": "time an exported policy on this machine",

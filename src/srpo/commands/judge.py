@@ -1,0 +1,64 @@
+"""Rank the policies of runs from held-out data alone: no simulator, no robot.
+
+Every seed, swept value, kept checkpoint and algorithm is judged together, by fitted Q evaluation and by checks on the
+episodes that `data.holdout` kept out of training. The answer may be that the data cannot tell.
+
+  srpo train logs.hdf5 --set data.holdout=0.1 --seeds 3 --sweep policy.beta=0.01,0.05,0.2 --keep 4
+  srpo judge RUN                                    the ranking, advice in plain words, RUN/judge.png
+  srpo judge RUN OTHER --json                       several runs on the same data, one JSON object
+  srpo judge RUN --set q.discount=0.995             look further ahead
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from srpo import strict_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs on the same data")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change how it judges (repeatable), such as q.steps=10000",
+    )
+    add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add("--png", type=Path, metavar="FILE", help="the picture; default judge.png in the first run")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Raises JudgingError, RunError, DataError and ConfigError; then nothing was written."""
+    from srpo import config
+    from srpo.commands.train import pair
+    from srpo.judging.evidence import Judging
+    from srpo.judging.judge import judge
+    from srpo.judging.picture import draw
+    from srpo.training.progress import Bars
+
+    judging = config.assign_all(Judging(), dict(pair(text, "--set") for text in args.set))
+    shown = None
+    with Bars(args.quiet) as bars:
+
+        def tell(what: str, done: int, of: int) -> None:
+            nonlocal shown
+            if what != shown:
+                bars.open(what, of)
+                shown = what
+            bars.update(done)
+
+        found = judge(args.runs, args.data, judging, tell)
+    picture = args.png or args.runs[0] / "judge.png"
+    draw(found, picture)
+    if args.json:
+        print(strict_json.dumps(found.as_dict() | {"picture": str(picture)}))
+    else:
+        print(found)
+        print(f"picture: {picture}")
+    return 0

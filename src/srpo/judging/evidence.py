@@ -1,0 +1,165 @@
+"""What the data say of a panel of policies: fitted Q values, and checks on episodes that nobody trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from srpo.config import static
+from srpo.core import Batch
+from srpo.data.recording import Dataset
+from srpo.data.treated import Treated, treat
+from srpo.data.views import values_to_go
+from srpo.diffusion.likelihood import likelihood_bound
+from srpo.judging.fitted_q import FittedQ, ScaledQ, fit_each, fit_one
+from srpo.judging.panel import Panel
+from srpo.losses import backup
+from srpo.networks.layers import Normalizer
+from srpo.runs.mapping import default_mapping
+from srpo.runs.run import Run
+from srpo.stages.diffusion_behavior import DiffusionBehavior
+
+Progress = Callable[[str, int, int], None]  # what is being done, how far, of how much
+HORIZON_LEFT = 0.05  # returns to go are known where the discount leaves at most this of what was not recorded
+
+
+class Judging(eqx.Module):
+    """How policies are judged; every field is a setting of `srpo judge --set`."""
+
+    q: FittedQ = FittedQ()
+    behavior: DiffusionBehavior = DiffusionBehavior(
+        steps=5_000, batch_size=256, width=64, parametrization="preconditioned", lr=1e-3
+    )
+    rows: int = static(100_000, "transitions that Q is fitted to, drawn from those that were trained on if there are more")
+    held_rows: int = static(20_000, "held-out transitions that are looked at, drawn if there are more")
+    states: int = static(1_000, "held-out states at which the likelihood of actions is measured")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Arrays with a leading axis over the policies; the last entry is the behavior itself."""
+
+    start_value: Float[np.ndarray, "policies members episodes"]  # at the first states of the held-out episodes
+    value: Float[np.ndarray, "policies members episodes"]  # mean over all states of each held-out episode
+    td_error: Float[np.ndarray, " policies"]  # root mean square on held-out transitions, in deviations of the returns
+    likelihood: Float[np.ndarray, "policies states"]  # at most log mu(pi(s) | s), in nats
+    returns: Float[np.ndarray, " episodes"]  # discounted, of the held-out episodes: what the behavior's value should be
+    slope: float  # of held-out returns to go against the behavior's Q: 1 if it is calibrated
+    correlation: float  # of the two
+
+
+class Split:
+    """The transitions that Q is fitted to and the held-out ones, each with the action that the behavior took next."""
+
+    def __init__(self, data: Dataset, holdout: float, judging: Judging):
+        """`holdout`: the fraction of the episodes that no policy was trained on."""
+        seen, self.aside = data.split(holdout)
+        rng = np.random.default_rng(0)
+        self.train, self.train_next, _ = _some(treat(seen), judging.rows, rng)
+        self.held, self.held_next, self.held_rows = _some(treat(self.aside), judging.held_rows, rng)
+        first, stop = self.aside.episodes.T
+        _, self.episode = np.unique(np.searchsorted(stop, self.held_rows, "right"), return_inverse=True)  # of each held-out row
+        self.start, self.start_action = self.aside.obs[first], self.aside.action[first]
+        self.states = np.sort(rng.permutation(len(self.held.reward))[: judging.states])
+        discount = judging.q.discount
+        self.to_go = values_to_go(self.aside.reward, self.aside.episodes, self.aside.ended, discount, 0.0)
+        self.returns = self.to_go[first]
+        train_to_go = values_to_go(seen.reward, seen.episodes, seen.ended, discount, 0.0)
+        self.mean, self.std = float(train_to_go.mean()), float(max(train_to_go.std(), 1e-6))
+
+
+def _some(treated: Treated, most: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray, np.ndarray]:
+    """At most so many transitions, the recorded actions that followed them, and their rows."""
+    chosen = np.sort(rng.permutation(treated.n_transitions)[:most])
+    batch = jax.tree.map(lambda x: x[chosen], treated.transitions)._replace(index=jnp.arange(len(chosen)))
+    rows = treated.rows[chosen]
+    data = treated.recording
+    return batch, data.action[np.minimum(rows + 1, len(data) - 1)], rows
+
+
+def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, progress: Progress) -> Evidence:
+    """Everything that is measured."""
+    k_act, k_q, k_behavior, k_noise = jax.random.split(jax.random.key(0), 4)
+
+    def acts(obs, recorded, what: int):
+        progress("what the policies do", what, 4)
+        return np.concatenate([panel.act(np.asarray(obs), jax.random.fold_in(k_act, what)), np.asarray(recorded)[None]])
+
+    next_action = acts(split.train.next_obs, split.train_next, 0)
+    held = split.held
+    actions = {
+        "here": acts(held.obs, held.action, 1),
+        "after": acts(held.next_obs, split.held_next, 2),
+        "start": acts(split.start, split.start_action, 3),
+    }
+    q = _fit(split, next_action, judging.q, k_q, progress)
+    start_value, value, td_error = jax.device_get(_look(q, actions, split.start, held, split.episode, judging.q.discount))
+    behavior, see = _behavior(runs, split.train, judging.behavior, k_behavior, progress)
+    likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
+    own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
+    slope, correlation = _calibration(split, own, judging.q.discount)
+    return Evidence(start_value, value, td_error / split.std, likelihood, split.returns, slope, correlation)
+
+
+def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:
+    """The Q of every policy, each started at that of the behavior."""
+    obs, returns = Normalizer.of(split.train.obs), Normalizer(jnp.float32(split.mean), jnp.float32(split.std))
+    fresh = stage.fresh(obs, returns, next_action.shape[-1], key)
+    given = {"start": fresh, "next_action": jnp.asarray(next_action[-1])}
+    behavior = fit_one(stage, split.train, given, key, lambda step: progress("Q of the behavior", step, stage.steps))
+    shared, each, what = {"start": behavior}, {"next_action": jnp.asarray(next_action)}, f"Q of {len(next_action) - 1} policies"
+    return fit_each(stage, split.train, shared, each, key, lambda step: progress(what, step, stage.steps))
+
+
+@jax.jit
+def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, episode: Array, discount):
+    """Values at the starts and everywhere, and the error of one step, of every policy."""
+    count = jnp.bincount(episode, length=len(start))
+
+    def one(q, actions):
+        here = q(held.obs, held.action)
+        error = backup(held.reward, held.mask, q(held.next_obs, actions["after"]), discount) - here
+        rms = jnp.sqrt(jnp.mean(jnp.mean(error, 0) ** 2))
+        values = jax.vmap(lambda x: jnp.bincount(episode, x, length=len(start)))(q(held.obs, actions["here"]))
+        return q(start, actions["start"]), values / jnp.maximum(count, 1), rms
+
+    return default_mapping()(one, [True, True])(q, actions)
+
+
+def _behavior(runs: Sequence[Run], train: Batch, stage: DiffusionBehavior, key, progress: Progress):
+    """A diffusion model of the behavior, and how it sees observations: one that a run has, or one trained now."""
+    for run in runs:
+        for name, found in run.algorithm.stages.items():
+            if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
+                model = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), run.results[name])
+                return model, run.normalizer or (lambda obs: obs)
+    see = Normalizer.of(train.obs)
+    seen = train._replace(obs=see(train.obs), next_obs=see(train.next_obs))
+    return fit_one(stage, seen, {}, key, lambda step: progress("behavior", step, stage.steps)), see
+
+
+def _likelihood(behavior, actions: np.ndarray, obs: Array, key) -> np.ndarray:
+    @jax.jit
+    def each(behavior, actions, obs):
+        return jax.lax.map(lambda action: likelihood_bound(behavior, behavior.schedule, action, obs, key), actions)
+
+    return np.asarray(each(behavior, jnp.asarray(actions), obs))
+
+
+def _calibration(split: Split, q: np.ndarray, discount: float) -> tuple[float, float]:
+    """Slope and correlation of returns to go against Q, where what was recorded settles them."""
+    episodes = split.aside.episodes
+    left = np.repeat(episodes[:, 1], np.diff(episodes)[:, 0]) - np.arange(len(split.aside))
+    known = np.repeat(split.aside.ended, np.diff(episodes)[:, 0]) | (discount**left <= HORIZON_LEFT)
+    rows = known[split.held_rows]
+    x, y = q[rows], split.to_go[split.held_rows][rows]
+    if len(x) < 2 or x.std() == 0 or y.std() == 0:
+        return float("nan"), float("nan")
+    correlation = float(np.corrcoef(x, y)[0, 1])
+    return correlation * float(y.std() / x.std()), correlation

@@ -1,0 +1,86 @@
+"""`srpo.judge`: the policies of several runs, ranked from held-out data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from srpo.core import Batch
+from srpo.data import Dataset, load_dataset
+from srpo.data.load import recorded_source
+from srpo.errors import UserError
+from srpo.judging.evidence import Judging, Progress, Split, gather
+from srpo.judging.panel import Panel
+from srpo.judging.verdict import Judgement, judgement
+from srpo.runs.grid import Point
+from srpo.runs.run import Run, load_run
+from srpo.stages.weighted_cloning import WeightedCloning
+
+
+class JudgingError(UserError):
+    """Runs that cannot be judged, or not together."""
+
+
+def judge(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    data: Dataset | str | Path | None = None,
+    judging: Judging | None = None,
+    progress: Progress = lambda what, done, of: None,
+) -> Judgement:
+    """Rank every policy that the runs kept (seeds, swept values, checkpoints, algorithms) by held-out episodes of their data.
+
+    data: where the data set is now, if it was moved. Raises JudgingError for runs on different data or without held-out
+    episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
+    """
+    runs = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
+    runs = [run if isinstance(run, Run) else load_run(run) for run in runs]
+    judging = judging or Judging()
+    holdout = comparable(runs)
+    recording = load_dataset(recorded_source(runs[0].info["data"])) if data is None else data
+    recording = recording if isinstance(recording, Dataset) else load_dataset(recording)
+    if recording.sha256 != runs[0].info["data"]["sha256"]:
+        raise JudgingError(f"{recording.source} is not the data that {runs[0].path} was trained on; name it with --data")
+    split, panel = Split(recording, holdout, judging), Panel.of(runs)
+    evidence = gather(split, panel, runs, judging, progress)
+    shares = {str(run.path): effective_shares(run, split.held) for run in runs}
+    of_each = [shares[c.run].get((c.seed, c.point)) for c in panel.candidates]
+    return judgement(recording.name, float(judging.q.discount), panel.candidates, evidence, of_each)
+
+
+def comparable(runs: Sequence[Run]) -> float:
+    """The fraction of the episodes that none of the runs was trained on. Raises JudgingError, RunError."""
+    if not runs:
+        raise JudgingError("found no run to judge, expected one or more")
+    first = runs[0]
+    for run in runs:
+        run.require_complete()
+        if run.info["data"]["sha256"] != first.info["data"]["sha256"]:
+            names = f"{run.path} was trained on {run.info['data']['name']}, {first.path} on {first.info['data']['name']}"
+            raise JudgingError(f"{names}; judge them one by one")
+        if run.algorithm.data.holdout == 0:
+            raise JudgingError(
+                f"{run.path} was trained on all episodes, so none is left to judge by; train with --set data.holdout=0.1"
+            )
+    return min(
+        run.algorithm.data.holdout for run in runs
+    )  # of two fractions the smaller one's episodes are among the larger one's
+
+
+def effective_shares(run: Run, held: Batch) -> dict[tuple, float]:
+    """(E w)^2 / E w^2 on held-out transitions by seed and point, for a policy that was cloned with weights w."""
+    name, stage = list(run.algorithm.stages.items())[-1]
+    if not isinstance(stage, WeightedCloning) or any(not run.stage_file(need).exists() for need in stage.needs):
+        return {}
+    seen = (
+        held if run.normalizer is None else held._replace(obs=run.normalizer(held.obs), next_obs=run.normalizer(held.next_obs))
+    )
+
+    def share(s: int, point: Point) -> float:
+        given = {n: jax.tree.map(lambda x, i=run.grid.where(n, point): x[s, i], run.results[n]) for n in stage.needs}
+        weight = run.grid.at(point).stages[name].weight(given, seen)
+        return float(jnp.mean(weight) ** 2 / jnp.maximum(jnp.mean(weight**2), 1e-30))
+
+    return {(seed, point): share(s, point) for s, seed in enumerate(run.seeds) for point in run.points}

@@ -1,0 +1,100 @@
+"""The policies that are judged together: of one or several runs on the same data, each with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from srpo.policies import DialedPolicy
+from srpo.runs.grid import Point
+from srpo.runs.run import Run, RunError
+
+ROWS = 4096  # observations that a policy meets at once
+TURNS = 5  # temperatures at which a dial is judged, unless they were swept
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One policy, by what chooses it: `run.policy(seed, step, **point)`, one with a dial at `beta`."""
+
+    run: str
+    algorithm: str
+    seed: int
+    step: int
+    point: Point
+    beta: float | None = None
+
+    @property
+    def recipe(self) -> str:
+        """What it is but for its seed."""
+        turned = (("beta", self.beta),) if self.beta is not None else ()
+        values = [f"{path.rpartition('.')[2]}={value:.3g}" for path, value in (*self.point, *turned)]
+        return " ".join([self.algorithm, *values, f"@{self.step}"])
+
+
+@dataclass(frozen=True)
+class Panel:
+    candidates: tuple[Candidate, ...]
+    groups: tuple[Any, ...]  # policies that are alike, as pytrees with a leading axis; in the order of the candidates
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Panel:
+        """Every policy that the runs kept and that did not fail. Raises RunError if there is none."""
+        parts = [part for run in runs for step in run.kept for part in _at(run, step)]
+        if not parts:
+            raise RunError(f"{', '.join(str(run.path) for run in runs)}: every run failed, so there is nothing to judge")
+        candidates, groups = zip(*parts, strict=True)
+        return cls(tuple(c for some in candidates for c in some), groups)
+
+    def act(self, obs: np.ndarray, key: PRNGKeyArray) -> Float[np.ndarray, "policies N act"]:
+        """The action of every policy at every observation (N, obs); those that draw draw once."""
+        rows = -(-len(obs) // ROWS)
+        padded = (
+            np.resize(obs, (rows, min(ROWS, len(obs)), obs.shape[-1]))
+            if rows == 1
+            else np.resize(obs, (rows, ROWS, obs.shape[-1]))
+        )
+        actions = [np.asarray(_act(group, padded, jax.random.split(key, rows))) for group in self.groups]
+        return np.concatenate([a.reshape(len(a), -1, a.shape[-1])[:, : len(obs)] for a in actions])
+
+
+@jax.jit
+def _act(policies: Any, obs: Float[Array, "chunks rows obs"], keys: PRNGKeyArray) -> Float[Array, "policies chunks rows act"]:
+    def one(policy):
+        return lax.map(lambda chunk: policy.act(*chunk), (obs, keys))
+
+    return lax.map(one, policies)
+
+
+def _at(run: Run, step: int) -> Iterator[tuple[list[Candidate], Any]]:
+    """The policies of one step, and of a dial that was not swept those at several temperatures."""
+    alive = [(s, p) for s, seed in enumerate(run.seeds) for p, point in enumerate(run.points) if not run.failed(seed, point)]
+    if not alive:
+        return
+    at = tuple(np.transpose(alive))
+    group = jax.tree.map(lambda x: x[at], run.policies_at(step))
+    named = [Candidate(str(run.path), run.info["algorithm"], run.seeds[s], step, run.points[p]) for s, p in alive]
+    dials = [x for x in jax.tree.leaves(group, is_leaf=_has_dial) if _has_dial(x)]
+    if not dials or "beta" in run.grid.sweep:
+        yield named, group
+        return
+    low, high = np.exp(np.asarray(dials[0].actor.dial.undo(jnp.array([-1.0, 1.0])))[0])
+    for beta in np.geomspace(low, high, TURNS).tolist():
+        turned = jax.tree.map(lambda x, beta=beta: _turn(x, beta) if _has_dial(x) else x, group, is_leaf=_has_dial)
+        yield [replace(c, beta=beta) for c in named], turned
+
+
+def _has_dial(x: Any) -> bool:
+    return isinstance(x, DialedPolicy)
+
+
+def _turn(policy: DialedPolicy, beta: float) -> DialedPolicy:
+    return eqx.tree_at(lambda p: p.beta, policy, jnp.full_like(policy.beta, beta))

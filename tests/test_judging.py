@@ -1,0 +1,178 @@
+"""Judging: known values are found, far-off policies are not trusted, and what data cannot tell is not told."""
+
+from types import SimpleNamespace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import srpo
+from srpo.cli import main
+from srpo.config import assign_all
+from srpo.core import Batch
+from srpo.data import from_arrays
+from srpo.diffusion.likelihood import likelihood_bound
+from srpo.diffusion.schedules import VP
+from srpo.judging.evidence import Evidence, Judging
+from srpo.judging.fitted_q import FittedQ, fit_each
+from srpo.judging.judge import JudgingError, comparable
+from srpo.judging.panel import Candidate
+from srpo.judging.verdict import bootstrap, judgement
+from srpo.networks.layers import Normalizer
+
+
+def test_fitted_q_finds_the_values_of_known_policies():
+    """Reward s + a, s' = -s whatever is done, discount 0.5, policies that always take c: V(s) = 2 c + s / 1.5."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.uniform(-1, 1, (2000, 1)).astype(np.float32), rng.uniform(-1, 1, (2000, 1)).astype(np.float32)
+    data = Batch(
+        jnp.asarray(obs),
+        jnp.asarray(action),
+        jnp.asarray((obs + action)[:, 0]),
+        jnp.asarray(-obs),
+        jnp.ones(2000),
+        jnp.arange(2000),
+    )
+    stage = FittedQ(steps=1500, batch_size=128, hidden=(24, 24), lr=3e-3, discount=0.5, ema=0.1)
+    start = stage.fresh(Normalizer.identity(1), Normalizer(jnp.float32(0), jnp.float32(1)), 1, jax.random.key(0))
+    constants = jnp.array([-0.8, 0.0, 0.5])
+    each = {"next_action": jnp.broadcast_to(constants[:, None, None], (3, 2000, 1))}
+    q = fit_each(stage, data, {"start": start}, each, jax.random.key(1))
+    s, a = np.array([[-0.6], [0.3]], np.float32), np.array([[0.2], [-0.7]], np.float32)
+    found = jax.vmap(lambda q: q(s, a))(q)  # (policies, members, 2)
+    for c, values in zip(constants, found, strict=True):
+        # Q = s + a + 0.5 V(-s), V(s) = s + c + 0.5 V(-s): V(s) = 2 c + s / 1.5
+        wanted = s[:, 0] + a[:, 0] + 0.5 * (2 * float(c) - s[:, 0] / 1.5)
+        np.testing.assert_allclose(values, np.broadcast_to(wanted, (2, 2)), atol=0.08)
+
+
+class Exact(eqx.Module):
+    """The noise of N(obs, 0.3^2)."""
+
+    def __call__(self, x, t, obs):
+        alpha, sigma = (a[..., None] for a in VP()(t))
+        return sigma * (x - alpha * obs) / (0.09 * alpha**2 + sigma**2)
+
+
+def test_the_bound_is_the_likelihood_where_the_model_is_perfect():
+    obs = jnp.tile(jnp.array([[0.2, -0.4]]), (400, 1))
+    x = obs + jnp.repeat(jnp.array([[0.0, 0.0], [0.3, -0.3], [1.2, 0.9], [0.1, 0.6]]), 100, 0)
+    found = likelihood_bound(Exact(), VP(), x, obs, jax.random.key(0), draws=64).reshape(4, 100)
+    wanted = jnp.sum(jax.scipy.stats.norm.logpdf(x, obs, 0.3), -1).reshape(4, 100)
+    np.testing.assert_allclose(found.mean(1), wanted.mean(1), atol=0.15)
+
+
+def evidence(gain, likelihood, td=1.0, predicted=10.0, correlation=0.8):
+    """Of policies with these gains over a behavior that is worth 10, in two members and 12 episodes that differ a little."""
+    gain, shape = np.append(np.asarray(gain, float), 0.0), (len(gain) + 1, 2, 12)
+    noise = np.linspace(-0.2, 0.2, 12)
+    value = np.broadcast_to(gain[:, None, None] * (1 + noise), shape) + 10
+    nats = np.broadcast_to(np.append(likelihood, 0.0)[:, None] - 3.0, (len(gain), 7))
+    errors = np.append(np.broadcast_to(td, len(gain) - 1), 1.0)
+    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation)
+
+
+def judged(*args, steps=None, **options):
+    found = evidence(*args, **options)
+    n = len(found.td_error) - 1
+    candidates = [Candidate("run", "srpo", 0, s, (("policy.beta", 0.1 * (i + 1)),)) for i, s in enumerate(steps or [5] * n)]
+    return judgement("tiny", 0.99, candidates, found, [None] * n)
+
+
+def test_the_best_trusted_policy_is_taken():
+    found = judged([1.0, 3.0, 9.0], [0.5, 0.2, -40.0])
+    assert found.answer == "take" and dict(found.choice.point) == {"policy.beta": pytest.approx(0.2)}
+    assert [j.trusted for j in found.ranking] == [True, True, False]
+    assert "40.0 nats per step off the data" in found.ranking[-1].objection
+    assert any(line.startswith("better than the behavior by 3 ") for line in found.advice)
+    assert "1 of 3 policies are not trusted" in " ".join(found.advice)
+
+
+def test_what_data_cannot_tell():
+    even = judged([0.0, -0.1], [0.0, 0.0])
+    assert even.answer == "cannot tell" and "whether it is better than cloning" in even.advice[-1]
+    wrong = judged([3.0], [0.0], predicted=40.0)
+    assert wrong.answer == "cannot tell" and "Q does not give back what the held-out episodes returned" in wrong.advice[-1]
+    assert judged([3.0], [0.0], correlation=-0.2).answer == "cannot tell"
+
+
+def test_no_policy_can_be_trusted_or_beats_cloning():
+    far = judged([5.0, 7.0], [-30.0, -50.0])
+    assert far.answer == "none" and far.choice is None and "none can be trusted" in far.advice[-1]
+    odd = judged([5.0], [0.0], td=9.0)
+    assert odd.answer == "none" and "errs 9.0 times as much" in odd.ranking[0].objection
+    worse = judged([-5.0, -2.0], [0.0, 0.0])
+    assert worse.answer == "none" and "none is better than cloning" in worse.advice[-1]
+    broken = judged([np.nan, 1.0], [0.0, 0.0])
+    assert broken.ranking[-1].objection == "its Q is not finite" and broken.answer == "take"
+
+
+def test_an_earlier_checkpoint_can_be_the_choice():
+    found = evidence([3.0, 1.0], [0.0, 0.0])
+    candidates = [Candidate("run", "srpo", 0, step, ()) for step in (5, 10)]
+    advice = judgement("tiny", 0.99, candidates, found, [None, None]).advice
+    assert "checkpoint: step 5, not the last, 10 (gain 1 for 3)" in advice
+
+
+def test_the_bootstrap_draws_members_and_episodes_for_all_policies_alike():
+    gain = np.stack([np.repeat([[1.0], [3.0]], 20, 1), np.repeat([[2.0], [4.0]], 20, 1)])
+    drawn = bootstrap(gain)
+    np.testing.assert_allclose(drawn[:, 1] - drawn[:, 0], 1.0)
+    assert set(np.round(drawn[:, 0], 6)) == {1.0, 2.0, 3.0}
+
+
+def run_of(sha="a", holdout=0.1, complete=True):
+    def require_complete():
+        assert complete
+
+    data = SimpleNamespace(holdout=holdout)
+    info = {"data": {"sha256": sha, "name": f"data-{sha}"}}
+    return SimpleNamespace(
+        path=f"runs/{sha}", info=info, algorithm=SimpleNamespace(data=data), require_complete=require_complete
+    )
+
+
+def test_runs_that_cannot_be_judged():
+    assert comparable([run_of(holdout=0.3), run_of(holdout=0.2)]) == 0.2
+    with pytest.raises(JudgingError, match="was trained on data-b, runs/a on data-a; judge them one by one"):
+        comparable([run_of(), run_of("b")])
+    with pytest.raises(JudgingError, match=r"so none is left to judge by; train with --set data.holdout=0.1"):
+        comparable([run_of(), run_of(holdout=0.0)])
+    with pytest.raises(JudgingError, match="found no run to judge"):
+        comparable([])
+
+
+TINY = ("q.steps=30", "q.hidden=8", "behavior.steps=5", "behavior.width=8", "behavior.blocks=1", "states=16")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(200, 3)), rng.uniform(-1, 1, (200, 2))
+    timeout = np.arange(200) % 20 == 19
+    return from_arrays(obs, action, action.sum(1), np.zeros(200, bool), timeout, name="tiny")
+
+
+def test_runs_are_judged_by_command(data, tmp_path, capsys):
+    options = {"seeds": 2, "keep": 2, "eval_every": 0, "quiet": True}
+    small = {"policy.steps": 8, "policy.hidden": (8,), "policy.batch_size": 8}
+    path = tmp_path / "data.npz"
+    names = {"observations": data.obs, "actions": data.action, "rewards": data.reward, "terminals": data.terminal}
+    np.savez(path, timeouts=data.timeout, **names)
+    recorded = srpo.load_dataset(path)
+    made = srpo.configure("bc", recorded, **small | {"data.holdout": 0.2})
+    srpo.train(made, recorded, out=tmp_path / "bc", **options)
+    sets = [part for text in TINY for part in ("--set", text)]
+    assert main(["judge", str(tmp_path / "bc"), "--quiet", *sets]) == 0
+    told = capsys.readouterr().out
+    assert "4 policies on data, judged by 2 held-out episodes" in told and (tmp_path / "bc/judge.png").exists()
+    found = srpo.judge(tmp_path / "bc", judging=assign_all(Judging(), dict(t.split("=") for t in TINY)))
+    assert {(j.candidate.seed, j.candidate.step) for j in found.ranking} == {(s, k) for s in (0, 1) for k in (4, 8)}
+    assert f"{found.ranking[0].gain:.3g}" in told
+    srpo.train(made.set("data.holdout", 0.0), recorded, out=tmp_path / "all", **options)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "was trained on all episodes" in error and sorted(tmp_path.rglob("*")) == before
