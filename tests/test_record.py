@@ -114,13 +114,14 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 def test_a_short_soft_actor_critic_is_recorded_from_scratch(tmp_path):
     pytest.importorskip("stable_baselines3")
+    sys.modules["torch"].set_num_threads(1)
     short = [
         "--medium-steps",
-        "400",
+        "100",
         "--expert-steps",
-        "600",
-        "--every",
         "200",
+        "--every",
+        "100",
         "--rows",
         "300",
         "--medium-score",
@@ -131,7 +132,7 @@ def test_a_short_soft_actor_critic_is_recorded_from_scratch(tmp_path):
     data = {path.stem.removeprefix("walker2d-").removesuffix("-open-v0"): load_dataset(path) for path in tmp_path.iterdir()}
     assert data.keys() == {"medium", "medium-replay", "medium-expert"}
     replay = data["medium-replay"]
-    assert len(replay) == 200 and len(data["medium"]) == 300 and replay.env_id == "Walker2d-v4"
+    assert len(replay) == 100 and len(data["medium"]) == 300 and replay.env_id == "Walker2d-v4"
     inside = ~(replay.terminal | replay.timeout)[:-1]
     assert (replay.next_obs[:-1][inside] == replay.obs[1:][inside]).all() and replay.terminal.any()
     assert np.abs(replay.action).max() <= 1
