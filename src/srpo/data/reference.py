@@ -23,7 +23,7 @@ class Environment(NamedTuple):
     expert: float  # mean return of an expert: score 100
 
 
-# by the beginning of the data set's name; Gymnasium's -v4 has the physics that D4RL recorded
+# by the beginning of the data set's name; Gymnasium's -v4 has the models that D4RL recorded (their limbs' weight: docs/data.md)
 ENVIRONMENTS = {
     "halfcheetah": Environment("HalfCheetah-v4", 17, 6, 1000, -280.178953, 12135.0),
     "hopper": Environment("Hopper-v4", 11, 3, 1000, -20.272305, 3234.3),

@@ -5,7 +5,7 @@ the -v2 ids, with `eval=True`: reward 1 and the end within 0.5 of the goal, else
 drawn anew for each episode. Ids of -v0 fix one draw of the goal for a whole evaluation instead.
 
 The ant is Gymnasium's `ant.xml`, which is D4RL's but for the numbers set here. MuJoCo computes the inertia of capsules
-exactly since 2.1.2; D4RL recorded with versions that took a cylinder, half a radius longer at both ends: `_as_recorded`.
+exactly since 2.1.1; D4RL recorded with versions that took a cylinder, half a radius longer at both ends: `_as_recorded`.
 Gymnasium-Robotics' AntMaze is another task: other motors, goals, success radius and start.
 
 Difference from D4RL: there goals follow NumPy's global generator, and the noise of the start cannot be seeded; here
@@ -62,7 +62,7 @@ def _part(root: ET.Element, path: str) -> ET.Element:
 
 
 def _as_recorded(model: mujoco.MjModel) -> None:
-    """Mass and inertia of every limb as MuJoCo computed them for capsules before 2.1.2: those of a cylinder."""
+    """Mass and inertia of every limb as MuJoCo computed them for capsules before 2.1.1: those of a cylinder."""
     for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE):
         body, (radius, half, _) = model.geom_bodyid[geom], model.geom_size[geom]
         if model.body_geomnum[body] != 1:
