@@ -28,7 +28,7 @@ from srpo.cli import guarded
 from srpo.config import ConfigError
 from srpo.data.reference import ENVIRONMENTS, Environment, normalized
 from srpo.data.writing import check_destination, write_hdf5
-from srpo.evaluation.environments import make_env
+from srpo.environments import make_env
 from srpo.training.progress import Bars
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from srpo.data import from_arrays
 from srpo.data.reference import environment
 from srpo.data.sources import d4rl
-from srpo.evaluation.environments import check_environment, make_env
+from srpo.environments import check_environment, make_env
 from srpo.worlds.antmaze import AntMaze, center
 from srpo.worlds.mazes import MAZES, ant_maze_id
 

@@ -25,7 +25,7 @@ def options_of(parser):
 
 def parsers():
     for name in cli.COMMANDS:
-        made = cli.Parser(f"srpo {name}")
+        made = cli.Parser(prog=f"srpo {name}")
         importlib.import_module(f"srpo.commands.{name}").add_arguments(made)
         yield name, made
 

@@ -89,10 +89,10 @@ def test_presets_fit_every_data_set(name, data):
         for robot, kind in itertools.product(
             ("halfcheetah", "hopper", "walker2d"), ("medium", "medium-replay", "medium-expert", "mixed-zoo")
         ):
-            made = srpo.configure(name, replace(data, name=f"{robot}-{kind}-v2"), preset)
+            made = srpo.configure(name, replace(data, task=f"{robot}-{kind}-v2"), preset)
             steps[preset, robot, kind] = sum(stage.steps for stage in made.stages.values())
         for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
-            srpo.configure(name, replace(data, name=f"antmaze-{maze}-v2"), preset)
+            srpo.configure(name, replace(data, task=f"antmaze-{maze}-v2"), preset)
     assert {"paper", "quick"} <= presets.keys()
     assert all(total <= steps["paper", *task] for (preset, *task), total in steps.items() if preset == "quick")
 

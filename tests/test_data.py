@@ -9,17 +9,19 @@ from srpo import config
 from srpo.algorithms.srpo import SRPO
 from srpo.config import ConfigError
 from srpo.data import DataError, from_arrays, treatments
+from srpo.data.load import build
+from srpo.data.sources import Attributes
 from srpo.data.sources.d4rl import counted_timeouts
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment, authors_returns
 
 
-def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None):
+def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None, sizes=(3, 2)):
     """Random rows, with flags at the given rows."""
     rng = np.random.default_rng(seed)
     flags = {key: np.isin(np.arange(rows), at) for key, at in (("terminal", terminal), ("timeout", timeout))}
     reward = rng.normal(size=rows) if reward is None else np.asarray(reward)
-    return dict(obs=rng.normal(size=(rows, 3)), action=rng.uniform(-1, 1, (rows, 2)), reward=reward, **flags)
+    return dict(obs=rng.normal(size=(rows, sizes[0])), action=rng.uniform(-1, 1, (rows, sizes[1])), reward=reward, **flags)
 
 
 def d4rl_rule(obs, action, reward, terminal, timeout, limit):
@@ -42,8 +44,9 @@ def d4rl_rule(obs, action, reward, terminal, timeout, limit):
 def test_transitions_follow_d4rl_bit_for_bit(flags, seed):
     terminal = [i for i, f in enumerate(flags) if f in ("end", "both")]
     timeout = [i for i, f in enumerate(flags) if f in ("cut", "both")]
-    raw = arrays(len(flags), seed, terminal, timeout)
-    data = from_arrays(**raw)
+    raw = arrays(len(flags), seed, terminal, timeout, sizes=(11, 3))
+    data = build(raw, Attributes("hopper-medium-v2", "D4RL's own file", d4rl=True))
+    assert data.d4rl and not data.notes
     if all(raw["timeout"][:-1]):
         with pytest.raises(DataError, match="no transition is left"):
             treat(data)

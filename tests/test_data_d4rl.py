@@ -16,12 +16,12 @@ from srpo.data.sources import d4rl
 NAME, FILE = "hopper-medium-v2", "hopper_medium-v2.hdf5"
 
 
-def content(rows=50) -> bytes:
+def content(rows=50, sizes=(11, 3)) -> bytes:
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file["observations"] = rng.normal(size=(rows, 11)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
+        file["observations"] = rng.normal(size=(rows, sizes[0])).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (rows, sizes[1])).astype(np.float32)
         file["rewards"] = rng.normal(size=rows).astype(np.float32)
         file["terminals"] = np.arange(rows) % 10 == 9
         file["timeouts"] = np.zeros(rows, bool)
@@ -142,7 +142,7 @@ def test_no_network_when_the_file_is_there(offline, monkeypatch, folder, variabl
 
 def test_a_path_to_a_file_of_d4rl_gets_its_id(offline):
     path = offline / "Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
-    path.write_bytes(content())
+    path.write_bytes(content(sizes=(29, 8)))
     data = load_dataset(path)
     assert data.name == "antmaze-medium-play-v2" and data.reference == (0.0, 1.0)
 

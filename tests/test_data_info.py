@@ -63,24 +63,29 @@ def test_list(capsys, monkeypatch, tmp_path):
     assert NAME in capsys.readouterr().out
 
 
+ENDS = (9, 21, 30, 45, 52, 66, 78, 87, 93, 99)
+
+
 def recorded(**changes):
     rng = np.random.default_rng(0)
     arrays = dict(obs=rng.normal(size=(100, 3)), action=rng.uniform(-1, 1, (100, 2)), reward=rng.normal(size=100))
-    flags = dict(terminal=np.arange(100) % 10 == 9, timeout=np.zeros(100, bool))
+    flags = dict(terminal=np.isin(np.arange(100), ENDS), timeout=np.zeros(100, bool))
     return from_arrays(**arrays | flags | changes)
 
 
 ACTION = recorded().action
 DOUBTS = {
     "field timeouts is missing; where": dict(timeout=None),
-    "timeouts is missing; time-outs were counted": dict(timeout=None, env_id="Hopper-v4"),
+    "timeouts is missing; time-outs were counted": dict(
+        timeout=None, env_id="Hopper-v4", obs=np.eye(100, 11), action=np.ones((100, 3)) * [[-1, 0.5, 1]]
+    ),
     "no end of an episode": dict(terminal=np.zeros(100, bool)),
     "observation columns 1, 2 are constant": dict(obs=recorded().obs * [1, 0, 0]),
     "columns 0, 2 have a standard deviation of 0.0011 to 1.9e+03; networks": dict(obs=recorded().obs * [1e-3, 1, 2e3]),
     "columns 1 have a standard deviation of ": dict(obs=recorded().obs * [1, 2e2, 0]),
     "action columns 0 are constant": dict(action=ACTION * [0, 1]),
     "action columns 1 are at a bound": dict(action=np.where([False, True], np.sign(ACTION), ACTION)),
-    "actions stay within +-0.0": dict(action=ACTION / 20),
+    "action columns 0, 1: the data stay within [-0.0": dict(action=ACTION / 20),
     "50 % of the rows repeat": dict(obs=np.tile(recorded().obs[:50], (2, 1)), action=np.tile(ACTION[:50], (2, 1))),
     "every reward is 2": dict(reward=np.full(100, 2.0)),
     "next_observations differ from the next row in 90 rows": dict(next_obs=np.zeros((100, 3))),

@@ -33,7 +33,7 @@ def write(path, raw, **attributes):
 @pytest.mark.parametrize("suffix", [".hdf5", ".h5", ".npz"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_every_source_gives_the_same_data(tmp_path, suffix, recorded):
-    raw = arrays(30, terminal=[5], timeout=[17])
+    raw = arrays(30, terminal=[5], timeout=[17], sizes=(11, 3))
     if recorded:
         raw["next_obs"] = raw["obs"] + 1
     expected = from_arrays(**raw, env_id="Hopper-v4", name="mine")
@@ -72,7 +72,7 @@ def test_rounding_beyond_the_bounds_is_clipped():
 
 
 def test_time_limits_are_counted_where_they_are_known(tmp_path):
-    raw = arrays(2500)
+    raw = arrays(2500, sizes=(17, 6))
     del raw["timeout"]
     counted = load_dataset(write(tmp_path / "run.npz", raw, env_id="HalfCheetah-v4"))
     assert counted.timeouts_from == "counted" and np.flatnonzero(counted.timeout).tolist() == [999, 1999]
@@ -102,8 +102,32 @@ def test_a_source_from_outside_is_asked_first(monkeypatch):
         load_dataset("telemetry:7")
 
 
-def test_a_name_that_only_resembles_an_environment_does_not_choose_it(tmp_path):
-    assert load_dataset(write(tmp_path / "hopper-robot.npz", arrays())).env_id is None
+@pytest.mark.parametrize("sizes", [(3, 2), (11, 3)])
+def test_a_name_alone_chooses_nothing(tmp_path, sizes):
+    """Not the environment, not the reference returns, not a task's presets."""
+    data = load_dataset(write(tmp_path / "hopper-medium-robot.npz", arrays(sizes=sizes)))
+    assert (data.env_id, data.reference, data.task) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "env_id, sizes", [("HalfCheetah-Vel-v0", (17, 6)), ("HalfCheetah-v5", (17, 6)), ("Ant-v4", (27, 8)), ("Hopper-v4", (11, 2))]
+)
+def test_references_hold_only_where_they_were_measured(env_id, sizes):
+    """In environments of the very id and sizes."""
+    data = from_arrays(**arrays(sizes=sizes), env_id=env_id)
+    assert (data.reference, data.task, data.env_id) == (None, None, env_id)
+
+
+def test_a_file_of_d4rl_is_known_by_name_and_sizes(tmp_path):
+    known = load_dataset(write(tmp_path / "hopper-medium-v2.hdf5", arrays(sizes=(11, 3))))
+    assert known.d4rl and known.task == "hopper-medium-v2" and known.env_id == "Hopper-v4" and known.reference
+    for other in (arrays(sizes=(11, 4)), arrays(sizes=(11, 3)) | {"action": np.full((20, 3), 0.25)}):
+        found = load_dataset(write(tmp_path / "hopper-medium-v2.hdf5", other))
+        assert (found.d4rl, found.task) == ((False, None) if other["action"].shape[1] == 4 else (True, "hopper-medium-v2"))
+    recorded = load_dataset(write(tmp_path / "hopper-mine.hdf5", arrays(sizes=(11, 3)), env_id="Hopper-v4"))
+    assert not recorded.d4rl and recorded.task == "hopper-mine" and recorded.reference
+    other = load_dataset(write(tmp_path / "walker2d-mine.hdf5", arrays(sizes=(11, 3)), env_id="Hopper-v4"))
+    assert other.task is None and other.reference
 
 
 @pytest.mark.parametrize("name", BUILTIN)
@@ -123,7 +147,7 @@ def test_built_in_data_is_small_and_of_mixed_quality():
 
 
 def test_scores():
-    data = from_arrays(**arrays(), env_id="Walker2d-v4")
+    data = from_arrays(**arrays(sizes=(17, 6)), env_id="Walker2d-v4")
     np.testing.assert_allclose(data.score([1.629008, 4592.3]), [0, 100])
     with pytest.raises(DataError, match="no reference returns"):
         from_arrays(**arrays()).score(1.0)

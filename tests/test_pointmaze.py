@@ -14,7 +14,7 @@ from srpo.cli import main
 from srpo.data import load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.sources import made
-from srpo.evaluation.environments import make_env
+from srpo.environments import make_env
 from srpo.evaluation.rollouts import Rollouts
 from srpo.worlds.mazes import MAZES, point_maze_id
 from srpo.worlds.pointmaze import PointMaze

@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
+from srpo.core import Frozen
 from srpo.diffusion.parametrization import NoiseModel
 from srpo.diffusion.samplers import Sampler, posterior
 from srpo.diffusion.schedules import Schedule, Times
@@ -103,8 +105,27 @@ class Normalized(eqx.Module):
 
     @in_float32
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
+        """`dial`: beta, for a policy that has one. NumPy's float64 observations are normalized in double precision."""
+        mean, std = self.normalizer.mean.value, self.normalizer.std.value
+        double = isinstance(obs, np.ndarray) and obs.dtype == np.float64 and obs.shape[-1:] == mean.shape
+        if double and not isinstance(mean, jax.core.Tracer):
+            return self.policy.act((obs - np.asarray(mean, np.float64)) / np.asarray(std, np.float64), key, **dial)
+        return self.policy.act(self.normalizer(jnp.asarray(obs)), key, **dial)
+
+
+class InUnits(eqx.Module):
+    """A policy that was trained on actions in [-1, 1], acting in the units that were recorded, within [low, high]."""
+
+    low: Frozen  # (act,)
+    high: Frozen
+    policy: Any
+
+    @in_float32
+    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
         """`dial`: beta, for a policy that has one."""
-        return self.policy.act(self.normalizer(obs), key, **dial)
+        low, high = self.low.value, self.high.value
+        action = low + (self.policy.act(obs, key, **dial) + 1.0) * ((high - low) / 2)
+        return jnp.clip(action, low, high)
 
 
 class GaussianPolicy(eqx.Module):

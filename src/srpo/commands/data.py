@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
+from srpo.commands import add_units, open_data
 
 EXAMPLES = """examples:
   srpo data list
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     about.add_argument("data", metavar="DATA", help="a name of `srpo data list`, path to .hdf5 or .npz, or minari:ID")
     about.add_argument("--png", type=Path, metavar="FILE", help="draw histograms of returns and actions to FILE")
+    add_units(about.add_argument)
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)
     make = commands.add_parser("make", help="record a maze on this machine", description=MAKE, **raw)
     make.add_argument("name", metavar="NAME", help="pointmaze-umaze, pointmaze-medium or pointmaze-large")
@@ -50,12 +52,11 @@ def main(args: argparse.Namespace) -> int:
         return _list(args.json)
     if args.data_command == "make":
         return _make(args)
-    from srpo.data import load_dataset
     from srpo.data.info import check_writable, info
 
     if args.png is not None:
         check_writable(args.png)
-    info(load_dataset(args.data), args.png, args.json)
+    info(open_data(args.data, args), args.png, args.json)
     return 0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
-from srpo.commands import open_run
+from srpo.commands import add_units, open_data, open_run
 from srpo.errors import ConfigError
 from srpo.text import command
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="paper",
         help="values for this data set: paper (default), quick, or another of the algorithm's, such as authors-code",
     )
+    add_units(add)
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
     add("--seed", help=argparse.SUPPRESS)  # other tools' word for something else: refused with the right one
@@ -97,7 +98,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    free = ("data", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
+    free = ("data", "env", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
     changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
     if changed:
         what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
@@ -106,15 +107,26 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         )
 
 
+def _same_environment(given: str, known: str | None) -> None:
+    """A run goes on in its own environment; naming it again allows its module to be imported. Raises ConfigError."""
+    from srpo.environments import import_its_module
+
+    if given != known:
+        raise ConfigError(f"--resume continues a run in its own environment, {known}, found --env {given}")
+    import_its_module(given)
+
+
 def main(args: argparse.Namespace) -> int:
-    from srpo.data import load_dataset
+    from srpo.data.load import reload
     from srpo.training import train as training
 
     refuse_one_seed(args.seed)
     if args.resume is not None:
         _refuse_changes(args)
-        open_run(args.resume, args.algo if ":" in args.algo else None)
-        data = load_dataset(args.data) if args.data else None  # where it is now, if it was moved
+        known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
+        if args.env is not None:
+            _same_environment(args.env, known["env_id"])
+        data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
         run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or ())
         return report(run, args.json)
 
@@ -125,8 +137,8 @@ def main(args: argparse.Namespace) -> int:
     from srpo import algorithms, config
 
     cls = algorithms.named(args.algo)
-    data = load_dataset(args.data)
-    chosen = config.preset(cls.presets, args.preset, data.name)
+    data = open_data(args.data, args)
+    chosen = config.preset(cls.presets, args.preset, data.task or "")
     changes = dict(pair(text, "--set") for text in args.set)
     axes = [pair(text, "--sweep") for text in args.sweep]
     sweep = {path: values.split(",") for path, values in axes}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from srpo.data import layout
 from srpo.errors import UserError
 from srpo.text import NAME, plain
 
@@ -38,20 +39,25 @@ class DataError(UserError):
 
 
 def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str, str] = FIELDS) -> dict[str, np.ndarray]:
-    """The fields as float32 and bool arrays of N rows, after every check. Raises DataError.
+    """The fields as numbers, as they were recorded, and bools, of N rows, after every check of shape and value. Raises DataError.
 
-    `found` holds arrays by our name (`obs`), `names` maps it to the one that the user knows (`observations`).
+    `found` holds arrays by our name (`obs`), `names` maps it to the one that the user knows (`observations`). What
+    follows no row, in next observations at the ends of episodes, may be NaN; it becomes the observation itself.
     """
-    fields = {key: _field(found[key], key, f"{where}: {names[key]}") for key in names if found.get(key) is not None}
+    given = {key: found[key] for key in names if found.get(key) is not None}
+    arrays = {key: _array(x, f"{where}: {names[key]}") for key, x in given.items()}
+    shapes = {key: x.shape for key, x in arrays.items()}
+    for key, array in arrays.items():
+        arrays[key] = _ranked(array, key, f"{where}: {names[key]}", shapes)
+    if "next_obs" in arrays:
+        arrays["next_obs"] = _without_gaps(arrays, f"{where}: {names['next_obs']}")
+    fields = {key: _values(x, key, f"{where}: {names[key]}") for key, x in arrays.items()}
     rows = len(fields["obs"])
     if rows == 0:
         raise DataError(f"{where}: {names['obs']} is empty; a data set needs at least two rows")
     for key, array in fields.items():
         if len(array) != rows:
-            raise DataError(
-                f"{where}: {names[key]} has {len(array)} rows, but {names['obs']} has {rows}; "
-                "every field needs one row per step, so cut the longer one or record the missing rows"
-            )
+            raise DataError(f"{where}: {names[key]} has {len(array)} rows, but {names['obs']} has {rows}; {_why(key, fields)}")
     if "next_obs" in fields and fields["next_obs"].shape != fields["obs"].shape:
         raise DataError(
             f"{where}: {names['next_obs']} has shape {fields['next_obs'].shape}, expected that of {names['obs']}, "
@@ -59,23 +65,63 @@ def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str
         )
     if rows == 1:
         raise DataError(f"{where}: a single episode of length 1 holds no transition; record at least two steps")
-    fields["action"] = _bounded(fields["action"], f"{where}: {names['action']}")
     return fields
 
 
-def _field(array: Any, key: str, what: str) -> np.ndarray:
-    """One field, with its type, rank and values checked."""
+def _array(found: Any, what: str) -> np.ndarray:
+    """One field as an array of numbers."""
+    if isinstance(found, np.ma.MaskedArray) and found.mask.any():
+        raise DataError(f"{what} has {int(found.mask.sum())} masked entries; fill them, or drop the episodes that hold them")
     try:
-        array = np.asarray(array)
+        array = np.asarray(found)
     except ValueError:
         raise DataError(f"{what} has rows of different lengths; make it one rectangular array") from None
     if array.dtype.kind not in "fiub":
         raise DataError(f"{what} has type {array.dtype}, expected numbers; convert it to float32 (flags to bool)")
+    return array.astype(np.float32) if array.dtype == np.float16 else array  # whose squares would overflow
+
+
+def _ranked(array: np.ndarray, key: str, what: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """One field with one axis of rows and, for vectors, one of signals."""
     if RANK[key] == 1 and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]  # as D4RL does for files that store columns
     if array.ndim != RANK[key]:
         shape = "(rows, size)" if RANK[key] == 2 else "(rows,)"
-        raise DataError(f"{what} has shape {array.shape}, expected {shape}; flatten or reshape it")
+        raise DataError(
+            f"{what} has shape {array.shape}, expected {shape}: {layout.wrong_rank(array.shape, RANK[key], shapes)}"
+        )
+    return array
+
+
+def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
+    """Next observations with the observation itself where NaN says that nothing followed: at the last row of an episode."""
+    found, obs = arrays["next_obs"], arrays["obs"]
+    if found.dtype.kind != "f" or found.shape != obs.shape:
+        return found
+    gaps = np.flatnonzero(np.isnan(found).any(axis=1))
+    ends = np.zeros(len(found), bool)
+    ends[-1:] = True
+    for key in ("terminal", "timeout"):
+        if key in arrays and len(arrays[key]) == len(found):
+            ends |= arrays[key] != 0
+    if not ends[gaps].all():
+        at = gaps[np.argmin(ends[gaps])]
+        raise DataError(
+            f"{what}[{at}] is NaN in the middle of an episode; leave the field out, as the next row is what follows, or mark the end there"
+        )
+    return np.where(np.isin(np.arange(len(found)), gaps)[:, None], obs, found) if len(gaps) else found
+
+
+def _why(key: str, fields: Mapping[str, np.ndarray]) -> str:
+    """What a field of another length than the observations' probably is."""
+    shapes = {name: x.shape for name, x in fields.items()}
+    flags = [fields[name] for name in ("terminal", "timeout") if name in fields]
+    ends = int(np.logical_or.reduce(flags).sum()) if len({len(flag) for flag in flags}) == 1 else None
+    return layout.wrong_length(key, shapes, ends)
+
+
+def _values(array: np.ndarray, key: str, what: str) -> np.ndarray:
+    """One field, with its values checked."""
     if array.ndim == 2 and array.shape[1] == 0:
         raise DataError(f"{what} has shape {array.shape}: its rows are empty; give at least one number per row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -88,7 +134,7 @@ def _field(array: Any, key: str, what: str) -> np.ndarray:
         raise DataError(
             f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
         )
-    return np.ascontiguousarray(array.astype(np.float32, copy=False))
+    return array
 
 
 def _flags(array: np.ndarray, what: str) -> np.ndarray:
@@ -97,18 +143,6 @@ def _flags(array: np.ndarray, what: str) -> np.ndarray:
         at, value = _first(array, bad)
         raise DataError(f"{what}[{at}] is {value}, expected true or false (1 or 0)")
     return array.astype(bool)
-
-
-def _bounded(action: np.ndarray, what: str) -> np.ndarray:
-    bad = np.abs(action) > 1 + ACTION_ERROR
-    if bad.any():
-        at, value = _first(action, bad)
-        low, high = action.min(), action.max()
-        raise DataError(
-            f"{what}[{at}] is {value:.6g}, actions span [{low:.6g}, {high:.6g}], expected [-1, 1]; rescale them with "
-            "2 (a - low) / (high - low) - 1, where low and high are the bounds of the environment"
-        )
-    return np.clip(action, -1.0, 1.0)
 
 
 def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, float]:
@@ -141,7 +175,13 @@ def check_env_id(env_id: str | None, where: str) -> None:
 def missing_field(where: str, key: str, known: Iterable[str]) -> DataError:
     """The refusal for a file without a required field."""
     known = sorted(plain(name, NAME) for name in itertools.islice(known, 1000))
+    apart = [name for name in known if re.fullmatch(rf"{key}_\d+", name)]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if apart:
+        return DataError(
+            f"{where}: field {key!r} is missing, but there is one per episode ({apart[0]}, ...), as d3rlpy writes them; put the "
+            "episodes one after the other, numpy.concatenate in the order of their numbers, and mark the last row of each"
+        )
     hint = f"rename {near[0]!r}" if near else f"it holds {', '.join(known[:8]) or 'nothing'}"
     needed = ", ".join(FIELDS[k] for k in REQUIRED)
     return DataError(f"{where}: field {key!r} is missing ({hint}); D4RL's layout needs {needed} and, if known, timeouts")

@@ -10,6 +10,7 @@ import numpy as np
 
 from srpo import strict_json
 from srpo.data.checks import DataError
+from srpo.data.layout import interleaved
 from srpo.data.recording import Dataset
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
@@ -40,12 +41,19 @@ def summary(data: Dataset) -> dict[str, Any]:
         "returns": _spread(data.returns),
         "score": _spread(data.score(data.returns)) if data.reference and len(data.returns) else None,
         "reward": _spread(data.reward),
-        "action_range": [float(data.action.min()), float(data.action.max())],
+        "action_range": _range(data),
         "actions_at_bounds": float(saturated.mean()),
         "actions_at_bounds_by_column": [float(x) for x in saturated.mean(axis=0)],
-        "obs_range": [float(data.obs.min()), float(data.obs.max())],
+        "obs_range": [float(data.recorded_obs.min()), float(data.recorded_obs.max())],
+        "action_units": data.action_range and data.action_range.as_dict(),
     }
     return out | {"warnings": warnings_about(data)}
+
+
+def _range(data: Dataset) -> list[float]:
+    """The smallest and the largest recorded action."""
+    action = data.action if data.action_range is None else data.action_range.recorded(data.action)
+    return [float(action.min()), float(action.max())]
 
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:
@@ -58,7 +66,7 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
 
 def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
-    lines = []
+    lines = list(data.notes)
     if data.timeouts_from == "counted":
         lines.append(
             "the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does"
@@ -90,14 +98,74 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
         lines.append(
             f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions"
         )
-    if (limit := np.abs(data.action).max()) < 0.1:
+    if data.action_range is None and (limit := np.abs(data.action).max()) < 0.1:
         lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
     ordered = np.sort(_row_hash(data))
     if (repeated := (ordered[1:] == ordered[:-1]).sum() / len(data)) > 0.01:
         lines.append(f"{100 * repeated:.0f} % of the rows repeat the observation and action of another row")
     if np.ptp(data.reward) == 0:
         lines.append(f"every reward is {data.reward[0]:.6g}: there is nothing to optimize")
-    return lines + _discontinuities(data)
+    return lines + _rewards(data) + _limits(data) + _discontinuities(data)
+
+
+def _rewards(data: Dataset) -> list[str]:
+    """Rewards that no transition holds, and rewards whose scale says little about how policies differ."""
+    lines = []
+    reward, cut = np.abs(data.reward.astype(np.float64)), data.timeout
+    lost, usual = reward[cut].sum(), np.median(reward) * cut.sum()
+    if lost > 0.01 * reward.sum() and lost > 2 * usual:
+        both = int((cut & data.terminal).sum())
+        lines.append(
+            f"{cut.sum()} rows are time-outs{f', {both} of them terminal, too' * bool(both)}, and hold {100 * lost / reward.sum():.0f} % of "
+            "the reward: none of them is a transition, as what followed was not recorded; if the task ended there, they are no time-outs"
+        )
+    returns = data.returns
+    if len(returns) > 1 and 0 < np.ptp(returns) < 1e-3 * np.abs(returns).max():
+        lines.append(
+            f"the returns of the episodes are nearly equal ({returns.min():.6g} to {returns.max():.6g}): scaling by their range "
+            "makes very large rewards; train with --set data.reward=standardize, or subtract a constant from the rewards"
+        )
+    spread = float(data.reward.std(dtype=np.float64))
+    if 0 < spread < 1e-3 * abs(float(data.reward.mean(dtype=np.float64))):
+        lines.append(
+            f"rewards are {data.reward.mean(dtype=np.float64):.6g} +- {spread:.2g}: the constant in them is most of every value; "
+            "train with --set data.reward=standardize, or subtract it"
+        )
+    return lines
+
+
+def _limits(data: Dataset) -> list[str]:
+    """Time limits stored as terminals; resets that no next observation betrays; rows of several sources in turn."""
+    if data.d4rl:
+        return []
+    lines = []
+    length, ended = np.diff(data.episodes)[:, 0], data.ended
+    longest = int(length.max())
+    at_limit = ended & (length == longest)
+    if (
+        at_limit.sum() >= 3
+        and longest > 1
+        and at_limit.sum() >= 0.1 * ended.sum()
+        and not (data.timeout.any() and not at_limit.all())
+    ):
+        lines.append(
+            f"{at_limit.sum()} of {ended.sum()} episodes end by themselves after exactly {longest} steps: that looks like a time limit; "
+            "if it is one, mark these rows in timeouts instead of terminals, or nothing is learned of what would have followed"
+        )
+    first = data.episodes[1:, 0]
+    if len(first) >= 3 and data.next_obs is None:
+        others = np.delete(data.reward, first)
+        if (data.reward[first] == 0).all() and (others == 0).mean() < 0.1:
+            lines.append(
+                "the first reward of every episode but the first is exactly 0: these rows may be resets of a vector environment "
+                "(autoreset NEXT_STEP), whose action was ignored; leave them out if so"
+            )
+    if (sources := interleaved(data.obs)) > 1:
+        lines.append(
+            f"every {sources}th row follows from the row {sources} before it: the rows look like those of {sources} environments in turn; "
+            "put the rows of each environment one after the other"
+        )
+    return lines
 
 
 def _row_hash(data: Dataset) -> np.ndarray:

@@ -9,31 +9,43 @@ from typing import Any
 
 import numpy as np
 
-from srpo.data import sources
+from srpo.data import ends, precision, ranges, sources
 from srpo.data.checks import FIELDS, check_arrays, check_env_id
+from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
-from srpo.data.reference import environment
+from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
 from srpo.data.sources.builtin import BUILTIN
+from srpo.environments import MissingEnvironment, make_env
 from srpo.text import NAME, plain
 
 
-def load_dataset(source: str | Path) -> Dataset:
+def load_dataset(source: str | Path, *, env_id: str | None = None, action_range: Asked = None) -> Dataset:
     """The data set that `source` names. Raises DataError.
 
     `source` is a built-in name, the path of an .hdf5 or .npz file in D4RL's layout, a D4RL id such as
     hopper-medium-v2 (downloaded if it is not there yet), a name of `srpo data make`, or `minari:` and an id of Minari.
+    env_id: the environment that was recorded, if it is not the one that the data name. action_range: the recorded actions
+    that training sees as -1 and 1, (low, high) as numbers or per column, "env" for the environment's bounds, "recorded" for
+    what the recording states, else its smallest and largest; policies act in recorded units.
     """
     fields, attributes = sources.find(str(source)).read(str(source))
-    return _build(check_arrays(fields, attributes.source), attributes)
+    if env_id is not None:
+        attributes = attributes._replace(env_id=env_id)
+    return build(fields, attributes, FIELDS, action_range)
 
 
 def from_arrays(
-    obs, action, reward, terminal, timeout=None, next_obs=None, env_id: str | None = None, name: str = "arrays"
-) -> Dataset:
-    """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError."""
+    obs, action, reward, terminal, timeout=None, next_obs=None,
+    env_id: str | None = None, name: str = "arrays", *, action_range: Asked = None,
+) -> Dataset:  # fmt: skip
+    """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError.
+
+    The arrays are copied. `action_range` as in `load_dataset`.
+    """
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
-    return _build(check_arrays(found, name, {key: key for key in FIELDS}), Attributes(name, "arrays", env_id))
+    owned = {key: x.copy() if isinstance(x, np.ndarray) else x for key, x in found.items()}
+    return build(owned, Attributes(name, "arrays", env_id), {key: key for key in FIELDS}, action_range)
 
 
 def recorded_source(known: Mapping[str, Any]) -> str:
@@ -41,19 +53,36 @@ def recorded_source(known: Mapping[str, Any]) -> str:
     return known["name"] if known["name"] in BUILTIN else known["source"]
 
 
-def _build(fields: dict[str, np.ndarray], about: Attributes) -> Dataset:
+def reload(known: Mapping[str, Any], source: str | Path | None = None) -> Dataset:
+    """The data set of a run, in the same units, from what `run.json` knows of it; `source`: where it is now."""
+    found = known.get("action_range")
+    told = found and (found["low"], found["high"])
+    return load_dataset(
+        recorded_source(known) if source is None else source, env_id=known["env_id"], action_range=told or (-1, 1)
+    )
+
+
+def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] = FIELDS, asked: Asked = None) -> Dataset:
+    """The data set of unchecked arrays by our names, which the user knows by `names`. Raises DataError."""
     check_env_id(about.env_id, about.source)
     about = about._replace(name=plain(about.name, NAME))
-    known = environment(about.name, about.env_id)
+    place = about.source if names is FIELDS else about.name
+    fields = check_arrays(found, place, names)
     sizes = fields["obs"].shape[1], fields["action"].shape[1]
-    if known and about.env_id is None and about.name not in d4rl.FILES and sizes != (known.obs_size, known.action_size):
-        known = None  # the name only resembles one of D4RL's
-    sha256 = about.sha256 or _array_hash(fields)
-    timeouts_from = "recorded"
-    if "timeout" not in fields:
-        timeouts_from = "counted" if known else "none"
-        none = np.zeros(len(fields["terminal"]), bool)
-        fields["timeout"] = d4rl.counted_timeouts(fields["terminal"], known.max_steps) if known else none
+    known = recognized(about.name, about.env_id, sizes, about.d4rl)
+    by_d4rl, where = about.d4rl and known is not None, f"{place}: {names['action']}"
+    fields, timeouts_from, notes = _with_timeouts(fields, about, known)
+    if not by_d4rl:
+        fields, said = ends.reconciled(fields)
+        notes += said
+    chosen, said = _range(fields["action"], asked, about, by_d4rl, where)
+    notes += said
+    fields["action"] = ranges.to_unit(fields["action"], chosen)
+    fields["reward"], said = precision.rewards(fields["reward"])
+    offset, notes = _center(fields, by_d4rl, notes + said)
+    sha256 = about.sha256 or _array_hash(
+        fields if timeouts_from != "none" else {k: x for k, x in fields.items() if k != "timeout"}
+    )
     return Dataset(
         name=about.name,
         **fields,
@@ -62,7 +91,73 @@ def _build(fields: dict[str, np.ndarray], about: Attributes) -> Dataset:
         source=about.source,
         sha256=sha256,
         timeouts_from=timeouts_from,
+        task=about.name if known and environment(about.name) in (known, None) else None,
+        d4rl=by_d4rl,
+        action_range=chosen,
+        obs_offset=offset,
+        notes=tuple(notes),
     )
+
+
+def _with_timeouts(fields: dict[str, np.ndarray], about: Attributes, known: Environment | None):
+    """The fields with time-outs, where they are from, and what to say."""
+    if "timeout" in fields:
+        return fields, "recorded", []
+    found, notes = ends.from_another_name(fields["terminal"], dict(about.others))
+    if found is not None:
+        return fields | {"timeout": found}, "recorded", notes
+    if known:
+        return fields | {"timeout": d4rl.counted_timeouts(fields["terminal"], known.max_steps)}, "counted", []
+    return fields | {"timeout": np.zeros(len(fields["terminal"]), bool)}, "none", []
+
+
+def _range(action, asked: Asked, about: Attributes, by_d4rl: bool, where: str):
+    """The range of the actions, None for [-1, 1], and what to say."""
+    told = ranges.read_range(asked, action.shape[1], where)
+    if by_d4rl and told is None:
+        told = ranges.read_range((-1, 1), action.shape[1], where)
+    stated = None
+    if about.action_range is not None:
+        low, high, origin = about.action_range
+        bounds = ranges.read_range((low, high), action.shape[1], f"{where} ({origin})")
+        stated = ranges.ActionRange(*(np.asarray(x, np.float32) for x in bounds), origin)
+    asking = told is None and stated is None
+    env = None
+    if asking and about.env_id in MEASURED_IN:
+        env = about.env_id, (-np.ones(action.shape[1]), np.ones(action.shape[1]))  # known, so not made
+    elif asking or (isinstance(told, str) and told == "env"):
+        env = _bounds(about.env_id, action.shape[1])
+    return ranges.choose(action, told, stated, env, where)
+
+
+def _bounds(env_id: str | None, size: int):
+    """An environment's id and the bounds of its actions, if it is here and they are (size,) finite numbers."""
+    if env_id is None:
+        return None
+    try:
+        env = make_env(env_id)
+    except MissingEnvironment:
+        return None  # training says so, if it is to be evaluated there
+    space = env.action_space
+    env.close()
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if np.shape(low) != (size,) or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
+    return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
+
+
+def _center(fields: dict[str, np.ndarray], by_d4rl: bool, notes: list[str]):
+    """Observations as float32, less an offset where it is large; the offset, and what to say."""
+    if by_d4rl:
+        for key in ("obs", "next_obs"):
+            if key in fields:
+                fields[key] = np.ascontiguousarray(fields[key].astype(np.float32, copy=False))
+        return None, notes
+    obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"))
+    fields["obs"] = obs
+    if next_obs is not None:
+        fields["next_obs"] = next_obs
+    return offset, notes + said
 
 
 def _array_hash(fields: dict[str, np.ndarray]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
+from srpo.data.ranges import ActionRange
 from srpo.data.reference import normalized
 
 
@@ -28,6 +29,11 @@ class Dataset:
     source: str = "arrays"  # where it was read from
     sha256: str = ""  # of the file, or of the arrays
     timeouts_from: str = "recorded"  # "recorded", "counted" (as D4RL does without the field) or "none"
+    task: str | None = None  # a name that presets and references know, if the data are of such a task
+    d4rl: bool = False  # D4RL's rules hold: a time-out wins over a terminal, the last row is left out
+    action_range: ActionRange | None = None  # the recorded actions that are -1 and 1 here; None: they are what was recorded
+    obs_offset: np.ndarray | None = None  # (obs,) float32 taken off the recorded observations
+    notes: tuple[str, ...] = ()  # what was done to the recording, to be said
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -84,10 +90,19 @@ class Dataset:
 
     # --- rows
 
+    @property
+    def recorded_obs(self) -> np.ndarray:
+        """(N, obs) observations as policies are given them."""
+        return self.obs if self.obs_offset is None else self.obs + self.obs_offset
+
     @cached_property
     def transition_rows(self) -> np.ndarray:
-        """Rows that `d4rl.qlearning_dataset` keeps: all but the last one and those that timed out. Raises DataError if none is."""
-        rows = np.flatnonzero(~self.timeout[:-1])
+        """Rows that are transitions: all but those that timed out, after which nothing was recorded. Raises DataError if none is.
+
+        The last row is one if it is terminal; D4RL's own data leave it out, as `d4rl.qlearning_dataset` does.
+        """
+        last = self.terminal[-1] and not self.timeout[-1] and not self.d4rl
+        rows = np.flatnonzero(~self.timeout[: None if last else -1])
         if len(rows) == 0:
             raise DataError(
                 f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes"

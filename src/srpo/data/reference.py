@@ -39,10 +39,26 @@ ENVIRONMENTS = {
 }
 
 
+# with D4RL's physics and rewards: -v5 changed both, and ids that only begin alike are other tasks
+MEASURED_IN = {f"{name}-v{version}" for name in ("HalfCheetah", "Hopper", "Walker2d") for version in (2, 3, 4)}
+
+
 def normalized(returns, reference: Sequence[float]):
     """100 for an expert's mean return and 0 for a random policy's; `reference` is (random, expert)."""
     low, high = reference
     return 100 * (returns - low) / (high - low)
+
+
+def recognized(name: str, env_id: str | None, sizes: tuple[int, int], d4rl: bool) -> Environment | None:
+    """The environment whose settings and references hold for a data set: by its source and its sizes, never by a file's name alone.
+
+    `d4rl`: the data are D4RL's own (or ours), so that `name` says what they are; any other must name an environment in
+    which the references were measured.
+    """
+    known = environment(name, None if d4rl else env_id) if d4rl or env_id is not None else None
+    if known is None or sizes != (known.obs_size, known.action_size):
+        return None
+    return known if d4rl or env_id in MEASURED_IN or env_id == known.env_id else None
 
 
 def environment(name: str, env_id: str | None = None) -> Environment | None:

@@ -54,7 +54,7 @@ class Treated:
         if not self.treatment.keep_timeouts:
             return self.recording.transition_rows
         treatments.require_next_obs(self.recording)
-        return np.union1d(np.flatnonzero(~self.recording.timeout[:-1]), np.flatnonzero(self.recording.timeout))
+        return np.union1d(self.recording.transition_rows, np.flatnonzero(self.recording.timeout))
 
     @cached_property
     def reward(self) -> np.ndarray:

@@ -37,10 +37,26 @@ def static(
         **info,
         "input": {"name": "obs", "type": "float32", "shape": ["batch", network.obs_size], "signals": inputs},
         **({} if network.dial is None else {"dial": _dial(network)}),
-        "output": {"name": "action", "type": "float32", "shape": ["batch", network.action_size], "signals": outputs},
+        "output": {
+            "name": "action",
+            "type": "float32",
+            "shape": ["batch", network.action_size],
+            "range": _range(network, info),
+            "signals": outputs,
+        },
         "network": net,
         "distance_limit": None if support is None else float(support.limit),
     }
+
+
+def _range(network: Network, info: dict[str, Any]) -> str:
+    """In which units the actions are, and where their range is from."""
+    data = info.get("data") or {}
+    if found := data.get("action_range"):
+        return f"the units that were recorded; low and high are {found['origin']}"
+    if network.rescales:
+        return f"the units and bounds of {data.get('env_id')}, to which [-1, 1] of the data is mapped"
+    return "[-1, 1], as recorded"
 
 
 def _dial(network: Network) -> dict[str, Any]:
@@ -69,7 +85,9 @@ def complete(bundle: Bundle, parity: dict[str, Any], latency: list[dict[str, Any
 def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
     """The origin of a policy of a `srpo.Run`."""
     settings = run.info["settings"] | point
-    data = {key: run.info["data"].get(key) for key in ("name", "source", "sha256", "rows", "env_id", "reference")}
+    data = {
+        key: run.info["data"].get(key) for key in ("name", "source", "sha256", "rows", "env_id", "reference", "action_range")
+    }
     return {
         "algorithm": run.info["algorithm"],
         "settings": settings,

@@ -14,17 +14,21 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.networks.layers import MLP, Normalizer, mish
 
 NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh", jax.nn.gelu: "gelu"}
+COARSE = 0.05  # of a deviation: the largest step of float32 at which an observation still says something
 
 
 def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
     """The network of a policy that is one (its `chain`), with its actions moved to [low, high].
 
-    Raises DeployError, naming what can be exported, for a policy that samples, and for one that is not trained.
+    A policy that acts in recorded units keeps its own range. Raises DeployError, naming what can be exported, for a policy
+    that samples, for one that is not trained, and for offsets of observations that float32 cannot hold.
     """
+    if isinstance(policy, policies.InUnits):
+        return describe(policy.policy, _array(policy.low.value, 1), _array(policy.high.value, 1))
     if isinstance(policy, policies.Normalized):  # ((x - m) / s - mean) / std is one normalization
         network = describe(policy.policy, low, high)
         m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
-        return replace(network, mean=m + s * network.mean, std=s * network.std)
+        return _behind(m, s, network)
     if not hasattr(policy, "chain"):
         raise DeployError(
             f"{type(policy).__name__} samples its actions and is no single network; what can be exported: policies with a "
@@ -56,7 +60,37 @@ def single() -> list[str]:
 
 
 def _inner(policy: Any) -> Any:
-    return policy.policy if isinstance(policy, policies.Normalized) else policy
+    while isinstance(policy, (policies.Normalized, policies.InUnits)):
+        policy = policy.policy
+    return policy
+
+
+def _behind(m: np.ndarray, s: np.ndarray, network: Network) -> Network:
+    """The network on (x - m) / s as one network: with one normalization, as far as float32 holds its mean exactly enough.
+
+    Where it does not, m large beside the deviation, the mean stays m and the rest goes into the first layer's bias.
+    """
+    exact, std = m + s * network.mean.astype(np.float64), s * network.std
+    _require_fine(exact, std)
+    mean = m + s * network.mean
+    rough = np.abs(mean - exact) > 1e-6 * std
+    if rough.any():
+        (weight, bias), *others = network.layers
+        shift = np.where(rough, network.mean / network.std, 0)
+        bias = (bias - shift.astype(np.float64) @ weight[: len(shift)]).astype(np.float32)
+        network = replace(network, layers=((weight, bias), *others))
+    return replace(network, mean=np.where(rough, m, mean), std=std)
+
+
+def _require_fine(mean: np.ndarray, std: np.ndarray) -> None:
+    """Raises DeployError where float32 around a mean is coarse beside the deviation: no exported file could tell values apart."""
+    coarse = np.spacing(np.abs(mean).astype(np.float32)) > COARSE * std
+    if coarse.any():
+        i = int(np.argmax(coarse))
+        raise DeployError(
+            f"obs[{i}] varies by {std[i]:.2g} around {mean[i]:.6g}, which float32, the type of every exported file, cannot hold; "
+            "record it less a fixed offset and train again"
+        )
 
 
 def _activation(net: MLP) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from srpo.config import ConfigError
-from srpo.data import DataError, load_dataset
-from srpo.data.load import recorded_source
+from srpo.data import DataError
+from srpo.data.load import recorded_source, reload
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
@@ -25,7 +25,7 @@ from srpo.deploy.latency import measure
 from srpo.deploy.safety import Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
-from srpo.evaluation.environments import MissingEnvironment
+from srpo.environments import MissingEnvironment
 from srpo.surroundings import in_float32
 
 CHECK = "policy_check.c"
@@ -113,19 +113,19 @@ def export_run(
 def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[np.ndarray | None, str | None]:
     """The observations of the data set that a run was trained on, never downloaded, or why they are not at hand."""
     if given is not None:
-        dataset = load_dataset(given)
+        dataset = reload(known, given)
         if dataset.sha256 != known["sha256"]:
             raise DataError(
                 f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)"
             )
-        return dataset.obs, None
+        return dataset.recorded_obs, None
     source = recorded_source(known)
     if source not in BUILTIN and not Path(source).exists():
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
-    dataset = load_dataset(source)
+    dataset = reload(known)
     if dataset.sha256 != known["sha256"]:
         return None, f"{source} has changed since training, so its statistics were not used"
-    return dataset.obs, None
+    return dataset.recorded_obs, None
 
 
 def _environment(policy: Any, info: Mapping[str, Any]):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from srpo.deploy.graph import DeployError, Network, tolerated
+from srpo.policies import InUnits
 
 Act = Callable[[np.ndarray], np.ndarray]
 
@@ -43,6 +44,7 @@ def observations(network: Network, data: np.ndarray | None = None, n: int = 10_0
 
 def reference(policy: Any, network: Network, rows: np.ndarray) -> np.ndarray:
     """Actions (B, act) of the JAX policy within the network's bounds, on the CPU in full float32."""
+    policy = policy.policy if isinstance(policy, InUnits) else policy  # the network knows the same range
     cpu = jax.devices("cpu")[0]
     with jax.default_matmul_precision("highest"), jax.default_device(cpu):
         act, (obs, beta) = jax.device_get(policy).act, network.split(rows)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srpo.evaluation.environments import make_env, scale_action
+from srpo.environments import make_env, scale_action
 from srpo.runs.mapping import Axes, Mapping, over_runs
 
 FIRST_SEED = 1001
@@ -31,8 +31,11 @@ class Episodes:
 class Rollouts:
     """Environments, and the compiled actions, that are kept from one evaluation to the next."""
 
-    def __init__(self, env_id: str, shape: tuple[int, int], episodes: int, mapping: Mapping | None = None):
-        """`shape`: how many seeds and points."""
+    def __init__(
+        self, env_id: str, shape: tuple[int, int], episodes: int, mapping: Mapping | None = None, in_units: bool = False
+    ):
+        """`shape`: how many seeds and points. `in_units`: the policies act in the environment's units, not in [-1, 1]."""
+        self.in_units = in_units
         self.shape = (*shape, episodes)
         self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
         self._act = jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
@@ -60,7 +63,7 @@ class Rollouts:
     def _actions(self, policies, obs, key, step) -> np.ndarray:
         """In the environment's own bounds, of shape (n, act)."""
         a = self._act(policies, obs.reshape(*self.shape, -1), np.uint32(key), np.uint32(step))
-        return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1))
+        return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1), self.in_units)
 
 
 def _act(policy, obs, seed, step):

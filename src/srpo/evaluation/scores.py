@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from srpo.data.reference import environment, normalized
-from srpo.evaluation.environments import MissingEnvironment, check_env
+from srpo.data.reference import MEASURED_IN, environment, normalized
+from srpo.environments import MissingEnvironment, check_env, import_its_module
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Progress, Rollouts
 from srpo.runs.run import Run, RunError, load_run, versions
 from srpo.runs.tables import Table
@@ -39,19 +38,23 @@ class Evaluator:
         """Evaluate the policies of this step, with the last stage's present `result`; `run` knows which have failed."""
         env_id = run.info["data"]["env_id"]
         if self.rollouts is None:
-            self.rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), run.info["eval_episodes"])
+            self.rollouts = rollouts_of(run, env_id, run.info["eval_episodes"])
         policies = run.assemble(self.results | {stage: result})
         episodes = self.rollouts(policies, progress=self.progress)
         self.table.append(episode_rows(run, episodes, env_id, "training", step))
 
 
+def rollouts_of(run: Run, env_id: str, episodes: int) -> Rollouts:
+    """For the policies of a run, which act in recorded units if the data have a range, else in [-1, 1]."""
+    return Rollouts(env_id, (len(run.seeds), len(run.points)), episodes, in_units=run.action_range is not None)
+
+
 def reference_in(run: Run, env_id: str) -> Sequence[float] | None:
     """The reference returns of the run's data, where they hold in an environment: in their own, or another version of it."""
-    mine = run.info["data"]["reference"]
-    if mine is None or env_id == run.info["data"]["env_id"]:
+    mine, home = run.info["data"]["reference"], run.info["data"]["env_id"]
+    if mine is None or env_id == home:
         return mine
-    there = environment("", env_id)
-    return mine if there is not None and [there.random, there.expert] == list(mine) else None
+    return mine if {env_id, home} <= MEASURED_IN and environment("", env_id) == environment("", home) else None
 
 
 def episode_rows(run: Run, episodes: Episodes, env_id: str, kind: str, step: int) -> list[dict[str, Any]]:
@@ -166,7 +169,7 @@ def play(
     run: Run, steps: Sequence[int], episodes: int, env_id: str, kind: str, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Rows for evals.csv of the policies that were kept at these steps."""
-    rollouts = Rollouts(env_id, (len(run.seeds), len(run.points)), episodes)
+    rollouts = rollouts_of(run, env_id, episodes)
     policies = ((step, run.policies_at(step)) for step in steps)
     return [row for step, p in policies for row in episode_rows(run, rollouts(p, progress=progress), env_id, kind, step)]
 
@@ -176,14 +179,7 @@ def environment_of(run: Run, given: str | None = None) -> str:
     env_id = given or run.info["data"]["env_id"]
     if env_id is None:
         raise MissingEnvironment(f"{run.path}: its data name no environment; give one with --env, such as --env Hopper-v4")
-    module, colon, _ = (given or "").rpartition(":")
-    if colon:
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise MissingEnvironment(
-                f"environment {given!r} needs the module {module!r} ({e}); install it, or name another one"
-            ) from e
+    import_its_module(given or "")
     check_env(env_id, run.info["data"]["obs_size"], run.info["data"]["action_size"])
     return env_id
 

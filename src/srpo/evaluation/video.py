@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
-from srpo.evaluation.environments import make_env, scale_action
 from srpo.evaluation.scores import FIRST_SEED, environment_of
 from srpo.runs.run import Run
 from srpo.surroundings import in_float32
@@ -63,7 +63,9 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
             for step in range(frames):
                 film.append_data(env.render())
                 action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
-                obs, _, terminated, truncated, _ = env.step(scale_action(env.action_space, action))
+                obs, _, terminated, truncated, _ = env.step(
+                    scale_action(env.action_space, action, run.action_range is not None)
+                )
                 if terminated or truncated:
                     break
         env.close()

@@ -167,6 +167,9 @@ class MLP(eqx.Module):
         return full(self.layers[-1](x))
 
 
+SMALL = 10.0  # times `eps`: deviations below are scaled before it is added
+
+
 class Normalizer(eqx.Module):
     """(x - mean) / std with statistics of the data, which no optimizer touches."""
 
@@ -178,8 +181,16 @@ class Normalizer(eqx.Module):
 
     @classmethod
     def of(cls, x: Float[Array, "n d"], eps: float = 1e-3) -> Normalizer:
-        """Of the rows of `x`; `eps` is added to the standard deviation."""
-        return cls(jnp.mean(x, 0), jnp.std(x, 0) + eps)
+        """Of the rows of `x`; `eps` is added to the standard deviation, as in the papers' codes.
+
+        A column whose deviation is not far above `eps` would vanish by it; it is brought to unit scale first.
+        """
+        mean = jnp.mean(x, 0)
+        size = jnp.max(jnp.abs(x - mean), 0)  # squares of small numbers would underflow
+        std = size * jnp.std((x - mean) / jnp.where(size > 0, size, 1.0), 0)
+        plain = jnp.std(x, 0)
+        small = (std > 0) & (std < SMALL * eps)
+        return cls(mean, jnp.where(small, std * (1.0 + eps), plain + eps))
 
     @classmethod
     def identity(cls, size: int) -> Normalizer:

@@ -20,15 +20,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srpo import algorithms, config
-from srpo.core import Algorithm
+from srpo.core import Algorithm, Frozen
+from srpo.data.ranges import ActionRange
 from srpo.data.sizes import ShapeOnly
 from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.networks.layers import Normalizer
 from srpo.networks.precision import Precision
-from srpo.policies import Normalized
+from srpo.policies import InUnits, Normalized
 from srpo.runs.checkpoint import load_tree, save_tree, write_atomically, write_json
 from srpo.runs.grid import Grid, Point, one_run
 from srpo.surroundings import in_float32
@@ -74,7 +76,10 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
             "env_id": recording.env_id,
             "reference": recording.reference,
             "mean_return": float(recording.returns.mean()) if len(recording.returns) else None,
+            "longest_episode": int(np.diff(recording.episodes).max()),
             "obs_statistics": data.obs_statistics and [x.tolist() for x in data.obs_statistics],
+            "obs_offset": None if recording.obs_offset is None else recording.obs_offset.tolist(),
+            "action_range": recording.action_range and recording.action_range.as_dict(),
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),
@@ -182,22 +187,33 @@ class Run:
 
     @cached_property
     @in_float32
-    def normalizer(self) -> Normalizer | None:
-        """What normalizes observations for the policies, if they were trained on normalized ones."""
-        if not self.algorithm.data.normalize_obs:
-            return None
-        return Normalizer(*jnp.asarray(self.info["data"]["obs_statistics"], jnp.float32))
+    def normalizers(self) -> list[Normalizer]:
+        """What observations go through on their way to the policies, the last one first: statistics, offsets of the data."""
+        found = self.info["data"]
+        pairs = [found["obs_statistics"]] if self.algorithm.data.normalize_obs else []
+        if found.get("obs_offset"):
+            pairs.append([found["obs_offset"], [1.0] * len(found["obs_offset"])])
+        return [Normalizer(*jnp.asarray(pair, jnp.float32)) for pair in pairs]
+
+    @cached_property
+    def action_range(self) -> ActionRange | None:
+        """The recorded actions that are -1 and 1 in training; None where those are what was recorded."""
+        found = self.info["data"].get("action_range")
+        return None if found is None else ActionRange.from_dict(found)
 
     def assemble(self, results: dict[str, Any]) -> Any:
         """The policies that act on recorded observations, with leading axes (seed, point), from the results of the stages."""
         policies = self.grid.policies(results)
-        if self.normalizer is None:
-            return policies
 
         def every(x):
             return jnp.broadcast_to(x, (len(self.seeds), len(self.points), *x.shape))
 
-        return Normalized(jax.tree.map(every, self.normalizer), policies)
+        for normalizer in self.normalizers:
+            policies = Normalized(jax.tree.map(every, normalizer), policies)
+        if self.action_range is not None:
+            low, high = (Frozen(every(jnp.asarray(bound))) for bound in self.action_range[:2])
+            policies = InUnits(low, high, policies)
+        return policies
 
     @cached_property
     @in_float32
@@ -267,7 +283,8 @@ def load_run(path: str | Path) -> Run:
         algorithm = config.assign_all(_trained_by(info, file).default(), info["settings"])
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         (
-            run.normalizer,
+            run.normalizers,
+            run.action_range,
             run.kept,
             [info["data"][key] for key in NEEDED],
             info["eval_every"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -92,7 +93,7 @@ def draw_curves(run: Run) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right"]].set_visible(False)
     title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
-    fig.suptitle(title, fontsize=10, wrap=True, parse_math=False)
+    fig.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # `wrap` would parse math
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
     plt.close(fig)

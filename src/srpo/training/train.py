@@ -20,10 +20,10 @@ from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset, load_dataset
 from srpo.data.info import warnings_about
-from srpo.data.load import recorded_source
+from srpo.data.load import reload
 from srpo.data.treated import Treated, treat
+from srpo.environments import check_environment
 from srpo.errors import closest
-from srpo.evaluation.environments import check_environment
 from srpo.evaluation.scores import Evaluator
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree
@@ -52,7 +52,7 @@ class TrainingFailed(FloatingPointError):
 def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
     """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it."""
     cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
-    return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.name) | changes)
+    return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.task or "") | changes)
 
 
 @in_float32
@@ -125,10 +125,21 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
         return run
     if data is None and run.info["data"]["source"] == "arrays":
         raise RunError(f"{path} was trained on arrays in memory; continue it from Python with srpo.resume({str(path)!r}, data)")
-    data = load_dataset(recorded_source(run.info["data"])) if data is None else data
+    data = reload(run.info["data"]) if data is None else data
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
+    _require_same_units(run, data)
     return _continue(run, treat(data, run.algorithm.data), quiet, sinks)
+
+
+def _require_same_units(run: Run, data: Dataset) -> None:
+    """Raises RunError if the actions or observations of `data` are mapped in another way than when `run` was trained."""
+    mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.action_range))
+    if mine != theirs:
+        raise RunError(
+            f"{run.path} was trained on actions in {'[-1, 1]' if theirs is None else theirs}, found {'[-1, 1]' if mine is None else mine}; "
+            "load the data with the same action_range (--action-range)"
+        )
 
 
 def new_run(run: Run, results: Mapping[str, Any]) -> Run:
@@ -157,6 +168,7 @@ def _inherit(path: str | Path, grid: Grid, data: Dataset, precision: Precision) 
     other = load_run(path)
     if other.info["data"]["sha256"] != data.sha256:
         raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
+    _require_same_units(other, data)
     if other.seeds != grid.seeds:
         same_seeds = "".join(f"{seed}," for seed in other.seeds)
         raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from srpo.data.checks import DataError
@@ -26,6 +27,9 @@ class Attributes(NamedTuple):
     source: str  # where it was read from; a run finds its data again by it
     env_id: str | None = None  # of Gymnasium, if there is one
     sha256: str | None = None  # of the file; None: of the arrays
+    d4rl: bool = False  # D4RL's own, or ours in its layout: taken by its rules, bit for bit, and nothing is asked
+    action_range: tuple[Any, Any, str] | None = None  # lowest and highest action that the recording states, and where
+    others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
 
 
 class Source(Protocol):

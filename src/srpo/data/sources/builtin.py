@@ -40,7 +40,8 @@ def matches(source: str) -> bool:
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
-    return read_recording(builtin_path(source), source)
+    fields, about = read_recording(builtin_path(source), source)
+    return fields, about._replace(d4rl=True)
 
 
 def listing() -> list[dict[str, Any]]:

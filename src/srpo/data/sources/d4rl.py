@@ -65,14 +65,14 @@ IDS = {file: name for name, (_, file) in FILES.items()}  # to recognize a file t
 
 def matches(source: str) -> bool:
     """An id, or the path of a file that has the name of one of D4RL's."""
-    return source in FILES or Path(source).name in IDS
+    return source in FILES or Path(source).name in IDS or (Path(source).suffix == ".hdf5" and Path(source).stem in FILES)
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording of an id, downloaded if it is not here yet. Raises DataError."""
-    if source in FILES:
-        return read_recording(find(source), source)
-    return read_recording(expanded(source) or Path(source), IDS[Path(source).name])
+    path = expanded(source) or Path(source)
+    fields, about = read_recording(*((find(source), source) if source in FILES else (path, IDS.get(path.name, path.stem))))
+    return fields, about._replace(d4rl=about.env_id is None)  # D4RL's files name no environment: one that does is another's
 
 
 def listing() -> list[dict[str, Any]]:

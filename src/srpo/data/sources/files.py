@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 
 from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
+from srpo.data.ends import TIMEOUTS
 from srpo.data.sources import Attributes, hdf5, npz
 from srpo.errors import UserError
 from srpo.files import opened
@@ -18,6 +20,8 @@ from srpo.text import plain
 
 HDF5 = (".hdf5", ".h5")
 SUFFIXES = (*HDF5, ".npz")
+BOUNDS = ("action_low", "action_high")  # attributes: the recorded actions that are -1 and 1, one number or one per column
+ATTRIBUTES = ("env_id", *BOUNDS)
 
 
 def matches(source: str) -> bool:
@@ -34,12 +38,15 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
 
 def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in the file `path`, called `name`. Raises DataError."""
-    fields, env_id = read_file(path)
-    return fields, Attributes(name, str(path), env_id, file_hash(path))
+    fields, others = read_file(path)
+    env_id = text_of(others.pop("env_id", None), f"{path}: env_id")
+    bounds = [others.pop(name, None) for name in BOUNDS]
+    stated = None if any(bound is None for bound in bounds) else (*bounds, "stated in the file")
+    return fields, Attributes(name, str(path), env_id, file_hash(path), action_range=stated, others=others)
 
 
-def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """The fields of a file by our names, unchecked, and its environment's id if it names one. Raises DataError."""
+def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The fields of a file by our names, unchecked, and what else it says, by the names of ATTRIBUTES. Raises DataError."""
     if not path.exists():
         raise DataError(f"{path}: no such file; give the path of a {', '.join(SUFFIXES)} file")
     if not path.is_file():
@@ -51,28 +58,54 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     except UserError:
         raise
     except Exception as error:  # a malformed file can raise many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: is truncated or corrupt ({plain(reason, 200)}); delete it and get it again") from None
+        raise DataError(f"{path}: {_trouble(path, error)}") from None
 
 
-def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
+def _trouble(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, as far as it can be told; the file may be the only one, so nothing says to delete it."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, PermissionError) or not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        return "may not be read by you; give yourself the right to (chmod u+r), or ask its owner"
+    if "unable to lock file" in reason or "already open for write" in reason:
+        return (
+            "is open in another program, such as the recorder that writes it; close it there first, or copy the file. Where "
+            "nothing has it open (some network disks), set HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    if "required filter" in reason or "plugin" in reason or "can't open directory" in reason:
+        return (
+            f"is compressed with a filter that is not installed ({plain(reason, 100)}); install it (pip install hdf5plugin, then "
+            "import hdf5plugin), or write the file with gzip"
+        )
+    return (
+        f"is truncated or corrupt ({plain(reason, 200)}); it may still be copied or written; if not, get it again, or salvage its rows "
+        "with h5clear and h5py before you write it anew"
+    )
+
+
+def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with opened(path), h5py.File(path) as file:
         there = {key: hdf5.plain_dataset(file, name, str(path)) for key, name in FIELDS.items()}
         found = {key: data for key, data in there.items() if data is not None}
         for key in REQUIRED:
             if key not in found:
                 raise missing_field(str(path), FIELDS[key], file)
-        hdf5.require_room(list(found.values()), path)
-        return {key: data[()] for key, data in found.items()}, text_of(hdf5.attribute(file, "env_id"), f"{path}: env_id")
+        names = [name for name in TIMEOUTS if "timeout" not in found and isinstance(file.get(name), h5py.Dataset)]
+        flags = {name: hdf5.plain_dataset(file, name, str(path)) for name in names}
+        hdf5.require_room([*found.values(), *flags.values()], path)
+        others = {name: data[()] for name, data in flags.items()}
+        others |= {name: value for name in ATTRIBUTES if (value := hdf5.attribute(file, name)) is not None}
+        return {key: data[()] for key, data in found.items()}, others
 
 
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     there = npz.names(path)
     for key in REQUIRED:
         if FIELDS[key] not in there:
             raise missing_field(str(path), FIELDS[key], there)
-    found = npz.read_arrays(path, [name for name in (*FIELDS.values(), "env_id") if name in there])
-    return {key: found[name] for key, name in FIELDS.items() if name in found}, text_of(found.get("env_id"), f"{path}: env_id")
+    others = (*ATTRIBUTES, *(() if FIELDS["timeout"] in there else TIMEOUTS))
+    found = npz.read_arrays(path, [name for name in (*FIELDS.values(), *others) if name in there])
+    fields = {key: found[name] for key, name in FIELDS.items() if name in found}
+    return fields, {name: found[name] for name in others if name in found}
 
 
 def file_hash(path: Path) -> str:

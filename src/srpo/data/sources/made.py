@@ -43,7 +43,8 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     path = local(source)
     if not path.is_file():
         raise DataError(f"{source} is not at {path} yet; make it, in minutes and without network: srpo data make {source}")
-    return read_recording(path, source)
+    fields, about = read_recording(path, source)
+    return fields, about._replace(d4rl=True)
 
 
 def listing() -> list[dict[str, Any]]:

@@ -19,12 +19,15 @@ def matches(source: str) -> bool:
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording `minari:ID`, downloaded by Minari if it is not here yet. Raises DataError."""
     name = source.removeprefix(PREFIX)
-    fields, env_id = read_minari(name)
-    return fields, Attributes(name.replace("/", "-"), source, env_id)
+    fields, env_id, bounds = read_minari(name)
+    return fields, Attributes(name.replace("/", "-"), source, env_id, action_range=bounds)
 
 
-def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
-    """The fields of the Minari data set `name` by our names, unchecked, and its environment's id. Raises DataError."""
+def read_minari(name: str) -> tuple[dict[str, Any], str | None, tuple[Any, Any, str] | None]:
+    """The fields of the Minari data set `name` by our names, unchecked, its environment's id and the bounds of its actions.
+
+    Raises DataError.
+    """
     try:
         import minari
     except ImportError:
@@ -51,7 +54,11 @@ def read_minari(name: str) -> tuple[dict[str, Any], str | None]:
     if not episodes:
         raise DataError(f"{PREFIX}{name}: holds no episode; choose another data set")
     spec = getattr(data, "env_spec", None)
-    return {key: np.concatenate(parts) for key, parts in fields.items()}, spec.id if spec else None
+    space = getattr(data, "action_space", None)
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    bounded = low is not None and high is not None and np.isfinite(low).all() and np.isfinite(high).all()
+    bounds = (low, high, "the action space of the data set") if bounded else None
+    return {key: np.concatenate(parts) for key, parts in fields.items()}, spec.id if spec else None, bounds
 
 
 def _truncated(episode) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import warnings
 from typing import Any
@@ -55,6 +56,19 @@ def make_env(env_id: str, **options: Any) -> Any:
         raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
 
 
+def import_its_module(env_id: str) -> None:
+    """Imports the module of an id such as "module:Name-v0" that the user, not a file, has named. Raises MissingEnvironment."""
+    module, colon, _ = env_id.rpartition(":")
+    if not colon:
+        return
+    try:
+        importlib.import_module(module)
+    except ImportError as e:
+        raise MissingEnvironment(
+            f"environment {env_id!r} needs the module {module!r} ({e}); install it, or name another one"
+        ) from e
+
+
 def check_env(env_id: str, obs_size: int, action_size: int) -> None:
     """Raises MissingEnvironment unless a policy of these sizes can act in the environment."""
     env = make_env(env_id)
@@ -83,8 +97,10 @@ def check_spaces(env: Any, env_id: str, obs_size: int, action_size: int) -> None
         )
 
 
-def scale_action(space: Any, action: np.ndarray) -> np.ndarray:
-    """From [-1, 1], clipped, to the bounds of an action space."""
+def scale_action(space: Any, action: np.ndarray, in_units: bool = False) -> np.ndarray:
+    """From [-1, 1], clipped, to the bounds of an action space; actions in its units already are only clipped."""
+    if in_units:
+        return np.clip(action, space.low, space.high)
     return space.low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (space.high - space.low)
 
 

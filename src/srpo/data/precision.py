@@ -1,0 +1,57 @@
+"""Columns whose numbers are large beside how they vary: what float32 makes of them, and the offset that is taken off before.
+
+Time stamps, positions on a map, 1e4 +- 1: a network sees such a column as a constant, and float32 rounds it. The offset is
+subtracted in double precision, before the cast; policies subtract it again from what they are given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FAR = 100.0  # deviations from zero at which a column gets an offset
+STEPS = 1000.0  # steps of float32 that a deviation should have
+
+
+def centered(
+    obs: np.ndarray, next_obs: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
+    """Observations and next observations as float32, the offset (obs,) float32 taken off them or None, and what to say."""
+    mean, std = obs.mean(axis=0, dtype=np.float64), obs.std(axis=0, dtype=np.float64)
+    far = (std > 0) & (np.ptp(obs, axis=0) > 0) & (np.abs(mean) > FAR * std)
+    if not far.any():
+        return _single(obs), None if next_obs is None else _single(next_obs), None, []
+    digit = 10.0 ** np.floor(np.log10(np.where(far, std, 1.0)))
+    offset = np.where(far, np.round(mean / digit) * digit, 0.0).astype(np.float32)
+    notes = [
+        f"observation columns {_listed(far)} are large beside how they vary ({mean[far][0]:.6g} +- {std[far][0]:.2g}): training sees "
+        "them less an offset, which policies take off again"
+    ]
+    coarse = far & (np.spacing(np.abs(mean).astype(np.float32)) * STEPS > std)
+    if coarse.any():
+        notes.append(
+            f"observation columns {_listed(coarse)} are more than float32 can hold (it rounds {mean[coarse][0]:.6g} by up to "
+            f"{np.spacing(np.float32(mean[coarse][0])) / 2:.2g}): give policies float64, and record them less a fixed offset if you want to export"
+        )
+    return (*(None if x is None else _single(np.asarray(x, np.float64) - offset) for x in (obs, next_obs)), offset, notes)
+
+
+def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Rewards as float32, and what to say if that loses how they differ."""
+    single = _single(reward)
+    spread = float(np.std(reward, dtype=np.float64))
+    step = float(np.spacing(np.abs(single).max(initial=0)))
+    if spread == 0 or step * STEPS <= spread:
+        return single, []
+    return single, [
+        f"rewards are more than float32 can hold: they differ by {spread:.2g} and are rounded to steps of {step:.2g}; "
+        "subtract a constant before recording"
+    ]
+
+
+def _single(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.astype(np.float32, copy=False))
+
+
+def _listed(which: np.ndarray) -> str:
+    numbers = np.flatnonzero(which)
+    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
