@@ -34,6 +34,7 @@ ALGORITHMS = {
     "diffusion-ql": "srpo.algorithms.diffusion_ql:DiffusionQL",
     "dtql": "srpo.algorithms.dtql:DTQL",
     "dtql-kl": "srpo.algorithms.dtql_kl:DTQLKL",
+    "fql": "srpo.algorithms.fql:FQL",
 }
 GROUP = "srpo.algorithms"  # of entry points
 _registered: dict[str, type[Algorithm]] = {}
