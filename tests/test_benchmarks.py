@@ -9,17 +9,35 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import srpo
 from srpo import algorithms, config
 from srpo.training import dry_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import efficiency
 import flops
+import gpu
 
 
 def rows(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+# --- a GPU's figures, here on whatever there is
+
+
+def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():
+    data = srpo.load_dataset("hopper-medium-expert-mini")
+    small = {"critic.hidden": (8,), "policy.hidden": (8,), "behavior.width": 8, "behavior.blocks": 1, "behavior.batch_size": 4}
+    bench = gpu.Bench(srpo.configure("srpo", data, **small), data)
+    rows = [bench.row("critic", 2, "float32", 0.01), bench.row("critic", 1, "bfloat16", 0.01)]
+    assert all(r["us"] > 0 and r["us_per_seed"] == r["us"] / r["seeds"] for r in rows)
+    us = rows[0]["us_per_seed"]
+    shown = gpu.table(rows, {"microseconds": {"critic": 5 * us}}).splitlines()
+    assert len(shown) == 3 and shown[1].split()[-1] == "5.0"  # times plain PyTorch
+    found = gpu.ceilings(32, 0.0)
+    assert set(found) == {"float32 TFLOP/s", "bfloat16 TFLOP/s", "copy GB/s"} and min(found.values()) > 0
 
 
 # --- operations
