@@ -15,7 +15,7 @@ from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe, load_run
-from srpo.suite import plan, published, tables, work
+from srpo.suite import plan, published, scoring, tables, work
 from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
@@ -400,7 +400,7 @@ def test_the_mean_of_the_suite_pairs_seeds_and_leaves_out_who_is_not_everywhere(
         result("bc", data="b", scores={1: [10.0, 10.0], 0: [20.0, 40.0]}, incomplete=True),  # seed 2 failed there
         result("iql", data="a", scores={0: [1.0], 1: [1.0]}),
     ]
-    recorded, row = tables.suite_rows({"a": 2.0, "b": 10.0}, found)
+    recorded, row = scoring.suite_rows({"a": 2.0, "b": 10.0}, found)
     assert (recorded["algorithm"], recorded["mean"]) == (tables.RECORDED, 6.0)
     # seed 0: (1 + 20) / 2 and (3 + 40) / 2, mean 16; seed 1: 7.5 and 8.5, mean 8
     assert (row["algorithm"], row["seeds"], row["episodes"], row["mean"], row["std"]) == ("bc", 2, 2, 12.0, 4.0)

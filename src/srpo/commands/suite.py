@@ -6,7 +6,8 @@
   srpo suite run MINE.toml --keep results                your own suite; results/ keeps what came out
   srpo suite run open --data-dir DIR --no-eval           train here, and score on a machine with MuJoCo:
   srpo suite evaluate KEEP                               what was trained with --no-eval
-  srpo suite report KEEP --into docs/results.md          the tables again, also into a page
+  srpo suite report KEEP                                 the tables and KEEP/report.html again, from what is kept
+  srpo suite report KEEP --into docs/results.md          the table also into a page
 
 A run may be stopped at any time: the same command goes on where it was. It may run several times at once on the same
 folders; each takes the next cell that nobody is at work on. An iteration updates every network of an algorithm once.
@@ -20,9 +21,13 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srpo import strict_json
 from srpo.errors import ConfigError, UserError, closest
+
+if TYPE_CHECKING:
+    from srpo.suite.findings import Findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
         failed = work.through(cells)
     finally:
         if work.keep.folder.exists():
-            rows, text = work.keep.update(work.results(cells))
+            found = work.keep.update(work.results(cells))
     tell(f"results: {work.keep.folder}")
-    show(args, rows, text)
+    show(args, found)
     return 1 if failed else 0
 
 
@@ -157,13 +162,13 @@ def evaluate(args: argparse.Namespace) -> int:
         tell(f"{' '.join(result.where)}: {done.about['eval_seconds']:.0f} s")
     if keep.folder != source.folder:
         keep.adopt(source)
-    show(args, *keep.update([]))
+    show(args, keep.update([]))
     return 1 if failed else 0
 
 
 def report(args: argparse.Namespace) -> int:
     from srpo.suite.keep import Keep
-    from srpo.suite.page import one, places
+    from srpo.suite.page import one, page, places
     from srpo.suite.pages import check_place, insert
     from srpo.suite.tables import RECORDED
 
@@ -172,16 +177,19 @@ def report(args: argparse.Namespace) -> int:
     if args.into is not None:
         check_place(args.into, "scores")
     own_pages = places(args.pages, about["algorithms"]) if args.pages is not None else {}
-    rows, text = keep.update([])
-    if all(row["algorithm"] == RECORDED for row in rows):
+    found = keep.update([])
+    if all(row["algorithm"] == RECORDED for row in found.rows):
         raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
     for name, its_page in own_pages.items():
-        insert(its_page, f"scores {name}", one(name, rows, {d["name"]: d["task"] for d in about["data"]}))
+        insert(its_page, f"scores {name}", one(name, found.rows, {d["name"]: d["task"] for d in about["data"]}))
     if args.into is not None:
-        insert(args.into, "scores", text)
-    show(args, rows, text)
+        insert(args.into, "scores", page(found))
+    show(args, found)
     return 0
 
 
-def show(args: argparse.Namespace, rows, text: str) -> None:
-    print(strict_json.dumps({"rows": rows}) if args.json else text)
+def show(args: argparse.Namespace, found: Findings) -> None:
+    from srpo.suite.page import page
+
+    measured = found.comparison.rows()
+    print(strict_json.dumps({"rows": found.rows, "measures": measured}) if args.json else page(found))

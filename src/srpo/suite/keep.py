@@ -14,10 +14,13 @@ from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.run import Run, load_run, versions
-from srpo.suite import tables
-from srpo.suite.page import page, summary
+from srpo.suite import measures, tables
+from srpo.suite.findings import Findings, findings
+from srpo.suite.html_page import html_page
+from srpo.suite.page import page
+from srpo.suite.pages import write_csv
 from srpo.suite.plan import Suite
-from srpo.suite.tables import Result, Row
+from srpo.suite.tables import Result
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,15 @@ class Keep:
             self._remember(other.about)
         self.update(tables.read(other.folder))
 
-    def update(self, mine: Sequence[Result]) -> tuple[list[Row], str]:
-        """Put new results beside the kept ones and write all tables. Returns the rows of scores.csv and the page."""
+    def update(self, mine: Sequence[Result]) -> Findings:
+        """Put new results beside the kept ones and write all tables and pages."""
         with self.locked():
-            results = tables.merged(mine, tables.read(self.folder))
-            about = self.about
-            rows = tables.score_rows({d["name"]: d["mean_score"] for d in about["data"]}, results)
-            text = page(rows, [d["name"] for d in about["data"]], summary(about))
-            tables.save(self.folder, results, rows)
-            write_atomically(self.folder / "scores.md", (text + "\n").encode())
-        return rows, text
+            found = findings(self.about, tables.merged(mine, tables.read(self.folder)))
+            tables.save(self.folder, found.results, found.rows)
+            write_csv(self.folder / "measures.csv", found.comparison.rows(), measures.COLUMNS)
+            write_atomically(self.folder / "scores.md", (page(found) + "\n").encode())
+            write_atomically(self.folder / "report.html", html_page(found, self.folder).encode())
+        return found
 
     def waiting(self) -> list[tuple[Result, Run]]:
         """What was trained and not evaluated, with its policies."""

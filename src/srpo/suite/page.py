@@ -10,46 +10,46 @@ import numpy as np
 
 from srpo.errors import ConfigError
 from srpo.suite import published
+from srpo.suite.findings import CLONING, Findings, short
+from srpo.suite.measures import Estimate
 from srpo.suite.pages import has_place, markdown
 from srpo.suite.tables import RECORDED, SUITE, Row
 
-CLONING = "bc"
 
-
-def short(name: str) -> str:
-    return name.removesuffix("-v0").removesuffix("-open")
-
-
-def page(rows: Sequence[Row], suite: Sequence[str], budget: str) -> str:
-    """Tables and what must be said beside them; the best mean of the suite first. suite: the names of its data sets."""
-    at = {(r["algorithm"], r["data"]): r for r in rows}
-    mean = {r["algorithm"]: r["mean"] for r in rows if r["data"] == SUITE}
-    names = sorted(dict.fromkeys(r["algorithm"] for r in rows), key=lambda n: (n == RECORDED, -mean.get(n, -np.inf)))
-    used = [d for d in suite if any("std" in r for r in rows if r["data"] == d)] or list(suite)
-    columns = [*used, SUITE]
+def page(found: Findings) -> str:
+    """The table and what must be said beside it; the best mean of the suite first."""
+    at, columns = found.at, [*found.used, SUITE]
     table = [
         [
             n,
             *(cell(at.get((n, c))) for c in columns),
+            span(found.comparison.middle.get(n)),
             published.MEAN.get(n, "-"),
-            hours([at[n, d] for d in used if (n, d) in at]),
+            hours([at[n, d] for d in found.used if (n, d) in at]),
         ]
-        for n in names
+        for n in found.names
     ]
-    header = ["algorithm", *map(short, columns), "published, D4RL locomotion", "training + evaluation, h"]
+    header = ["algorithm", *map(short, columns), "interquartile mean", "published, D4RL locomotion", "training + evaluation, h"]
     lines = [
         "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap"
-        " interval of the mean, seeds and then episodes drawn with replacement].",
+        " interval of the mean, seeds and then episodes drawn with replacement]. Interquartile mean: of all runs of all data sets, with"
+        " seeds drawn within each data set.",
         "",
         markdown(header, table),
     ]
-    counts = sorted({(r["seeds"], r["episodes"]) for r in rows if "seeds" in r and r["data"] != SUITE})
-    lines += ["", "Seeds x episodes: " + ", ".join(f"{s} x {e}" for s, e in counts) + f". Budget: {budget}."] if counts else []
-    if CLONING in mean:
-        below = [n for n in names if n not in (CLONING, RECORDED) and n in mean and mean[n] <= mean[CLONING]]
-        lines += ["", f"Not above `{CLONING}` on the mean of the suite: {', '.join(f'`{n}`' for n in below) or 'none'}."]
-    troubles = [f"- `{r['algorithm']}` on {r['data']}: {r['error']}" for r in rows if r.get("error")]
+    lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found.about)}."] if found.counts else []
+    if found.below_cloning is not None:
+        below = ", ".join(f"`{n}`" for n in found.below_cloning)
+        lines += ["", f"Not above `{CLONING}` on the mean of the suite: {below or 'none'}."]
+    troubles = [f"- `{r['algorithm']}` on {r['data']}: {r['error']}" for r in found.rows if r.get("error")]
     return "\n".join(lines + (["", "Failures:", "", *troubles] if troubles else []))
+
+
+def span(e: Estimate | None) -> str:
+    """An estimate with its interval."""
+    if e is None:
+        return "-"
+    return f"{e.value:.1f}" + ("" if e.low is None or e.high is None else f" [{e.low:.1f}, {e.high:.1f}]")
 
 
 def one(name: str, rows: Sequence[Row], tasks: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
-"""What the cells of a suite came to: results that are kept, and score and spread by data set and algorithm.
+"""What the cells of a suite came to, and the folder of results that keeps it.
 
 A folder of results holds
   episodes.csv   every evaluated episode
   curves.csv     every episode of the policies that were kept on the way
   cells.csv      every cell: seeds, seconds, error, settings, budget, versions, device and the command that made it
   scores.csv     mean, deviation over seeds, bootstrap interval and time by data set and algorithm, and the means of the suite
+  measures.csv   interquartile means, performance profiles and probabilities of improvement over the suite
+  scores.md, report.html   the same for people
   suite.json     the suite, and what its data sets are
   policies/      compact runs of what was trained and not evaluated (`srpo suite evaluate`)
 """
@@ -12,28 +14,27 @@ A folder of results holds
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from srpo.errors import ConfigError
-from srpo.evaluation.scores import bootstrap, evals_table
+from srpo.evaluation.scores import evals_table
 from srpo.runs.run import Run
 from srpo.suite.cells import Cell
 from srpo.suite.pages import write_csv
 
 SUITE = "mean of the suite"
 RECORDED = "(the data)"
-ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command")
+ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command", "run")
 VERSIONS = ("python", "srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 CELL_COLUMNS = (
     "data", "algorithm", "seeds", "status", "train_seconds", "eval_seconds", "time_incomplete", "error", *ABOUT, *VERSIONS,
 )  # fmt: skip
 EPISODE_COLUMNS = (
-    "data", "algorithm", "seed", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco",
+    "data", "algorithm", "seed", "step", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco",
 )  # fmt: skip
 CURVE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", "score")
 SCORE_COLUMNS = (
@@ -86,8 +87,8 @@ def evaluated(run: Run | None, episodes: int) -> bool:
     return run is not None and run.complete and len(rows_of(run)) == episodes * len(alive(run)) > 0
 
 
-def from_cell(cell: Cell, command: str) -> Result | None:
-    """What a cell has come to; None if it was never begun."""
+def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
+    """What a cell has come to; None if it was never begun. folder: of the results, from which its run is named."""
     if not cell.record.exists():
         return None
     run, log = cell.run, cell.log
@@ -101,7 +102,7 @@ def from_cell(cell: Cell, command: str) -> Result | None:
     about["error"] = log["error"] or "; ".join(describe_failure(f) for f in (run.failures if run else []))
     about |= {"settings": cell.settings, "preset": cell.suite.preset, "task": cell.task, "shared": " ".join(log["shared"])}
     about |= {"iterations": cell.suite.budget.iterations or "", "batch_factor": cell.suite.budget.batch_factor}
-    about |= {"command": log.get("command", command)}
+    about |= {"command": log.get("command", command), "run": os.path.relpath(cell.folder, folder)}
     if run is not None:
         about |= {"device": run.info["device"], "created": run.info["created"]}
         about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
@@ -166,75 +167,6 @@ def by_place(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
     out: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         out.setdefault(result.where, []).append(result)
-    return out
-
-
-def scores_of(results: Sequence[Result]) -> dict[int, np.ndarray]:
-    """Normalized scores of the episodes by seed, of one data set and algorithm."""
-    found: dict[int, list[float]] = {}
-    for e in (e for r in results for e in r.episodes):
-        found.setdefault(int(e["seed"]), []).append(float(e["score"]))
-    return {seed: np.array(values) for seed, values in sorted(found.items())}
-
-
-def figures(values: np.ndarray) -> Row:
-    """Mean, deviation over seeds and 95 % bootstrap interval of scores (seed, episode)."""
-    low, high = bootstrap(values)
-    return {
-        "seeds": values.shape[0], "episodes": values.shape[1], "mean": values.mean(), "std": values.mean(1).std(), "low": low, "high": high,
-    }  # fmt: skip
-
-
-def score_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:
-    """Rows of scores.csv: the data's own, every algorithm on every data set, and the means of the suite. data: name -> mean score."""
-    out: list[Row] = [
-        {"data": name, "algorithm": RECORDED, "status": "recorded", "mean": mean}
-        for name, mean in data.items()
-        if mean is not None
-    ]
-    for (name, algorithm), here in by_place(results).items():
-        found = scores_of(here)
-        statuses = {r.about["status"] for r in here}
-        status = "finished" if found else sorted(statuses)[0]
-        row = {"data": name, "algorithm": algorithm, "status": status, **times(here)}
-        row["error"] = "; ".join(r.about["error"] for r in here if r.about["error"])
-        out.append(row | (figures(same_length(found)) if found else {}))
-    return out + suite_rows(data, results)
-
-
-def same_length(found: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Scores (seed, episode); of seeds with more episodes the first ones count."""
-    least = min(map(len, found.values()))
-    return np.stack([values[:least] for values in found.values()])
-
-
-def times(results: Sequence[Result]) -> Row:
-    total = {key: sum(r.about[key] for r in results) for key in ("train_seconds", "eval_seconds")}
-    return total | {"time_incomplete": any(r.about["time_incomplete"] for r in results)}
-
-
-def suite_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:
-    """Means over the suite of what is finished on all its data sets that anything is finished on.
-
-    Seed i of one data set goes with seed i of the others; a seed that failed on one is left out of all.
-    """
-    places = {where: here for where, here in by_place(results).items() if scores_of(here)}
-    used = [name for name in data if any(name == where[0] for where in places)]
-    known = [mean for name in used if (mean := data[name]) is not None]
-    out: list[Row] = []
-    if known and len(known) == len(used):
-        out.append({"data": SUITE, "algorithm": RECORDED, "status": "recorded", "mean": float(np.mean(known))})
-    for algorithm in dict.fromkeys(where[1] for where in places):
-        if not all((name, algorithm) in places for name in used):
-            continue
-        found = [scores_of(places[name, algorithm]) for name in used]
-        common = [s for s in found[0] if all(s in other for other in found)]
-        if not common:
-            continue
-        least = min(len(by_seed[s]) for by_seed in found for s in common)
-        values = np.mean([[by_seed[s][:least] for s in common] for by_seed in found], 0)  # (seed, episode)
-        here = [r for name in used for r in places[name, algorithm]]
-        out.append({"data": SUITE, "algorithm": algorithm, "status": "finished", **figures(values), **times(here)})
     return out
 
 

@@ -93,7 +93,7 @@ class Work:
                 )
 
     def results(self, cells: Sequence[Cell]) -> list[tables.Result]:
-        return [r for cell in cells if (r := tables.from_cell(cell, self.command)) is not None]
+        return [r for cell in cells if (r := tables.from_cell(cell, self.command, self.keep.folder)) is not None]
 
     def through(self, cells: Sequence[Cell]) -> int:
         """The number of cells that failed."""

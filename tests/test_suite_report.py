@@ -1,0 +1,189 @@
+"""What a suite comes to as a whole: the measures against their published formulas, and the page that shows them."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srpo import cli
+from srpo.suite import charts, measures, scoring, tables
+from srpo.suite.findings import findings
+from srpo.suite.html_page import html_page
+from srpo.suite.keep import Keep
+
+RNG = np.random.default_rng(0)
+SCORES = {n: np.round(RNG.normal(mean, 15, (seeds, 4))) for n, mean, seeds in (("a", 60, 5), ("b", 50, 3), ("c", 40, 6))}
+
+
+# --- measures, as rliable's metrics.py has them (Agarwal et al., 2021)
+
+
+def rliable_improvement(x, y):
+    wins = [stats.mannwhitneyu(x[:, m], y[:, m], alternative="greater").statistic for m in range(x.shape[1])]
+    return np.mean(wins) / (len(x) * len(y))
+
+
+@pytest.mark.parametrize("x", SCORES)
+@pytest.mark.parametrize("y", SCORES)
+def test_measures_are_those_of_rliable(x, y):
+    x, y = SCORES[x], SCORES[y]
+    assert measures.interquartile_mean(x) == pytest.approx(stats.trim_mean(x, proportiontocut=0.25, axis=None))
+    assert measures.improvement(x, y) == pytest.approx(rliable_improvement(x, y))
+    at = np.array([0.0, 45.0, 60.0])
+    np.testing.assert_allclose(measures.profile(x, at), [np.mean(x > tau) for tau in at])
+
+
+def test_a_stack_of_scores_is_measured_one_by_one():
+    many = measures.drawn(SCORES["a"], 0, 5)
+    other = measures.drawn(SCORES["b"], 1, 5)
+    np.testing.assert_allclose(measures.interquartile_mean(many), [stats.trim_mean(s, 0.25, axis=None) for s in many])
+    np.testing.assert_allclose(measures.improvement(many, other), list(map(rliable_improvement, many, other)))
+
+
+def test_seeds_are_drawn_within_each_data_set():
+    scores = np.array([[0.0, 100.0], [1.0, 101.0]])  # (seed, data set)
+    many = measures.drawn(scores, 0)
+    assert set(many[..., 0].flat) == {0.0, 1.0} and set(many[..., 1].flat) == {100.0, 101.0}
+    assert len(np.unique(many.reshape(len(many), -1), axis=0)) == 16  # every data set by itself
+    # the mean of n seeds: all 4 draws of 2 in 2 data sets are equally likely
+    low, high = measures.interval(many.mean((1, 2)))
+    assert (low, high) == (50.0, 51.0)
+
+
+def test_one_seed_has_no_interval():
+    found = measures.compare(["p", "q"], {"a": np.array([[1.0, 3.0]]), "b": np.array([[0.0, 2.0]])})
+    assert found.middle["a"] == measures.Estimate(np.float64(2.0)) and found.improvements["a", "b"].value == 1.0
+    assert all(row["low"] == row["high"] == "" for row in found.rows())
+
+
+def test_the_best_interquartile_mean_comes_first_and_profiles_fall():
+    found = measures.compare(["p", "q", "r", "s"], dict(reversed(SCORES.items())))
+    assert found.names == ("a", "b", "c")
+    for e in found.profiles.values():
+        assert e.value[0] >= 0.9 and e.value[-1] == 0.0 and (np.diff(e.value) <= 0).all() and (e.low <= e.high).all()
+    opposite = found.improvements["b", "a"].value
+    assert found.improvements["a", "b"].value == pytest.approx(1 - opposite)
+
+
+# --- the page
+
+
+def result(algorithm, data, level, status="finished", error="", curve=True):
+    about = {
+        "data": data, "algorithm": algorithm, "seeds": "0 1", "status": status, "train_seconds": 60.0, "eval_seconds": 6.0,
+        "time_incomplete": False, "error": error, "command": "srpo suite run small", "run": f"../{data}/{algorithm}/0-1", "device": "a chip",
+    }  # fmt: skip
+    if status != "finished":
+        return tables.Result(about, [])
+    episodes = [
+        {"data": data, "algorithm": algorithm, "seed": s, "step": 20, "episode": e, "score": level + s + e}
+        for s in (0, 1)
+        for e in (0, 1)
+    ]
+    before = [e | {"step": 10, "score": 0.5 * e["score"]} for e in episodes] if curve else []
+    return tables.Result(about, episodes, before)
+
+
+@pytest.fixture
+def keep(tmp_path):
+    about = {
+        "name": "small", "title": "small <suite>", "preset": "paper", "budget": {"iterations": 20, "batch_factor": 1}, "episodes": 2,
+        "algorithms": ["srpo", "bc", "<b>"], "data": [{"name": n, "task": n, "mean_score": 30.0} for n in ("x-v0", "y-v0")],
+    }  # fmt: skip
+    kept = Keep(tmp_path / "results")
+    kept.folder.mkdir()
+    (kept.folder / "suite.json").write_text(json.dumps(about))
+    found = [result(n, d, level) for n, level in (("srpo", 60.0), ("bc", 40.0)) for d in ("x-v0", "y-v0")]
+    found.append(result("<b>", "x-v0", 10.0, "failed", "<script>alert(1)</script>"))
+    run = tmp_path / "x-v0" / "srpo" / "0-1"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    kept.update(found)
+    return kept
+
+
+class Page(HTMLParser):
+    """Whether every tag is closed, the tags, and what they point at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.targets = [], set(), []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.targets += [value for name, value in attrs if name in ("href", "src", "action", "data", "xlink:href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+
+def test_the_page_needs_nothing_else_and_holds_everything(keep):
+    text = (keep.folder / "report.html").read_text()
+    page = Page(text)
+    assert page.targets == ["../x-v0/srpo/0-1"]  # the one run that is there
+    assert not page.tags & {"script", "link", "img", "iframe", "b>"} and "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text
+    assert "small &lt;suite&gt;" in text.replace("Small", "small") and "&lt;script&gt;alert(1)" in text
+    for heading in (
+        "Scores",
+        "Means over the suite",
+        "Performance profiles",
+        "Probability of improvement",
+        "Learning curves",
+        "Time",
+        "Runs",
+        "Made by",
+    ):
+        assert f"<h2>{heading}</h2>" in text
+    assert "<b>61.0</b> ± 0.5<small>" in text and "<pre>srpo suite run small</pre>" in text
+
+
+def test_the_tables_hold_the_measures(keep, capsys):
+    with open(keep.folder / "measures.csv") as file:
+        lines = file.read().splitlines()
+    assert lines[0] == ",".join(measures.COLUMNS) and "probability of improvement,srpo,bc,,1.0,1.0,1.0" in lines
+    assert cli.main(["suite", "report", str(keep.folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["measures"]
+    [middle] = [m for m in found if (m["measure"], m["algorithm"]) == ("interquartile mean", "srpo")]
+    assert middle["value"] == 61.0 and 60.0 < middle["low"] <= 61.0
+    assert "| 61.0 [60.5, 61.5] |" in (keep.folder / "scores.md").read_text()
+
+
+def test_learning_curves_end_with_the_last_policies(keep):
+    steps, values = scoring.curves("x-v0", tables.read(keep.folder))["srpo"]
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_array_equal(values, [[30.25, 60.5], [30.75, 61.5]])
+
+
+def test_a_suite_with_one_seed_and_no_curves_or_nothing_at_all_has_a_page(keep):
+    one = tables.Result(result("bc", "x-v0", 5.0).about | {"seeds": "0"}, [{"seed": 0, "score": -3.0}])
+    for results in ([one], [result("bc", "x-v0", 5.0, "failed", "no luck")], []):
+        text = html_page(findings(keep.about, results), keep.folder)
+        assert "nan" not in re.sub("<style>.*</style>", "", text, flags=re.S) and Page(text).targets == []
+
+
+# --- charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(0, 100, [0, 20, 40, 60, 80, 100]), (-3, 7, [-2, 0, 2, 4, 6]), (0, 0.9, [0, 0.2, 0.4, 0.6, 0.8])],
+)
+def test_ticks_are_round(low, high, wanted):
+    np.testing.assert_allclose(charts.ticks(low, high), wanted)
+
+
+def test_lines_are_where_their_values_are():
+    text = charts.lines([charts.Line("a", 0, np.array([0.0, 10.0]), np.array([0.0, 50.0]))], "t", "x", "y")
+    bottom, right = 300 - charts.BOTTOM, charts.WIDTH - charts.RIGHT
+    assert f'd="M{charts.LEFT:.1f} {bottom:.1f}L{right:.1f} {charts.TOP:.1f}"' in text
