@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.run import RunError
 from srpo.training import train as training
-from srpo.training.progress import Bars
+from srpo.training.progress import Bars, Reporter
 
 TINY = {
     "critic.steps": 12, "critic.batch_size": 8, "critic.hidden": (8,),
@@ -165,9 +166,11 @@ def test_evaluate_summarizes_all_runs(swept):
     assert len(str(evaluation).splitlines()) == 3
 
 
-def test_tensorboard_is_told_what_metrics_csv_holds(data, algorithm, tmp_path):
+def test_tensorboard_is_told_what_metrics_csv_and_evals_csv_hold(data, algorithm, tmp_path):
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    run = srpo.train(algorithm, data, seeds=(3,), out=tmp_path / "run", eval_every=0, quiet=True, sinks=["tensorboard"])
+    run = srpo.train(
+        algorithm, data, seeds=(3,), out=tmp_path / "run", eval_every=5, eval_episodes=2, quiet=True, sinks=["tensorboard"]
+    )
     (file,) = (run.path / "tensorboard" / "seed=3").iterdir()
     content, told = file.read_bytes(), {}
     while content:  # a record: length (8 bytes), its checksum (4), event, checksum (4)
@@ -176,7 +179,23 @@ def test_tensorboard_is_told_what_metrics_csv_holds(data, algorithm, tmp_path):
         told |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
         content = content[16 + length :]
     wanted = {(f"{r['stage']}/{r['metric']}", int(r["step"])): float(r["value"]) for r in rows(run.path / "metrics.csv")}
+    for step in (5, 10):
+        episodes = [r for r in rows(run.path / "evals.csv") if int(r["step"]) == step]
+        wanted |= {(f"evaluation/{k}", step): np.mean([float(r[k]) for r in episodes]) for k in ("return", "score")}
     assert told.keys() == wanted.keys() and all(told[k] == pytest.approx(v, rel=1e-6) for k, v in wanted.items())
+
+
+def test_wandb_is_told_scores_by_seed_and_swept_value(monkeypatch, tmp_path, algorithm):
+    told, axes = [], {}
+    here = SimpleNamespace(log=told.append, define_metric=lambda name, step_metric: axes.update({name: step_metric}))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: here))
+    grid = SimpleNamespace(sweep={"policy.beta": (1.0,)})
+    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid)
+    episodes = [{"step": 5, "seed": 3, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
+    Reporter(run, True, ["wandb"]).scored(episodes)
+    label = "seed=3,policy.beta=1"
+    assert told == [{f"evaluation/return/{label}": 12.0, f"evaluation/score/{label}": 3.0, "evaluation/step": 5}]
+    assert axes["evaluation/*"] == "evaluation/step"
 
 
 def test_a_film_of_an_episode(swept, tmp_path):

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="of products and activations in training; bfloat16 is faster on a GPU, policies always act in float32",
     )
-    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="also log to TensorBoard")
-    add("--wandb", action="append_const", dest="sinks", const="wandb", help="also log to Weights & Biases")
+    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
+    add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
     add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")

@@ -34,14 +34,18 @@ class Evaluator:
     def forget_after(self, step: int) -> None:
         self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)
 
-    def at(self, run: Run, step: int, stage: str, result: Any) -> None:
-        """Evaluate the policies of this step, with the last stage's present `result`; `run` knows which have failed."""
+    def at(self, run: Run, step: int, stage: str, result: Any) -> list[dict[str, Any]]:
+        """Evaluate the policies of this step, with the last stage's present `result`; `run` knows which have failed.
+
+        Returns the new rows of evals.csv."""
         env_id = run.info["data"]["env_id"]
         if self.rollouts is None:
             self.rollouts = rollouts_of(run, env_id, run.info["eval_episodes"])
         policies = run.assemble(self.results | {stage: result})
         episodes = self.rollouts(policies, progress=self.progress)
-        self.table.append(episode_rows(run, episodes, env_id, "training", step))
+        rows = episode_rows(run, episodes, env_id, "training", step)
+        self.table.append(rows)
+        return rows
 
 
 def rollouts_of(run: Run, env_id: str, episodes: int) -> Rollouts:

@@ -19,6 +19,7 @@ from srpo.training.curves import draw_curves
 from srpo.training.loop import StageLoop
 
 PLAIN_SECONDS = 15.0
+EVALUATION = "evaluation"  # the group of scores where loggers group metrics by stage
 
 
 class Bars:
@@ -123,8 +124,28 @@ class Reporter:
         if step % 100 == 0:
             self.bars.bars.refresh()
 
+    def scored(self, episodes: Sequence[dict[str, Any]]) -> None:
+        """Tell the loggers what an evaluation, rows of evals.csv, came to."""
+        rows = _scores(episodes, list(self.run.grid.sweep))
+        for sink in self.sinks if rows else ():
+            sink.write(rows)
+
     def finished(self, run: Run) -> None:
         draw_curves(run)
+
+
+def _scores(episodes: Sequence[dict[str, Any]], sweep: Sequence[str]) -> list[dict[str, Any]]:
+    """Means over the episodes of each run: return, and normalized score where there is one."""
+    by_run: dict[tuple, list[dict[str, Any]]] = {}
+    for row in episodes:
+        by_run.setdefault(tuple(row[name] for name in ("step", "seed", *sweep)), []).append(row)
+    out: list[dict[str, Any]] = []
+    for where, rows in by_run.items():
+        identity = {"stage": EVALUATION, **dict(zip(("step", "seed", *sweep), where, strict=True))}
+        for metric in ("return", "score"):
+            values = [float(row[metric]) for row in rows if row[metric] != ""]
+            out += [identity | {"metric": metric, "value": float(np.mean(values))}] if values else []
+    return out
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -134,7 +155,7 @@ def _label(row: dict[str, Any]) -> str:
 
 
 class Sink(Protocol):
-    """Where metrics go besides metrics.csv."""
+    """Where metrics go besides metrics.csv, and scores besides evals.csv."""
 
     module: ClassVar[str]  # that must be installed
 
@@ -180,11 +201,11 @@ class WandB:
             :16
         ]  # the run that a resumed one goes on with
         self.log = wandb.init(project="srpo", id=same, name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
-        for stage in run.algorithm.stages:
+        for stage in (*run.algorithm.stages, EVALUATION):
             self.log.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
     def write(self, rows) -> None:
-        """`rows` are of one stage and step."""
+        """`rows` are of one stage, or of the evaluation, and one step."""
         values = {f"{row['stage']}/{row['metric']}/{_label(row)}": row["value"] for row in rows}
         self.log.log(values | {f"{row['stage']}/step": row["step"] for row in rows[:1]})
 

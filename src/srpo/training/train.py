@@ -244,7 +244,7 @@ def _train_stage(
         if loop.all_failed:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
         if evaluator is not None and (loop.step % every == 0 or loop.step == loop.stage.steps):
-            evaluator.at(run, loop.step, loop.name, loop.result())
+            report.scored(evaluator.at(run, loop.step, loop.name, loop.result()))
         if loop.step in kept[:-1]:
             save_tree(run.stage_file(loop.name, loop.step), loop.result())
         if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
