@@ -261,3 +261,14 @@ def test_unknown_reward_treatments_are_answered_with_the_closest():
     with pytest.raises(ConfigError, match=f"data.reward: {said}"):
         treat(from_arrays(**arrays(10)), Treatment(reward="return-rang"))
     assert "minus-one: r - 1; four-centered" in config.lookup(SRPO(), "data.reward").meaning
+
+
+def test_next_actions_are_those_of_the_rows_that_follow_within_an_episode():
+    raw = arrays(12, terminal=[4], timeout=[8])
+    raw["next_obs"] = raw["obs"] + 1  # recorded, so that time-outs may be kept
+    batch = treat(from_arrays(**raw), Treatment(clip_action=0.5)).sarsa
+    rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9, 10])
+    np.testing.assert_array_equal(batch.next_action, np.clip(raw["action"][rows + 1], -0.5, 0.5).astype(np.float32))
+    np.testing.assert_array_equal(batch.obs, raw["obs"][rows].astype(np.float32))
+    with pytest.raises(DataError, match="no action was recorded after a time-out"):
+        _ = treat(from_arrays(**raw), Treatment(keep_timeouts=True)).sarsa

@@ -26,6 +26,10 @@ class ShapeOnly:
         return self._batch(self.info["transitions"])
 
     @property
+    def sarsa(self) -> Batch:
+        return self.transitions._replace(next_action=self.transitions.action)
+
+    @property
     def steps(self) -> Batch:
         return self._batch(self.info["rows"])
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from srpo.core import Batch
 from srpo.data import treatments
+from srpo.data.checks import DataError
 from srpo.data.recording import Dataset
 from srpo.data.treatments import Treatment
 from srpo.data.views import Windows
@@ -77,6 +78,15 @@ class Treated:
         return self._batch(rows, following)
 
     @cached_property
+    def sarsa(self) -> Batch:
+        """The transitions, each with the action that was recorded after it. Raises DataError with kept time-outs, which have none."""
+        if self.treatment.keep_timeouts:
+            raise DataError(f"{self.recording.source}: no action was recorded after a time-out; use data.keep_timeouts=false")
+        return self.transitions._replace(
+            next_action=jnp.asarray(self._action(np.minimum(self.rows + 1, len(self.recording) - 1)))
+        )
+
+    @cached_property
     def steps(self) -> Batch:
         """Every row, as arrays on the device; `next_obs` is the next row, or the row itself where the data breaks off."""
         data = self.recording
@@ -96,12 +106,15 @@ class Treated:
         return Windows.create(self.recording, self.steps, horizon, discount, penalty, max_length)
 
     def _batch(self, rows: np.ndarray, following: np.ndarray) -> Batch:
-        data, bound = self.recording, self.treatment.clip_action
-        action = data.action if bound >= 1 else np.clip(data.action, -bound, bound)
+        data = self.recording
         obs, next_obs = (jnp.asarray(self._normalized(x)) for x in (data.obs[rows], following))
         mask = 1 - data.terminal[rows].astype(np.float32)
         reward = jnp.asarray(self.reward[rows])
-        return Batch(obs, jnp.asarray(action[rows]), reward, next_obs, jnp.asarray(mask), jnp.arange(len(rows)))
+        return Batch(obs, jnp.asarray(self._action(rows)), reward, next_obs, jnp.asarray(mask), jnp.arange(len(rows)))
+
+    def _action(self, rows: np.ndarray) -> np.ndarray:
+        action, bound = self.recording.action[rows], self.treatment.clip_action
+        return action if bound >= 1 else np.clip(action, -bound, bound)
 
     def _normalized(self, obs: np.ndarray) -> np.ndarray:
         if self.obs_statistics is None:
