@@ -35,6 +35,7 @@ ALGORITHMS = {
     "dtql": "srpo.algorithms.dtql:DTQL",
     "dtql-kl": "srpo.algorithms.dtql_kl:DTQLKL",
     "fql": "srpo.algorithms.fql:FQL",
+    "rebrac": "srpo.algorithms.rebrac:ReBRAC",
 }
 GROUP = "srpo.algorithms"  # of entry points
 _registered: dict[str, type[Algorithm]] = {}
