@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from srpo.data import from_arrays
+from srpo.data.load import build
 from srpo.data.reference import environment
-from srpo.data.sources import d4rl
+from srpo.data.sources import Attributes, d4rl
 from srpo.environments import check_environment, make_env
 from srpo.worlds.antmaze import AntMaze, center
 from srpo.worlds.mazes import MAZES, ant_maze_id
@@ -168,8 +168,8 @@ def test_every_antmaze_id_of_d4rl_is_evaluated_here():
         known = environment(name)
         assert known.env_id == ant_maze_id(name.split("-")[1]) and (known.random, known.expert) == (0, 1)
         assert known.max_steps == (700 if "umaze" in name else 1000) == gymnasium.spec(known.env_id).max_episode_steps
-    flags = np.zeros(20, bool)
-    data = from_arrays(np.zeros((20, 29)), np.zeros((20, 8)), np.zeros(20), flags, flags, name="antmaze-large-play-v2")
+    arrays = {"obs": np.zeros((20, 29)), "action": np.zeros((20, 8)), "reward": np.zeros(20), "terminal": np.zeros(20, bool)}
+    data = build(arrays, Attributes("antmaze-large-play-v2", "its file", d4rl=True))
     assert data.env_id == "srpo/AntMaze-large-v2" and data.score(0.5) == 50
     check_environment(data)
 
