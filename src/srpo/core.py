@@ -42,9 +42,15 @@ class Batch(NamedTuple):
     next_obs: Float[Array, "... obs"]
     mask: Float[Array, "..."]  # 0 where the episode terminated, 1 elsewhere (time-outs included)
     index: Int[Array, "..."]  # type: ignore[assignment]  # row in the data set, for per-row tables (hides a tuple's method)
-    next_action: Float[Array, "... act"] | None = (
-        None  # of the next row, in the view `sarsa` alone; means nothing where mask is 0
-    )
+    next_action: Float[Array, "... act"] | None = None  # of the next row, in the view `sarsa`; nothing where mask is 0
+
+    @property
+    def obs_size(self) -> int:
+        return self.obs.shape[-1]
+
+    @property
+    def action_size(self) -> int:
+        return self.action.shape[-1]
 
     def sample(self, key: PRNGKeyArray, size: int) -> Batch:
         """`size` rows, drawn independently and uniformly."""

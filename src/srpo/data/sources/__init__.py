@@ -2,7 +2,7 @@
 
 A source is a module of two functions, `matches` and `read` (see `Source`); with a third, `listing`, its names are in
 `srpo data list` and in the hints about misspelled names. To add one: a file here and its name in `MODULES`, or, from
-outside, `register(module)`.
+outside, `register(module)`, or an entry point of the group `srpo.sources` in an installed package.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, NamedTuple, Protocol
 
 from srpo.data.checks import DataError
@@ -17,6 +18,7 @@ from srpo.data.checks import DataError
 MODULES = [
     f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "files")
 ]  # the first that matches reads
+GROUP = "srpo.sources"  # of entry points
 _registered: list[Source] = []
 
 
@@ -49,8 +51,16 @@ def register(source: Source) -> None:
 
 
 def sources() -> list[Source]:
-    """All sources, in the order in which they are asked."""
-    return [*_registered, *map(importlib.import_module, MODULES)]
+    """All sources, in the order in which they are asked. Raises DataError if one of another package cannot be imported."""
+    installed = [_installed(point) for point in metadata.entry_points(group=GROUP)]
+    return [*_registered, *installed, *map(importlib.import_module, MODULES)]
+
+
+def _installed(point: metadata.EntryPoint) -> Source:
+    try:
+        return point.load()
+    except Exception as e:  # anything may go wrong in another's module
+        raise DataError(f"the data source {point.value!r} of an installed package cannot be imported ({e}); remove it") from e
 
 
 def find(source: str) -> Source:
