@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change how it judges (repeatable), such as q.steps=10000",
     )
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add(
+        "--algo",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="a class of another package that trained runs (repeatable)",
+    )
     add("--png", type=Path, metavar="FILE", help="the picture; default judge.png in the first run")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
@@ -35,13 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises JudgingError, RunError, DataError and ConfigError; then nothing was written."""
-    from srpo import config
+    from srpo import algorithms, config
     from srpo.commands.train import pair
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge
     from srpo.judging.picture import draw
     from srpo.training.progress import Bars
 
+    for algo in args.algo:
+        algorithms.named(algo)
     judging = config.assign_all(Judging(), dict(pair(text, "--set") for text in args.set))
     shown = None
     with Bars(args.quiet) as bars:
