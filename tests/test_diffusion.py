@@ -1,5 +1,6 @@
 """Schedules, parametrizations and samplers against closed forms and the reference numbers of the papers' code."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,8 +85,14 @@ def test_preconditioning_is_table_1_of_edm(alpha, sigma):
     np.testing.assert_allclose(c_out, s * 0.5 / np.sqrt(s**2 + 0.25), rtol=1e-6)
 
 
-def wavy(x, t, obs, key=None):
-    return jnp.sin(3 * x + obs) + t[..., None]
+class Wavy(eqx.Module):
+    action_size: int = eqx.field(static=True, default=3)
+
+    def __call__(self, x, t, obs, key=None):
+        return jnp.sin(3 * x + obs) + t[..., None]
+
+
+wavy = Wavy()
 
 
 @pytest.mark.parametrize("schedule", [VP(), EDM()])
@@ -206,7 +213,7 @@ def test_karras_levels():
 
 def test_posterior_is_bayes_rule():
     """Mean and variance of x_{k-1} given x_k and x_0, from the product of the two Gaussians."""
-    schedule, x, x0 = Discrete.vp(5), 0.8, -0.3
+    schedule, x, x0 = Discrete.vp(5), jnp.float32(0.8), jnp.float32(-0.3)
     for k in range(1, 5):
         before, beta = schedule.alpha_bar[k - 1], schedule.beta[k]
         precision = 1 / (1 - before) + (1 - beta) / beta

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, overload, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -123,12 +123,14 @@ def average(target: T, model: Any, rate: ScalarLike) -> T:
     return jax.tree.map(lambda t, m: t + rate * (m - t), target, model)
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What training produces: a pytree that acts on one observation, or on any leading axes of them."""
 
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]: ...
 
 
+@runtime_checkable
 class View(Protocol[B_co]):
     """What a stage samples from."""
 
@@ -190,7 +192,7 @@ class Algorithm(eqx.Module):
         """The policy, from the results of the stages in `acts_with` by name."""
 
     @classmethod
-    def default(cls) -> Self:
+    def default(cls) -> Algorithm:
         """With every setting at its default."""
         return cls()  # type: ignore[call-arg]  # an AbstractVar looks like a field without a default
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -34,18 +34,21 @@ def each(act: Callable[[Array, PRNGKeyArray], Array], obs: Any, key: PRNGKeyArra
     return actions.reshape(*obs.shape[:-1], actions.shape[-1])
 
 
+@runtime_checkable
 class ActionSampler(Protocol):
     """What `BestOf` draws its candidates from."""
 
     def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]: ...
 
 
+@runtime_checkable
 class Score(Protocol):
     """What `BestOf` chooses by: values of actions, from one or more heads."""
 
     def __call__(self, obs: Float[Array, "n obs"], action: Float[Array, "n act"], /) -> Float[Array, "heads n"]: ...
 
 
+@runtime_checkable
 class Energy(Protocol):
     """What guides a diffusion model: the log of the factor by which the density of noised actions changes."""
 
@@ -264,7 +267,7 @@ class Planner(eqx.Module):
 
     def plan(
         self, obs: Float[Array, " obs"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "plans horizon act+obs"], Float[Array, " plans"]]:
+    ) -> tuple[Float[Array, "plans horizon row"], Float[Array, " plans"]]:
         """Normalized trajectories from `obs`, and their predicted returns."""
         schedule, fix = self.model.schedule, self.model.frame.starting_from(obs)
         k_start, k_steps = jax.random.split(key)

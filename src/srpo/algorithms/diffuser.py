@@ -30,7 +30,7 @@ from srpo.optim import adam
 from srpo.policies import Planner
 
 M = TypeVar("M")
-X = Float[Array, "... horizon act+obs"]
+X = Float[Array, "... horizon row"]
 
 
 class WindowTreatment(Treatment):
@@ -50,7 +50,7 @@ class Frame(eqx.Module):
     def rows(self, action: Float[Array, "... act"], obs: Float[Array, "... obs"]) -> Float[Array, "... act+obs"]:
         return jnp.concatenate([self.action(action), self.obs(obs)], -1)
 
-    def action_of(self, row: Float[Array, "... act+obs"]) -> Float[Array, "... act"]:
+    def action_of(self, row: Float[Array, "... row"]) -> Float[Array, "... act"]:
         return self.action.undo(row[..., : self.action.mean.value.shape[-1]])
 
     def starting_from(self, obs: Float[Array, "... obs"]) -> Callable[[X], X]:

@@ -33,7 +33,7 @@ class _Point(NamedTuple):
     log_ratio: Scalar
 
 
-def uniform_times(steps: int, start: float = 1.0, stop: float = 1e-3) -> Float[Array, " steps+1"]:
+def uniform_times(steps: int, start: float = 1.0, stop: float = 1e-3) -> Float[Array, " {steps}+1"]:
     """The grid of SfBC and QGPO: uniform in t."""
     return jnp.linspace(start, stop, steps + 1)
 
@@ -52,7 +52,7 @@ def block_orders(evaluations: int, order: int, single_tail: bool = False) -> tup
 
 
 def singlestep(
-    predict_noise: Model, schedule: Schedule, x: X, times: Float[Array, " n+1"], orders: Sequence[int], form: Form = "noise"
+    predict_noise: Model, schedule: Schedule, x: X, times: Float[Array, " points"], orders: Sequence[int], form: Form = "noise"
 ) -> X:
     """Solve from times[0] to times[-1]; a block of order p spends p intervals of the grid, its inner times are the grid's.
 
@@ -70,7 +70,7 @@ def singlestep(
     return x
 
 
-def multistep(predict_noise: Model, schedule: Schedule, x: X, times: Float[Array, " n+1"], form: Form = "data") -> X:
+def multistep(predict_noise: Model, schedule: Schedule, x: X, times: Float[Array, " points"], form: Form = "data") -> X:
     """The second-order multistep solver (2M): one evaluation per interval, the first step of first order."""
     predict = _prediction(predict_noise, schedule, form)
 

@@ -12,7 +12,7 @@ X = Float[Array, "..."]
 Level = Float[Array, "..."]
 
 
-def precondition(alpha: Level | float, sigma: Level, data_std: float = 0.5) -> tuple[Level, Level, Level]:
+def precondition(alpha: Level | float, sigma: Level | float, data_std: float = 0.5) -> tuple[Level, Level, Level]:
     """c_in, c_skip, c_out of D(x_t) = c_skip x_t + c_out F(c_in x_t) for x_t = alpha x_0 + sigma noise.
 
     With alpha = 1 Table 1 of the paper; otherwise the same in y = x_t / alpha, s = sigma / alpha, written so
@@ -32,13 +32,13 @@ def draw_sigma(key: PRNGKeyArray, shape, data_std: float = 0.5, low: float = 0.0
     return data_std * jnp.exp(data_std * jax.scipy.special.logit(u))
 
 
-def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Float[Array, " steps+1"]:
+def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Float[Array, " {steps}+1"]:
     """`steps` decreasing noise levels, then 0 (eq. 5)."""
     ramp = jnp.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
     return jnp.append(ramp, 0.0)
 
 
-def heun(denoise: Callable[[X, Level], X], x: X, sigmas: Float[Array, " n+1"]) -> X:
+def heun(denoise: Callable[[X, Level], X], x: X, sigmas: Float[Array, " levels"]) -> X:
     """Deterministic sampling from x at sigmas[0] down to sigmas[-1] (Algorithm 1); the step to 0 is Euler's.
 
     `denoise(x, sigma)` predicts x_0 and takes a scalar sigma.

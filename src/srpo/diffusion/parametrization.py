@@ -7,7 +7,7 @@ is scaled by alpha, which keeps SRPO's gradient clean at large t (docs/algorithm
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -23,6 +23,7 @@ Obs = Float[Array, "... obs"]
 S = TypeVar("S", bound=Schedule)
 
 
+@runtime_checkable
 class ScoreNetwork(Protocol):
     """A network of a noised action, a time and an observation; `key` is for dropout."""
 
@@ -32,6 +33,7 @@ class ScoreNetwork(Protocol):
     def __call__(self, x: Action, t: Times, obs: Obs, key: PRNGKeyArray | None = None) -> Action: ...
 
 
+@runtime_checkable
 class NoiseModel(Protocol):
     """What samplers draw from: it predicts the noise of actions, and says how they were noised."""
 
@@ -67,7 +69,7 @@ class Preconditioned(eqx.Module):
     """The network's output F gives the denoised action D = c_skip y + c_out F(c_in y)."""
 
     net: ScoreNetwork
-    schedule: VP = eqx.field(static=True, default=VP())
+    schedule: Schedule = eqx.field(static=True, default=VP())
     data_std: float = eqx.field(static=True, default=0.5)
 
     @property

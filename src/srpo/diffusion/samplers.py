@@ -8,7 +8,7 @@ Everything is differentiable; a clip passes no gradient where it saturates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ from srpo.config import static
 from srpo.diffusion.schedules import Discrete
 
 X = Float[Array, "..."]
-Step = Int[Array, ""]
+Step = Int[Array, ""] | int
 
 
 def clean(schedule: Discrete, k: Step, x: X, noise: X) -> X:
@@ -68,6 +68,7 @@ def _ancestral(step, schedule, x, key):
     return jax.lax.scan(body, x, steps)[0]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Draws actions of a shape from predict_noise(x, t) and the schedule by which they were noised."""
 

@@ -6,7 +6,7 @@ A schedule is a constant of a model, not a part of its parameters: a hashable pl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Real
 Times = Real[Array, "..."]  # in (0, 1], or the steps of a discrete diffusion
 
 
+@runtime_checkable
 class Schedule(Protocol):
     def __call__(self, t: Times, /) -> tuple[Times, Times]:
         """(alpha, sigma) at time t."""
@@ -89,7 +90,7 @@ class Discrete:
         """Products of 1 - beta up to and including each step."""
         return np.cumprod(1 - np.array(self.beta))
 
-    def __call__(self, k: Int[Array, "..."]) -> tuple[Times, Times]:
+    def __call__(self, k: Int[Array, "..."] | int) -> tuple[Times, Times]:
         """(alpha, sigma) at integer steps k."""
         alpha_bar = jnp.asarray(self.alpha_bar)[k]
         return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)

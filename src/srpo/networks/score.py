@@ -25,7 +25,7 @@ def sinusoidal(t: Times, size: int) -> Float[Array, "... d"]:
 class LearnedFourier(eqx.Module):
     """cos and sin of 2 pi w t with learned frequencies, which start at N(0, 0.2^2) (IDQL)."""
 
-    frequency: Float[Array, " d/2"]
+    frequency: Float[Array, " half"]
 
     def __init__(self, size: int, key: PRNGKeyArray, scale: float = 0.2):
         self.frequency = scale * jax.random.normal(key, (size // 2,))

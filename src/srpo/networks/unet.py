@@ -19,10 +19,11 @@ from srpo.networks.precision import full, reduced
 from srpo.networks.score import sinusoidal
 
 X = Float[Array, "... horizon channels"]
+Y = Float[Array, "... rows other"]  # with another number of rows, or of channels
 Embedded = Float[Array, "... time"]
 
 
-def neighbors(x: X, size: int, stride: int = 1) -> Float[Array, "... h size*channels"]:
+def neighbors(x: X, size: int, stride: int = 1) -> Float[Array, "... h {size}*channels"]:
     """Each (stride-th) row with those around it, `size` in all; zeros beyond the ends."""
     pad, n = size // 2, (x.shape[-2] + 2 * (size // 2) - size) // stride + 1
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad, pad), (0, 0)])
@@ -37,14 +38,14 @@ class Conv(eqx.Module):
     def __init__(self, n_in: int, n_out: int, size: int, key: PRNGKeyArray, stride: int = 1):
         self.linear, self.size, self.stride = Linear(size * n_in, n_out, key), size, stride
 
-    def __call__(self, x: X) -> X:
+    def __call__(self, x: X) -> Y:
         return self.linear(neighbors(x, self.size, self.stride))
 
 
 class Upsample(eqx.Module):
     """Transposed convolution of size 4 and stride 2: twice as many rows, each made of two neighboring ones."""
 
-    weight: Float[Array, "2 2*c c"]  # for even and odd rows
+    weight: Float[Array, "2 wide c"]  # for even and odd rows
     bias: Float[Array, " c"]
 
     def __init__(self, channels: int, key: PRNGKeyArray):
@@ -53,7 +54,7 @@ class Upsample(eqx.Module):
         self.weight = jax.random.uniform(k_weight, (2, 2 * channels, channels), minval=-bound, maxval=bound)
         self.bias = jax.random.uniform(k_bias, (channels,), minval=-bound, maxval=bound)
 
-    def __call__(self, x: X) -> X:
+    def __call__(self, x: X) -> Y:
         around, weight, c = neighbors(reduced(x), 3), reduced(self.weight), x.shape[-1]
         rows = jnp.stack([around[..., : 2 * c] @ weight[0], around[..., c:] @ weight[1]], -2) + reduced(self.bias)
         return rows.reshape(*x.shape[:-2], 2 * x.shape[-2], c)
@@ -82,7 +83,7 @@ class ConvBlock(eqx.Module):
     def __init__(self, n_in: int, n_out: int, key: PRNGKeyArray):
         self.conv, self.norm = Conv(n_in, n_out, 5, key), GroupNorm(n_out)
 
-    def __call__(self, x: X) -> X:
+    def __call__(self, x: X) -> Y:
         return mish(self.norm(self.conv(x)))
 
 
@@ -100,7 +101,7 @@ class TemporalBlock(eqx.Module):
         self.time = Linear(time, n_out, k_time)
         self.skip = None if n_in == n_out else Linear(n_in, n_out, k_skip)
 
-    def __call__(self, x: X, e: Embedded) -> X:
+    def __call__(self, x: X, e: Embedded) -> Y:
         h = self.second(self.first(x) + self.time(mish(e))[..., None, :])
         return h + (x if self.skip is None else self.skip(x))
 
@@ -109,7 +110,7 @@ class LinearAttention(eqx.Module):
     """x + attention of the normalized x, whose keys are normalized over the rows (linear in their number)."""
 
     norm: LayerNorm
-    qkv: Float[Array, "c 3*heads*size"]
+    qkv: Float[Array, "c qkv"]
     out: Linear
     heads: int = eqx.field(static=True)
 
@@ -138,7 +139,7 @@ class Level(eqx.Module):
         self.blocks = TemporalBlock(n_in, n_out, time, a), TemporalBlock(n_out, n_out, time, b)
         self.attention = LinearAttention(n_out, k_attention) if attention else None
 
-    def __call__(self, x: X, e: Embedded) -> X:
+    def __call__(self, x: X, e: Embedded) -> Y:
         for block in self.blocks:
             x = block(x, e)
         return x if self.attention is None else self.attention(x)

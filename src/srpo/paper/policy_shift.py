@@ -86,7 +86,7 @@ def _eq15(behavior, critic, draws):
     return descent
 
 
-def target_grid(extent: float, n: int) -> Float[np.ndarray, "n*n 2"]:
+def target_grid(extent: float, n: int) -> Float[np.ndarray, "{n}*{n} 2"]:
     """The crossings of `n` by `n` equally spaced lines over 0.9 of the square."""
     line = np.linspace(-0.9 * extent, 0.9 * extent, n, dtype=np.float32)
     return np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax import lax
@@ -24,6 +24,7 @@ class Axes(Enum):
     RUN = frozenset({"seed", "point"})  # (seed, point, ...)
 
 
+@runtime_checkable
 class Mapping(Protocol):
     """`fn` mapped over the leading axis of those arguments that `moves` says; of the result, all leaves have it."""
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -154,6 +154,7 @@ def _label(row: dict[str, Any]) -> str:
     return ",".join(f"{k}={v:g}" for k, v in row.items() if k not in fixed)
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where metrics go besides metrics.csv, and scores besides evals.csv."""
 

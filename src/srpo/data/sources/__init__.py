@@ -11,7 +11,7 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from srpo.data.checks import DataError
 
@@ -34,6 +34,7 @@ class Attributes(NamedTuple):
     others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
 
 
+@runtime_checkable
 class Source(Protocol):
     """One kind of source, as a module or an object."""
 
