@@ -94,6 +94,7 @@ class PenalizedPolicy(Stage[ReBRACState, Batch, DeterministicActor]):
         return state, metrics | state.logged
 
     def critic_step(self, state: ReBRACState, batch: Batch, key: PRNGKeyArray) -> Updated[Followed[QEnsemble]]:
+        assert batch.next_action is not None  # the view has it
         noise = jnp.clip(self.noise * jax.random.normal(key, batch.action.shape), -self.max_noise, self.max_noise)
         next_action = jnp.clip(state.actor.target(batch.next_obs) + noise, -1.0, 1.0)
         next_q = jnp.min(state.q.target(batch.next_obs, next_action), 0)

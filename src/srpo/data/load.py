@@ -120,7 +120,8 @@ def _range(action, asked: Asked, about: Attributes, by_d4rl: bool, where: str):
     if about.action_range is not None:
         low, high, origin = about.action_range
         bounds = ranges.read_range((low, high), action.shape[1], f"{where} ({origin})")
-        stated = ranges.ActionRange(*(np.asarray(x, np.float32) for x in bounds), origin)
+        if isinstance(bounds, tuple):
+            stated = ranges.ActionRange(np.asarray(bounds[0], np.float32), np.asarray(bounds[1], np.float32), origin)
     asking = told is None and stated is None
     env = None
     if asking and about.env_id in MEASURED_IN:
@@ -140,8 +141,8 @@ def _bounds(env_id: str | None, size: int):
         return None  # training says so, if it is to be evaluated there
     space = env.action_space
     env.close()
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    if np.shape(low) != (size,) or not (np.isfinite(low).all() and np.isfinite(high).all()):
+    low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
+    if low.shape != (size,) or not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
     return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
 

@@ -32,7 +32,11 @@ def centered(
             f"observation columns {_listed(coarse)} are more than float32 can hold (it rounds {mean[coarse][0]:.6g} by up to "
             f"{np.spacing(np.float32(mean[coarse][0])) / 2:.2g}): give policies float64, and record them less a fixed offset if you want to export"
         )
-    return (*(None if x is None else _single(np.asarray(x, np.float64) - offset) for x in (obs, next_obs)), offset, notes)
+
+    def near(x: np.ndarray) -> np.ndarray:
+        return _single(np.asarray(x, np.float64) - offset)
+
+    return near(obs), None if next_obs is None else near(next_obs), offset, notes
 
 
 def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:

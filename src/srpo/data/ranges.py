@@ -103,7 +103,8 @@ def to_unit(action: np.ndarray, chosen: ActionRange | None) -> np.ndarray:
 
 
 def _made(bounds: Bounds, origin: str) -> ActionRange:
-    return ActionRange(*(np.asarray(bound, np.float32).copy() for bound in bounds), origin)
+    low, high = (np.asarray(bound, np.float32).copy() for bound in bounds)
+    return ActionRange(low, high, origin)
 
 
 def _widened(low: np.ndarray, high: np.ndarray) -> Bounds:

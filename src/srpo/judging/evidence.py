@@ -59,7 +59,10 @@ class Split:
 
     def __init__(self, data: Dataset, holdout: float, judging: Judging):
         """`holdout`: the fraction of the episodes that no policy was trained on."""
-        seen, self.aside = data.split(holdout)
+        seen, aside = data.split(holdout)
+        if aside is None:
+            raise ValueError(f"{data.source}: no episode is set aside, so there is nothing to judge by")
+        self.aside = aside
         rng = np.random.default_rng(0)
         self.train, self.train_next, _ = _some(treat(seen), judging.rows, rng)
         self.held, self.held_next, self.held_rows = _some(treat(self.aside), judging.held_rows, rng)

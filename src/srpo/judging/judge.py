@@ -35,9 +35,11 @@ def judge(
     data: where the data set is now, if it was moved. Raises JudgingError for runs on different data or without held-out
     episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
     """
-    runs = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
-    runs = [run if isinstance(run, Run) else load_run(run) for run in runs]
-    judging = judging or Judging()
+    given = [runs] if isinstance(runs, (Run, str, Path)) else runs
+    return _judge([run if isinstance(run, Run) else load_run(run) for run in given], data, judging or Judging(), progress)
+
+
+def _judge(runs: list[Run], data: Dataset | str | Path | None, judging: Judging, progress: Progress) -> Judgement:
     holdout = comparable(runs)
     recording = load_dataset(recorded_source(runs[0].info["data"])) if data is None else data
     recording = recording if isinstance(recording, Dataset) else load_dataset(recording)
@@ -80,7 +82,9 @@ def effective_shares(run: Run, held: Batch) -> dict[tuple, float]:
 
     def share(s: int, point: Point) -> float:
         given = {n: jax.tree.map(lambda x, i=run.grid.where(n, point): x[s, i], run.results[n]) for n in stage.needs}
-        weight = run.grid.at(point).stages[name].weight(given, seen)
+        weighted = run.grid.at(point).stages[name]
+        assert isinstance(weighted, WeightedCloning)  # as the grid's own is
+        weight = weighted.weight(given, seen)
         return float(jnp.mean(weight) ** 2 / jnp.maximum(jnp.mean(weight**2), 1e-30))
 
     return {(seed, point): share(s, point) for s, seed in enumerate(run.seeds) for point in run.points}

@@ -187,13 +187,19 @@ class Run:
 
     @cached_property
     @in_float32
+    def normalizer(self) -> Normalizer | None:
+        """What normalizes the observations of its data for the networks, if they were trained on normalized ones."""
+        if not self.algorithm.data.normalize_obs:
+            return None
+        return Normalizer(*jnp.asarray(self.info["data"]["obs_statistics"], jnp.float32))
+
+    @cached_property
+    @in_float32
     def normalizers(self) -> list[Normalizer]:
         """What observations go through on their way to the policies, the last one first: statistics, offsets of the data."""
-        found = self.info["data"]
-        pairs = [found["obs_statistics"]] if self.algorithm.data.normalize_obs else []
-        if found.get("obs_offset"):
-            pairs.append([found["obs_offset"], [1.0] * len(found["obs_offset"])])
-        return [Normalizer(*jnp.asarray(pair, jnp.float32)) for pair in pairs]
+        offset = self.info["data"].get("obs_offset")
+        units = [] if not offset else [Normalizer(*jnp.asarray([offset, [1.0] * len(offset)], jnp.float32))]
+        return ([] if self.normalizer is None else [self.normalizer]) + units
 
     @cached_property
     def action_range(self) -> ActionRange | None:

@@ -85,8 +85,9 @@ class Comparison:
         def row(measure: str, name: str, value, low, high, other="", score: Any = "") -> dict[str, Any]:
             return dict(zip(COLUMNS, (measure, name, other, score, value, low, high), strict=True))
 
-        def ends(e: Estimate, i=()) -> tuple:
-            return tuple("" if x is None else float(x[i]) for x in (e.value, e.low, e.high))
+        def ends(e: Estimate, i=()) -> tuple[Any, Any, Any]:
+            value, low, high = ("" if x is None else float(x[i]) for x in (e.value, e.low, e.high))
+            return value, low, high
 
         out = [row("interquartile mean", n, *ends(e)) for n, e in self.middle.items()]
         out += [row("probability of improvement", a, *ends(e), other=b) for (a, b), e in self.improvements.items()]

@@ -90,7 +90,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             if key not in found:
                 raise missing_field(str(path), FIELDS[key], file)
         names = [name for name in TIMEOUTS if "timeout" not in found and isinstance(file.get(name), h5py.Dataset)]
-        flags = {name: hdf5.plain_dataset(file, name, str(path)) for name in names}
+        flags = {name: flag for name in names if (flag := hdf5.plain_dataset(file, name, str(path))) is not None}
         hdf5.require_room([*found.values(), *flags.values()], path)
         others = {name: data[()] for name, data in flags.items()}
         others |= {name: value for name in ATTRIBUTES if (value := hdf5.attribute(file, name)) is not None}
