@@ -130,8 +130,9 @@ def measure(
         results[need] = start(need).result()
     stage_loop = start(name)
     run, state = stage_loop.single(0, 0), jax.tree.map(lambda x: x[0, 0], stage_loop.state)
-    key, rows = jax.random.key(0), stage_loop.data
-    flops = seeds * product_flops(run.stage.update, state, rows.sample(key, run.stage.batch_size), run.given, key, jnp.int32(0))
+    key, view = jax.random.key(0), stage_loop.data
+    batch = view.take(run.stage.draw(view, key, jnp.int32(0)))
+    flops = seeds * product_flops(run.stage.update, state, batch, run.given, key, jnp.int32(0))
     products = Products(*typical(algorithm, name))
     calls = stage_loop.calls()
     next(calls)  # compiles

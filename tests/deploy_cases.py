@@ -16,7 +16,7 @@ DATA = (np.random.default_rng(0).normal(size=(3000, OBS)) * np.linspace(0.1, 4, 
 )
 DATA[:, 1] += DATA[:, 16]  # two signals that go together
 FRESH = np.concatenate([DATA[-500:] * 0.9, np.random.default_rng(1).normal(size=(500, OBS)) * 30]).astype(np.float32)
-NORMALIZER, OTHER = Normalizer.of(jnp.asarray(DATA)), Normalizer.of(jnp.asarray(FRESH))
+NORMALIZER, OTHER = (Normalizer.of((jnp.mean(x, 0), jnp.std(x, 0))) for x in map(jnp.asarray, (DATA, FRESH)))
 
 
 class Clipped(eqx.Module):

@@ -174,7 +174,7 @@ def test_iql_value_is_the_expectile_of_q_under_the_data(level, expected):
 def test_td3_bc_takes_the_papers_critic_step_and_delays_the_actor():
     data, stage = chain(), eqx.tree_at(lambda s: s.noise, TD3BC, 0.0)
     start = init(stage, data, {}, KEY)
-    batch = data.sample(jax.random.split(jax.random.fold_in(KEY, 0))[0], 64)  # what the first step sees
+    batch = data.take(data.rows(jax.random.split(jax.random.fold_in(KEY, 0))[0], 64))  # what the first step sees
 
     def see(obs):
         return (obs - np.mean(data.obs, 0)) / (np.std(data.obs, 0) + 1e-3)

@@ -116,7 +116,7 @@ def test_seeds_are_whole_numbers_of_any_kind():
 
 def test_samples_are_whole_rows_drawn_from_all_of_them():
     data = rows(10)
-    batch = data.sample(KEY, 1000)
+    batch = data.take(data.rows(KEY, 1000))
     assert batch.obs.shape == (1000, 3)
     np.testing.assert_array_equal(batch.obs, data.obs[batch.index])
     np.testing.assert_array_equal(batch.reward, data.reward[batch.index])

@@ -53,7 +53,7 @@ def test_transitions_follow_d4rl_bit_for_bit(flags, seed):
         return
     single = {key: x.astype(np.float32) for key, x in raw.items() if key in ("obs", "action", "reward")}
     obs, action, reward, next_obs, done = d4rl_rule(**single, terminal=raw["terminal"], timeout=raw["timeout"], limit=None)
-    batch = treat(data).transitions
+    batch = treat(data).transitions.held[:6]
     for found, expected in zip(
         batch, (obs, action, reward, next_obs, 1 - done.astype(np.float32), np.arange(len(obs))), strict=True
     ):
@@ -72,8 +72,8 @@ def test_missing_timeouts_are_counted_as_d4rl_does(terminal, limit):
 
 def test_a_timed_out_episode_loses_its_last_row_and_a_terminated_one_none():
     data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
-    assert treat(data).transitions.index.shape == (8,)  # rows 0 to 6 and 8
-    np.testing.assert_array_equal(np.asarray(treat(data).transitions.mask), [1, 1, 1, 0, 1, 1, 1, 1])
+    assert treat(data).transitions.held.index.shape == (8,)  # rows 0 to 6 and 8
+    np.testing.assert_array_equal(np.asarray(treat(data).transitions.held.mask), [1, 1, 1, 0, 1, 1, 1, 1])
 
 
 def test_episodes_returns_and_ends():
@@ -86,7 +86,7 @@ def test_episodes_returns_and_ends():
 
 def test_steps_hold_every_row_and_never_look_into_the_next_episode():
     data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
-    steps = treat(data).steps
+    steps = treat(data).held_steps
     assert steps.obs.shape == (10, 3)
     following = np.asarray(steps.next_obs)
     for row in (0, 1, 2, 3, 4, 5, 6, 8):
@@ -107,7 +107,7 @@ def test_data_without_episode_ends_names_the_algorithm_that_needs_them():
 
 
 def reward_of(treatment, **kwargs):
-    return np.asarray(treat(from_arrays(**arrays(**kwargs)), Treatment(**treatment)).steps.reward)
+    return np.asarray(treat(from_arrays(**arrays(**kwargs)), Treatment(**treatment)).held_steps.reward)
 
 
 def test_affine_rewards():
@@ -118,7 +118,7 @@ def test_affine_rewards():
 
 def test_standardized_rewards_have_mean_zero_and_unit_sample_deviation_over_the_transitions():
     data = treat(from_arrays(**arrays(50, timeout=[20])), Treatment(reward="standardize"))
-    reward = np.asarray(data.transitions.reward)
+    reward = np.asarray(data.transitions.held.reward)
     assert abs(reward.mean()) < 1e-6 and abs(reward.std(ddof=1) - 1) < 1e-6
 
 
@@ -135,9 +135,9 @@ def test_the_authors_cuts_drift_through_timed_out_episodes():
     rows = np.flatnonzero(~data.timeout[:-1])
     returns = authors_returns(data.reward[rows], data.terminal[rows])
     assert returns == [999 + 5, 998 * 5 + 2 * 2]  # and the last 997 rows are ignored
-    scaled = np.asarray(treat(data, Treatment(reward="return-range-authors")).transitions.reward)
+    scaled = np.asarray(treat(data, Treatment(reward="return-range-authors")).transitions.held.reward)
     np.testing.assert_allclose(scaled[0], 1000 / (4994 - 1004), rtol=1e-6)
-    correct = np.asarray(treat(data, Treatment(reward="return-range")).transitions.reward)
+    correct = np.asarray(treat(data, Treatment(reward="return-range")).transitions.held.reward)
     np.testing.assert_allclose(correct[0], 1000 / (5000 - 1000), rtol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_held_out_episodes_are_whole_disjoint_and_nested():
         rows = {x.tobytes() for x in held.obs}
         assert len(held.episodes) == count and len(kept.episodes) == 9 - count
         assert aside <= rows and rows.isdisjoint(x.tobytes() for x in kept.obs) and len(held) + len(kept) == 42
-        assert {x.tobytes() for x in np.asarray(again.transitions.obs)}.isdisjoint(rows)
+        assert {x.tobytes() for x in np.asarray(again.transitions.held.obs)}.isdisjoint(rows)
         aside = rows
 
 
@@ -185,7 +185,7 @@ def test_returns_of_held_out_episodes_scale_no_reward():
     for big in range(4):
         data = from_arrays(**arrays(8, terminal=ends, reward=np.repeat(np.where(np.arange(4) == big, 90.0, np.arange(4)), 2)))
         kept, held = data.split(0.25)
-        scaled = np.asarray(treat(data, Treatment(reward="return-range", holdout=0.25)).transitions.reward)
+        scaled = np.asarray(treat(data, Treatment(reward="return-range", holdout=0.25)).transitions.held.reward)
         spread = kept.returns.max() - kept.returns.min()
         np.testing.assert_allclose(scaled[0], kept.reward[0] / spread * 1000, rtol=1e-6)
         assert (held.reward.max() < 90) == (kept.reward.max() == 90)
@@ -203,23 +203,23 @@ def test_normalized_observations_have_mean_zero_and_unit_deviation_over_the_tran
     raw["obs"] = raw["obs"] * [1e3, 1, 0] + [5e3, 19, 7]  # the last column is constant
     recorded = from_arrays(**raw)
     data = treat(recorded, Treatment(normalize_obs=True, reward="beyond-19"))
-    seen, mean, std = np.asarray(data.transitions.obs), *data.obs_statistics
+    seen, mean, std = np.asarray(data.transitions.held.obs), *data.obs_statistics
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(seen.std(0), [1, 1, 0], atol=1e-5)
     for view in ("transitions", "steps"):
-        before, after = getattr(treat(recorded), view), getattr(data, view)
+        before, after = getattr(treat(recorded), view).held, getattr(data, view).held
         for now, was in ((after.obs, before.obs), (after.next_obs, before.next_obs)):
             np.testing.assert_allclose(np.asarray(now) * std + mean, np.asarray(was), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(data.recording.obs, recorded.obs)  # what was recorded stays
     assert treat(recorded).obs_statistics is None
     wrong = (recorded.reward > 0) & ~(recorded.obs[:, :2] > 19).all(1)  # by recorded positions
     assert 0 < wrong.sum() < (recorded.reward > 0).sum()
-    np.testing.assert_array_equal(data.steps.reward, np.where(wrong, 0, recorded.reward))
+    np.testing.assert_array_equal(data.held_steps.reward, np.where(wrong, 0, recorded.reward))
 
 
 def test_actions_are_clipped_only_in_what_training_sees():
     data = treat(from_arrays(**arrays(20)), Treatment(clip_action=0.5))
-    assert np.abs(np.asarray(data.transitions.action)).max() == 0.5
+    assert np.abs(np.asarray(data.transitions.held.action)).max() == 0.5
     assert np.abs(data.recording.action).max() > 0.5
 
 
@@ -228,8 +228,8 @@ def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
     recorded = np.vstack([raw["obs"][1:], np.zeros((1, 3))])
     recorded[[7, 9]] = [[7, 7, 7], [9, 9, 9]]
     data = from_arrays(**raw, next_obs=recorded)
-    assert treat(data).transitions.obs.shape[0] == 8  # off by default, as D4RL does
-    kept = treat(data, Treatment(keep_timeouts=True)).transitions
+    assert treat(data).transitions.held.obs.shape[0] == 8  # off by default, as D4RL does
+    kept = treat(data, Treatment(keep_timeouts=True)).transitions.held
     assert kept.obs.shape[0] == 10
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[[7, 9]], recorded[[7, 9]])
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[:3], np.float32(raw["obs"][1:4]))
@@ -266,7 +266,7 @@ def test_unknown_reward_treatments_are_answered_with_the_closest():
 def test_next_actions_are_those_of_the_rows_that_follow_within_an_episode():
     raw = arrays(12, terminal=[4], timeout=[8])
     raw["next_obs"] = raw["obs"] + 1  # recorded, so that time-outs may be kept
-    batch = treat(from_arrays(**raw), Treatment(clip_action=0.5)).sarsa
+    batch = treat(from_arrays(**raw), Treatment(clip_action=0.5)).sarsa.held
     rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9, 10])
     np.testing.assert_array_equal(batch.next_action, np.clip(raw["action"][rows + 1], -0.5, 0.5).astype(np.float32))
     np.testing.assert_array_equal(batch.obs, raw["obs"][rows].astype(np.float32))

@@ -6,7 +6,7 @@ import pytest
 
 from srpo.data import DataError, from_arrays
 from srpo.data.treated import treat
-from srpo.data.views import values_to_go
+from srpo.data.windows import values_to_go
 
 
 def recording(lengths=(12, 3, 20), ended=(True, False, False), tail=5):
@@ -22,17 +22,17 @@ def recording(lengths=(12, 3, 20), ended=(True, False, False), tail=5):
 
 def test_windows_start_where_diffuser_starts_them():
     data = recording()
-    starts = np.asarray(treat(data).windows(4, max_length=1000).start)
+    starts = np.asarray(treat(data).windows(4, max_length=1000).held.start)
     np.testing.assert_array_equal(starts, [*range(11), 12, 13, *range(15, 34)])  # length - 1 in each complete episode
-    starts = np.asarray(treat(data).windows(4, max_length=10).start)
+    starts = np.asarray(treat(data).windows(4, max_length=10).held.start)
     np.testing.assert_array_equal(starts, [*range(6), 12, 13, *range(15, 21)])  # at most 10 - 4 in each
 
 
 def test_windows_are_rows_of_one_episode_and_zero_past_its_end():
     data = recording()
     windows = treat(data).windows(6)
-    batch = windows.take(np.arange(len(windows)))
-    for n, (start, stop) in enumerate(zip(np.asarray(windows.start), np.asarray(windows.stop), strict=True)):
+    batch = windows.take(np.arange(windows.n_rows))
+    for n, (start, stop) in enumerate(zip(np.asarray(windows.held.start), np.asarray(windows.held.stop), strict=True)):
         inside = min(6, stop - start)
         for found, raw in ((batch.obs, data.obs), (batch.action, data.action)):
             np.testing.assert_array_equal(found[n, :inside], raw[start : start + inside])
@@ -43,7 +43,7 @@ def test_windows_are_rows_of_one_episode_and_zero_past_its_end():
 
 def test_values_are_discounted_sums_to_the_end_of_the_episode():
     data = recording()
-    value = np.asarray(treat(data).windows(4, discount=0.9, penalty=100.0).value)
+    value = np.asarray(treat(data).windows(4, discount=0.9, penalty=100.0).held.value)
     count = data.reward.astype(float).copy()
     count[11] -= 100  # the end of the only episode that really ended
     for start, stop in ((0, 12), (7, 12), (12, 15), (20, 35), (36, 40)):
@@ -58,12 +58,12 @@ def test_values_by_hand():
 
 def test_sampling_reaches_every_window_and_compiles():
     windows = treat(recording()).windows(4)
-    sample = jax.jit(lambda w, key: w.sample(key, 4096))
+    sample = jax.jit(lambda w, key: w.take(w.rows(key, 4096)))
     batch = sample(windows, jax.random.key(0))
     assert batch.obs.shape == (4096, 4, 2) and batch.action.shape == (4096, 4, 3) and batch.value.shape == (4096,)
     found, counts = np.unique(np.asarray(batch.index), return_counts=True)
-    np.testing.assert_array_equal(found, np.asarray(windows.start))
-    assert counts.min() > 0.5 * 4096 / len(windows)
+    np.testing.assert_array_equal(found, np.asarray(windows.held.start))
+    assert counts.min() > 0.5 * 4096 / windows.n_rows
     assert all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(windows))
 
 

@@ -110,7 +110,7 @@ def trained():
 def test_minibatches_start_at_the_true_observation(trained):
     algorithm, data, models = trained
     model, windows = models["trajectories"], algorithm.trajectories.view(data)
-    window = windows.sample(KEY, 32)
+    window = windows.take(windows.rows(KEY, 32))
     clean, x, k, fix = model.noised(window, jax.random.key(3))
     first = model.frame.obs(window.obs[:, 0])
     assert jnp.array_equal(x[:, 0, 1:], first) and jnp.array_equal(fix(jnp.zeros_like(x))[:, 0, 1:], first)
@@ -127,13 +127,14 @@ def test_the_value_target_is_the_discounted_return_with_the_penalty():
     data = from_arrays(np.zeros((5, 2)), np.zeros((5, 1)), [1.0, 2.0, 3.0, 1.0, 1.0], done, np.arange(5) == 4, name="tiny")
     data = treat(data, WindowTreatment(horizon=1, discount=0.5, penalty=100.0))
     windows = Diffuser().set("trajectories.multipliers", (1,)).set("trajectories.width", 32).trajectories.view(data)
-    np.testing.assert_allclose(windows.value, [1 + 1 - 97 / 4, 2 - 97 / 2, -97, 1.5, 1])
+    np.testing.assert_allclose(windows.held.value, [1 + 1 - 97 / 4, 2 - 97 / 2, -97, 1.5, 1])
 
 
 def test_the_loss_weighs_the_first_action(trained):
     algorithm, data, _ = trained
     stage = algorithm.trajectories
-    state, window = start(stage, stage.view(data), {}, KEY), stage.view(data).sample(KEY, 8)
+    view = stage.view(data)
+    state, window = start(stage, view, {}, KEY), view.take(view.rows(KEY, 8))
     found = jax.jit(lambda state: stage.update(state, window, {}, jax.random.key(3), jnp.int32(0))[1]["loss"])(state)
 
     @jax.jit
@@ -158,7 +159,8 @@ def test_trained_models_know_independent_rows():
     data = treat(data, algorithm.data)
     model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
     value, _ = fit(algorithm.value, algorithm.value.view(data), {"trajectories": model})
-    windows = algorithm.trajectories.view(data).sample(jax.random.key(5), 2000)
+    view = algorithm.trajectories.view(data)
+    windows = view.take(view.rows(jax.random.key(5), 2000))
     inside = windows.inside.all(1)
     clean, x, k, fix = model.noised(windows, jax.random.key(6))
     alpha = model.schedule(k)[0]

@@ -102,7 +102,7 @@ def test_next_actions_come_from_the_recording():
     action, end = rng.uniform(-1, 1, (20, ACT)), np.arange(20) % 10 == 9
     data = from_arrays(rng.normal(size=(20, OBS)), action, np.zeros(20), np.zeros(20, bool), end)
     view = STAGE.view(treat(data, ReBRAC().data))
-    drawn = view.sample(KEY, 64)
+    drawn = view.take(view.rows(KEY, 64))
     rows = np.delete(np.arange(20), [9, 19])[np.asarray(drawn.index)]
     np.testing.assert_array_equal(drawn.next_action, action.astype(np.float32)[rows + 1])
 
@@ -120,4 +120,4 @@ def test_the_authors_table_reaches_its_tasks():
     assert of("pen-human-v1")[0].lr_q == of("pen-human-v1")[0].lr_actor == 3e-4 and of("robot")[0].batch_size == 256
     assert of("hopper-medium-v2", "quick")[0].batch_size == 256 and len(BETAS) == 36
     one = treat(from_arrays(np.ones((4, OBS)), np.zeros((4, ACT)), [1, 2, 0, 3], np.zeros(4, bool)), data)
-    np.testing.assert_array_equal(one.transitions.reward, [100, 200, 0])
+    np.testing.assert_array_equal(one.transitions.held.reward, [100, 200, 0])

@@ -14,7 +14,7 @@ from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
 from srpo.diffusion.solver import Solver
 from srpo.losses import softmax_mean
-from srpo.stages.support import Support, SupportActions, Whole
+from srpo.stages.support import Support, SupportActions
 
 REWARD = jnp.asarray([1.0, 2.0, 4.0, 1.0, 1.0])  # an episode of three steps, then one of two
 LAST = jnp.asarray([False, False, True, False, True])
@@ -56,7 +56,9 @@ def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, 
     np.testing.assert_allclose(state.target, [3, 4, 4, 1.5, 1])
     assert float(state.mean) == pytest.approx(2.7) and float(state.std) == pytest.approx(np.std([3, 4, 4, 1.5, 1]))
     update = jax.jit(
-        lambda state, step: stage.update(state, recorded.sample(jax.random.key(step), 4), given, jax.random.key(9), step)[0]
+        lambda state, step: stage.update(
+            state, recorded.take(recorded.rows(jax.random.key(step), 4)), given, jax.random.key(9), step
+        )[0]
     )
     for step in range(3):
         state = update(state, step)
@@ -86,7 +88,7 @@ def test_returns_that_hardly_differ_are_divided_by_a_tenth():
 @pytest.mark.parametrize("next_states", [False, True])
 def test_every_state_is_given_actions_of_the_behavior(next_states):
     obs, solver = jnp.linspace(-1, 1, 13)[:, None], Solver("data", 2, 60)
-    data = Whole(Batch(obs, jnp.zeros((13, 1)), jnp.zeros(13), obs + 5, jnp.ones(13), jnp.arange(13)))
+    data = Batch(obs, jnp.zeros((13, 1)), jnp.zeros(13), obs + 5, jnp.ones(13), jnp.arange(13))
     stage = SupportActions(steps=4, count=400, next_states=next_states, solver=solver)  # parts of 4, 4, 4 and 1
     table, _ = fit(stage, data, {"behavior": GaussianBehavior(jnp.asarray([0.5]), 0.04)})
     assert table.here.shape == (13, 400, 1) and (table.after is None) != next_states
@@ -129,9 +131,11 @@ def test_episodes_are_trimmed_and_labels_checked_as_on_antmaze():
     assert np.flatnonzero(chosen.last).tolist() == [4, 9, 14] and left.terminal.sum() == 1
     assert left.episodes.tolist() == [[0, 5], [5, 10], [10, 15]]
     far = treat(data, Treatment(reward="beyond-19"))
-    assert np.flatnonzero(far.steps.reward).tolist() == [] and not far.recording.terminal.any()  # nowhere are both beyond 19
+    assert (
+        np.flatnonzero(far.held_steps.reward).tolist() == [] and not far.recording.terminal.any()
+    )  # nowhere are both beyond 19
     assert far.recording.episodes.tolist() == [[0, 6], [6, 10], [10, 21]]  # the goal was not reached: the episode goes on
     up = from_arrays(obs[:, :1] * [1, 2], np.zeros((21, 1)), np.ones(21), terminal, timeout, name="antmaze-like")
-    assert np.flatnonzero(treat(up, Treatment(reward="beyond-19")).steps.reward).tolist() == [20]
+    assert np.flatnonzero(treat(up, Treatment(reward="beyond-19")).held_steps.reward).tolist() == [20]
     with pytest.raises(DataError, match="no episode has five rows"):
         treat(from_arrays(obs[:4], np.zeros((4, 1)), np.ones(4), terminal[:4], timeout[:4]), Treatment(episodes="trimmed"))

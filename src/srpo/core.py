@@ -31,6 +31,7 @@ Metrics = dict[str, Array]
 Given = Mapping[str, Any]
 Step = Int[Array, ""]
 Updated = tuple[S, Metrics]  # what a step gives
+Moments = tuple[Float[Array, " columns"], Float[Array, " columns"]]  # mean, standard deviation
 
 
 class Batch(NamedTuple):
@@ -44,6 +45,12 @@ class Batch(NamedTuple):
     index: Int[Array, "..."]  # type: ignore[assignment]  # row in the data set, for per-row tables (hides a tuple's method)
     next_action: Float[Array, "... act"] | None = None  # of the next row, in the view `sarsa`; nothing where mask is 0
 
+    # all of a data set is a view of itself
+
+    @property
+    def n_rows(self) -> int:
+        return self.index.shape[0]
+
     @property
     def obs_size(self) -> int:
         return self.obs.shape[-1]
@@ -52,10 +59,39 @@ class Batch(NamedTuple):
     def action_size(self) -> int:
         return self.action.shape[-1]
 
-    def sample(self, key: PRNGKeyArray, size: int) -> Batch:
-        """`size` rows, drawn independently and uniformly."""
-        rows = jax.random.randint(key, (size,), 0, self.index.shape[0])
+    def rows(self, key: PRNGKeyArray, size: int) -> Int[Array, " B"]:
+        return uniform_rows(key, size, self.n_rows)
+
+    def take(self, rows: Int[Array, "..."]) -> Batch:
         return jax.tree.map(lambda x: x[rows], self)
+
+    def moments(self, field: str) -> Moments:
+        x = getattr(self, field)
+        mean, std = jnp.mean(x, 0), jnp.std(x, 0)
+        size = jnp.max(jnp.abs(x - mean), 0)  # squares of small numbers would underflow
+        careful = size * jnp.std((x - mean) / jnp.where(size > 0, size, 1.0), 0)
+        return mean, jnp.where(std < 1e-15, careful, std)
+
+
+def uniform_rows(key: PRNGKeyArray, size: int, n: int) -> Int[Array, " size"]:
+    """`size` of the rows 0 to n - 1, drawn independently and uniformly."""
+    return jax.random.randint(key, (size,), 0, n, jnp.int32)
+
+
+@runtime_checkable
+class View(Protocol[B_co]):
+    """What a stage draws its batches from: `rows` says which ones, from nothing but a key and how many there are; `take` gathers them."""
+
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def obs_size(self) -> int: ...
+    @property
+    def action_size(self) -> int: ...
+    def rows(self, key: PRNGKeyArray, size: int) -> Int[Array, " B"]: ...
+    def take(self, rows: Int[Array, " B"]) -> B_co: ...
+    def moments(self, field: str) -> Moments:
+        """Mean and standard deviation of each column of "obs" or "action" over all rows."""
 
 
 class Frozen(eqx.Module):
@@ -130,13 +166,6 @@ class Policy(Protocol):
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]: ...
 
 
-@runtime_checkable
-class View(Protocol[B_co]):
-    """What a stage samples from."""
-
-    def sample(self, key: PRNGKeyArray, size: int) -> B_co: ...
-
-
 class Stage(eqx.Module, Generic[S, B, R]):
     """One training phase; its fields are its hyper-parameters. Generic in its state, its batches and its result.
 
@@ -150,8 +179,12 @@ class Stage(eqx.Module, Generic[S, B, R]):
     batch_size: eqx.AbstractVar[int]
 
     def view(self, dataset: Any) -> View[B]:
-        """What the stage samples from: transitions, unless it says otherwise."""
+        """What the stage draws from: transitions, unless it says otherwise."""
         return dataset.transitions
+
+    def draw(self, view: View[B], key: PRNGKeyArray, step: Int[Array, ""]) -> Int[Array, " B"]:
+        """Which rows of its view a step takes: drawn at random, unless the stage says otherwise."""
+        return view.rows(key, self.batch_size)
 
     @abc.abstractmethod
     def init(self, data: Any, given: Given, key: PRNGKeyArray) -> S:
@@ -225,8 +258,32 @@ class Log(eqx.Module):
         return Log(total, {n: first(n) for n in self.bad_step})
 
 
+class Taken(eqx.Module):
+    """Batches that were taken before: those of the steps from `first` on, with a leading axis of steps."""
+
+    batches: Any
+    first: Int[Array, ""]
+
+    def at(self, step: Int[Array, ""]) -> Any:
+        return jax.tree.map(lambda x: x[step - self.first], self.batches)
+
+
+def step_keys(key: PRNGKeyArray, step) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The keys of one step: for its rows, and for all else that is random in it."""
+    k_rows, k_update = jax.random.split(jax.random.fold_in(key, step))
+    return k_rows, k_update
+
+
 def advance(
-    stage: Stage[S, B, Any], state: S, log: Log, data: View[B], given: Given, key: PRNGKeyArray, start, stop, block: int = 1
+    stage: Stage[S, B, Any],
+    state: S,
+    log: Log,
+    data: View[B] | Taken,
+    given: Given,
+    key: PRNGKeyArray,
+    start,
+    stop,
+    block: int = 1,
 ) -> tuple[S, Log]:
     """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
 
@@ -238,8 +295,8 @@ def advance(
 
     def body(i, carry):
         state, log = carry
-        k_batch, k_update = jax.random.split(jax.random.fold_in(key, i))
-        batch = data.sample(k_batch, stage.batch_size)
+        k_rows, k_update = step_keys(key, i)
+        batch = data.at(i) if isinstance(data, Taken) else data.take(stage.draw(data, k_rows, i))
         state, metrics = stage.update(state, batch, given, k_update, i)
         return state, log.add(metrics, i)
 
@@ -259,6 +316,7 @@ def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given,
     """The names of the metrics that a stage reports, found without computing anything."""
 
     def one(state, data, given, key):
-        return stage.update(state, data.sample(key, stage.batch_size), given, key, jnp.zeros((), jnp.int32))[1]
+        step = jnp.zeros((), jnp.int32)
+        return stage.update(state, data.take(stage.draw(data, key, step)), given, key, step)[1]
 
     return tuple(sorted(jax.eval_shape(one, state, data, given, key)))

@@ -33,7 +33,7 @@ class Regression(Stage[Alone[DeterministicActor], Batch, DeterministicActor]):
     lr: float = setting(3e-4, "learning rate (Adam)")
 
     def init(self, data, given, key) -> Alone[DeterministicActor]:
-        actor = DeterministicActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, Normalizer.of(data.obs))
+        actor = DeterministicActor(data.obs_size, data.action_size, self.hidden, key, Normalizer.of(data.moments("obs")))
         return TrainState.create(actor, adam(self.lr))
 
     def update(self, state: Alone[DeterministicActor], batch: Batch, given, key, step) -> Updated[Alone[DeterministicActor]]:

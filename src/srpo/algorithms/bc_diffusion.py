@@ -31,7 +31,7 @@ class DiffusionCloning(Stage[Alone[Model], Batch, Model]):
     lr: float = setting(3e-4, "learning rate (Adam)")
 
     def init(self, data, given, key) -> Alone[Model]:
-        net = ScoreMLP(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)
+        net = ScoreMLP(data.obs_size, data.action_size, self.hidden, key)
         return TrainState.create(NoisePrediction(net, Discrete.vp(self.diffusion_steps)), adam(self.lr))
 
     def update(self, state: Alone[Model], batch: Batch, given, key, step) -> Updated[Alone[Model]]:

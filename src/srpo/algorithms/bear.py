@@ -103,7 +103,7 @@ class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
 
     def init(self, data, given, key) -> BEARState:
         k_vae, k_q, k_actor, k_dual = jax.random.split(key, 4)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         log_multiplier = jax.random.normal(k_dual) if self.random_multiplier else jnp.zeros(())
         actor = SquashedGaussianActor(obs, act, self.hidden, k_actor, log_std_range=(-20.0, 2.0))
         return BEARState(

@@ -116,9 +116,9 @@ class TrajectoryDiffusion(Stage[Followed[TrajectoryModel], Window, TrajectoryMod
         return windows(dataset, self.width, self.multipliers)
 
     def init(self, data, given, key) -> Followed[TrajectoryModel]:
-        rows = data.horizon, data.action.shape[-1] + data.obs.shape[-1]
+        rows = data.table.horizon, data.action_size + data.obs_size
         net = TemporalUNet(rows[1], key, self.width, self.multipliers, self.attention)
-        frame = Frame(Normalizer.of(data.action, eps=1e-6), Normalizer.of(data.obs, eps=1e-6))
+        frame = Frame(*(Normalizer.of(data.moments(field), eps=1e-6) for field in ("action", "obs")))
         model = TrajectoryModel(net, frame, Discrete.cosine(self.diffusion_steps), rows)
         return TrainState.create(model, adam(self.lr), target=True)
 

@@ -84,7 +84,7 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
 
     def init(self, data, given, key) -> State:
         k_actor, k_q = jax.random.split(key)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         actor = NoisePrediction(ScoreMLP(obs, act, self.hidden, k_actor), Discrete.vp(self.diffusion_steps))
         q = QEnsemble(obs, act, self.hidden, k_q, activation=mish)
         optimize = self._optimizer

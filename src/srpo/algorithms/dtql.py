@@ -52,7 +52,7 @@ class TrustRegionPolicy(Stage[State, Batch, ActorCritic]):
     lr: float = setting(3e-4, "learning rate (Adam)")
 
     def init(self, data, given, key) -> State:
-        actor = SquashedGaussianActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, init="orthogonal")
+        actor = SquashedGaussianActor(data.obs_size, data.action_size, self.hidden, key, init="orthogonal")
         return State(given["warm_up"].state, TrainState.create(actor, adam(self.lr)))
 
     def update(self, state: State, batch: Batch, given, key, step) -> Updated[State]:

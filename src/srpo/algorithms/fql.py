@@ -108,7 +108,7 @@ class FlowPolicy(Stage[FQLState, Batch, OneStep]):
 
     def init(self, data, given, key) -> FQLState:
         k_q, k_flow, k_actor = jax.random.split(key, 3)
-        obs, act, gelu = data.obs.shape[-1], data.action.shape[-1], jax.nn.gelu
+        obs, act, gelu = data.obs_size, data.action_size, jax.nn.gelu
         q = QEnsemble(obs, act, self.hidden, k_q, activation=gelu, init="xavier", norm="after", eps=1e-6)
         flow = Flow(MLP((obs + act + 1, *self.hidden, act), k_flow, gelu, "xavier"))
         actor = OneStep(MLP((obs + act, *self.hidden, act), k_actor, gelu, "xavier"))

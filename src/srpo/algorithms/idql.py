@@ -80,7 +80,7 @@ class ImplicitCritic(Stage[CriticState[Value], Batch, Critic[Value]]):
 
     def init(self, data, given, key) -> CriticState[Value]:
         k_q, k_v = jax.random.split(key)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         net = ValueNet(obs, self.hidden, k_v, init="xavier")
         v: Value = InputNormValue(LayerNorm(obs, eps=1e-6), net) if self.value_norm else net
         return CriticState.create(QEnsemble(obs, act, self.hidden, k_q, init="xavier"), v, self.lr)
@@ -110,7 +110,7 @@ class DiscreteBehavior(Stage[Followed[Model], Batch, Model]):
 
     def init(self, data, given, key) -> Followed[Model]:
         style = ResNetStyle("xavier", "lecun", 1e-6, ACTIVATIONS[self.activation], True)
-        size = data.obs.shape[-1], data.action.shape[-1]
+        size = data.obs_size, data.action_size
         net = ScoreResNet(*size, key, self.width, self.blocks, self.dropout, self.time_size, style)
         return TrainState.create(NoisePrediction(net, Discrete.vp(self.diffusion_steps)), self._optimizer(), target=True)
 

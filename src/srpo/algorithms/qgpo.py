@@ -56,7 +56,7 @@ class InSupportCritic(Stage[Followed[QEnsemble], Batch, QEnsemble]):
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
 
     def init(self, data, given, key) -> Followed[QEnsemble]:
-        q = QEnsemble(data.obs.shape[-1], data.action.shape[-1], self.hidden, key)
+        q = QEnsemble(data.obs_size, data.action_size, self.hidden, key)
         return TrainState.create(q, adam(self.lr), target=True)
 
     def update(self, state: Followed[QEnsemble], batch: Batch, given, key, step) -> Updated[Followed[QEnsemble]]:
@@ -104,7 +104,7 @@ class ContrastiveEnergy(Stage[Alone[EnergyNet], Batch, EnergyNet]):
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
     def init(self, data, given, key) -> Alone[EnergyNet]:
-        return TrainState.create(EnergyNet(data.obs.shape[-1], data.action.shape[-1], self.hidden, key), adam(self.lr))
+        return TrainState.create(EnergyNet(data.obs_size, data.action_size, self.hidden, key), adam(self.lr))
 
     def update(self, state: Alone[EnergyNet], batch: Batch, given, key, step) -> Updated[Alone[EnergyNet]]:
         k_time, k_noise = jax.random.split(key)

@@ -74,7 +74,7 @@ class PenalizedPolicy(Stage[ReBRACState, Batch, DeterministicActor]):
 
     def init(self, data, given, key) -> ReBRACState:
         k_q, k_actor, *k_last = jax.random.split(key, 5)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         q = QEnsemble(obs, act, self.hidden, k_q, norm="after", eps=1e-6)
         members = tuple(as_edac(member, 3e-3, k) for member, k in zip(q.members, k_last[:2], strict=True))
         q = eqx.tree_at(lambda q: q.members, q, members)

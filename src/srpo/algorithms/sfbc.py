@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from srpo.algorithms.tables.score import TRIAL_SUPPORT
 from srpo.config import ConfigError, Overrides, Tasks, setting, static
@@ -35,13 +35,32 @@ Maximum = Literal["next state", "same state"]
 
 
 class Recorded(NamedTuple):
-    """All recorded steps with the ends of their episodes. A draw comes together with the whole, to plan on it."""
+    """All recorded steps with the ends of their episodes, on the device: the table of proposed actions beside them is larger.
+    A batch comes together with the whole, to plan on it."""
 
     steps: Batch
     last: Bool[Array, " N"]  # the episode ended or was cut here
 
-    def sample(self, key, size) -> tuple[Batch, Recorded]:
-        return self.steps.sample(key, size), self
+    @property
+    def n_rows(self) -> int:
+        return self.steps.n_rows
+
+    @property
+    def obs_size(self) -> int:
+        return self.steps.obs_size
+
+    @property
+    def action_size(self) -> int:
+        return self.steps.action_size
+
+    def rows(self, key, size) -> Int[Array, " B"]:
+        return self.steps.rows(key, size)
+
+    def take(self, rows) -> tuple[Batch, Recorded]:
+        return self.steps.take(rows), self
+
+    def moments(self, field):
+        return self.steps.moments(field)
 
 
 def planned_returns(
@@ -93,11 +112,10 @@ class PlannedCritic(Stage[PlannedState, tuple[Batch, Recorded], QEnsemble]):
 
     def view(self, dataset):
         dataset.require_episodes("SfBC")
-        return Recorded(dataset.steps, dataset.last)
+        return Recorded(dataset.held_steps, dataset.last)
 
     def init(self, data, given, key) -> PlannedState:
-        steps = data.steps
-        q = QEnsemble(steps.obs.shape[-1], steps.action.shape[-1], self.hidden, key, n=1, activation=jax.nn.silu)
+        q = QEnsemble(data.obs_size, data.action_size, self.hidden, key, n=1, activation=jax.nn.silu)
         return PlannedState.create(TrainState.create(q, adam(self.lr)), self._plan(data, -jnp.inf))
 
     def _plan(self, data: Recorded, value):

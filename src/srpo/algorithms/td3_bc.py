@@ -52,9 +52,9 @@ class TD3BCPolicy(Stage[TD3BCState, Batch, DeterministicActor]):
 
     def init(self, data, given, key) -> TD3BCState:
         k_q, k_actor = jax.random.split(key)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         q = QEnsemble(obs, act, self.hidden, k_q)
-        actor = DeterministicActor(obs, act, self.hidden, k_actor, Normalizer.of(data.obs))
+        actor = DeterministicActor(obs, act, self.hidden, k_actor, Normalizer.of(data.moments("obs")))
         logged = {"actor_loss": jnp.zeros(()), "cloning_error": jnp.zeros(())}
         optimizer = adam(self.lr)
         return TD3BCState(

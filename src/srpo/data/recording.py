@@ -9,8 +9,25 @@ from typing import Any
 import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
+from srpo.data.mapped import map_of
 from srpo.data.ranges import ActionRange
 from srpo.data.reference import normalized
+
+
+class Kept:
+    """The rows 0 to n - 1 without some: number i is row `kept(i)`. Holds only those left out, whatever n."""
+
+    def __init__(self, n: int, without: np.ndarray | None = None):
+        without = np.zeros(0, np.int64) if without is None else without  # in ascending order
+        self.size = n - len(without)
+        self._before = without - np.arange(len(without))  # kept rows before each one left out
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        numbers = np.asarray(numbers, np.int64)
+        return numbers + np.searchsorted(self._before, numbers, "right") if len(self._before) else numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +62,11 @@ class Dataset:
     @property
     def action_size(self) -> int:
         return self.action.shape[1]
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows stay in their file and are read where they are looked at."""
+        return map_of(self.obs) is not None
 
     # --- episodes
 
@@ -95,14 +117,18 @@ class Dataset:
         """(N, obs) observations as policies are given them."""
         return self.obs if self.obs_offset is None else self.obs + self.obs_offset
 
+    @property
+    def ends_itself(self) -> bool:
+        """Whether the last row is a transition: it is terminal, and the data are not D4RL's."""
+        return bool(self.terminal[-1] and not self.timeout[-1] and not self.d4rl)
+
     @cached_property
-    def transition_rows(self) -> np.ndarray:
+    def transition_rows(self) -> Kept:
         """Rows that are transitions: all but those that timed out, after which nothing was recorded. Raises DataError if none is.
 
         The last row is one if it is terminal; D4RL's own data leave it out, as `d4rl.qlearning_dataset` does.
         """
-        last = self.terminal[-1] and not self.timeout[-1] and not self.d4rl
-        rows = np.flatnonzero(~self.timeout[: None if last else -1])
+        rows = Kept(len(self) - (not self.ends_itself), np.flatnonzero(self.timeout[: None if self.ends_itself else -1]))
         if len(rows) == 0:
             raise DataError(
                 f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes"

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from srpo.core import Batch
 from srpo.data.treatments import Treatment
-from srpo.data.views import Windows
+from srpo.data.views import TableView
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """As many rows (or windows) of these sizes, of which nothing can be taken."""
+
+    n: int
+    obs_size: int
+    action_size: int
+    horizon: int = 1
+
+    def __len__(self) -> int:
+        return self.n
+
+    def moments(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        zero = np.zeros({"obs": self.obs_size, "action": self.action_size}[field], np.float32)
+        return zero, zero
+
+    def take(self, numbers: np.ndarray) -> Batch:
+        raise NotImplementedError("only the sizes of this data set are known")
+
+    def release(self) -> None:
+        """Nothing is held."""
 
 
 class ShapeOnly:
@@ -17,33 +42,37 @@ class ShapeOnly:
     def __init__(self, info: dict[str, Any], treatment: Treatment):
         self.info, self.treatment = info, treatment
 
-    def _batch(self, n: int) -> Batch:
-        obs, act = self.info["obs_size"], self.info["action_size"]
-        return Batch(_shape(n, obs), _shape(n, act), _shape(n), _shape(n, obs), _shape(n), _shape(n, of="int32"))
+    def _view(self, n: int, **more: int) -> TableView:
+        return TableView(Sizes(n, self.info["obs_size"], self.info["action_size"], **more))
 
     @property
-    def transitions(self) -> Batch:
-        return self._batch(self.info["transitions"])
+    def transitions(self) -> TableView:
+        return self._view(self.info["transitions"])
 
     @property
-    def sarsa(self) -> Batch:
-        return self.transitions._replace(next_action=self.transitions.action)
+    def sarsa(self) -> TableView:
+        return self.transitions
 
     @property
-    def steps(self) -> Batch:
-        return self._batch(self.info["rows"])
+    def steps(self) -> TableView:
+        return self._view(self.info["rows"])
 
     @property
-    def last(self):
+    def held_steps(self) -> Batch:
+        n, obs, act = self.info["rows"], self.info["obs_size"], self.info["action_size"]
+        columns: Any = (_shape(n, obs), _shape(n, act), _shape(n), _shape(n, obs), _shape(n), _shape(n, of="int32"))
+        return Batch(*columns)
+
+    @property
+    def last(self) -> jax.ShapeDtypeStruct:
         return _shape(self.info["rows"], of="bool")
 
-    def windows(self, horizon: int, **_: Any) -> Windows:
-        steps, one = self.steps, _shape(1, of="int32")
-        return Windows(steps.obs, steps.action, steps.reward, one, one, horizon)
+    def windows(self, horizon: int, **_: Any) -> TableView:
+        return self._view(1, horizon=horizon)
 
     def require_episodes(self, who: str) -> None:
         """They were there when the run was trained."""
 
 
-def _shape(*shape: int, of: str = "float32"):
+def _shape(*shape: int, of: str = "float32") -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, of)

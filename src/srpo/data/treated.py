@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -12,13 +13,19 @@ from jaxtyping import Array, Bool
 from srpo.core import Batch
 from srpo.data import treatments
 from srpo.data.checks import DataError
-from srpo.data.recording import Dataset
+from srpo.data.recording import Dataset, Kept
+from srpo.data.table import Table
 from srpo.data.treatments import Treatment
-from srpo.data.views import Windows
+from srpo.data.views import TableView
+from srpo.data.windows import WindowTable
 
 
-def treat(recording: Dataset, treatment: Treatment | None = None) -> Treated:
-    """What training sees of `recording`; without a treatment, as it was recorded. Raises DataError, ConfigError if it cannot be treated so."""
+def treat(recording: Dataset, treatment: Treatment | None = None, on_device: bool = True) -> Treated:
+    """What training sees of `recording`; without a treatment, as it was recorded.
+
+    on_device: whether its views hold their rows there, or leave them where they are. Raises DataError, ConfigError if it
+    cannot be treated so.
+    """
     treatment = Treatment() if treatment is None else treatment
     reward = treatments.reward_treatment(treatment.reward)
     chosen = recording.split(treatment.holdout)[0]
@@ -29,8 +36,8 @@ def treat(recording: Dataset, treatment: Treatment | None = None) -> Treated:
         chosen = reward.mend(chosen)
     if treatment.episodes == "trimmed":
         chosen = treatments.trimmed(chosen)
-    treated = Treated(chosen, treatment)
-    _ = treated.rows, treated.reward  # refuse now, not in the middle of training
+    treated = Treated(chosen, treatment, on_device)
+    _ = treated.rows, treated.all_steps  # refuse now, not in the middle of training
     return treated
 
 
@@ -40,6 +47,7 @@ class Treated:
 
     recording: Dataset
     treatment: Treatment
+    on_device: bool = True
 
     @property
     def n_transitions(self) -> int:
@@ -49,75 +57,73 @@ class Treated:
         """Raises DataError, naming the algorithm `who`, if no episode boundary was recorded."""
         self.recording.require_episodes(who)
 
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """Rows that are transitions: those of `d4rl.qlearning_dataset`, and time-outs if they are asked for."""
-        if not self.treatment.keep_timeouts:
-            return self.recording.transition_rows
-        treatments.require_next_obs(self.recording)
-        return np.union1d(self.recording.transition_rows, np.flatnonzero(self.recording.timeout))
+    # --- on the host
 
     @cached_property
-    def reward(self) -> np.ndarray:
-        """(N,) float32 rewards after the treatment."""
-        return treatments.reward_treatment(self.treatment.reward).learn(self.recording)(self.recording.reward)
+    def rows(self) -> Kept:
+        """Rows that are transitions: those of `d4rl.qlearning_dataset`, and time-outs if they are asked for."""
+        data = self.recording
+        if not self.treatment.keep_timeouts:
+            return data.transition_rows
+        treatments.require_next_obs(data)
+        return Kept(len(data) - (not (data.timeout[-1] or data.ends_itself)))
 
     @cached_property
     def obs_statistics(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Mean and standard deviation (obs,) by which training sees observations normalized, or None if it sees them as recorded."""
-        return treatments.statistics(self.recording.obs[self.rows]) if self.treatment.normalize_obs else None
+        if not self.treatment.normalize_obs:
+            return None
+        return treatments.frame(*Table(self.recording, self.rows).moments("obs"))
+
+    def _table(self, rows: Kept, into_next: bool) -> Table:
+        change = treatments.reward_treatment(self.treatment.reward).learn(self.recording)
+        return Table(self.recording, rows, into_next, change, self.treatment.clip_action, frame=self.obs_statistics)
 
     @cached_property
-    def transitions(self) -> Batch:
-        """The rows of `d4rl.qlearning_dataset`, bit for bit, as arrays on the device; then the treatment."""
-        data, rows = self.recording, self.rows
-        following = data.obs[np.minimum(rows + 1, len(data) - 1)]
-        kept = data.timeout[rows]
-        if data.next_obs is not None and kept.any():
-            following[kept] = data.next_obs[rows[kept]]
-        return self._batch(rows, following)
+    def all_transitions(self) -> Table:
+        """The rows of `d4rl.qlearning_dataset`, bit for bit; then the treatment."""
+        return self._table(self.rows, into_next=True)
 
     @cached_property
-    def sarsa(self) -> Batch:
+    def all_steps(self) -> Table:
+        """Every row; `next_obs` is the next row, or the row itself where the data breaks off."""
+        return self._table(Kept(len(self.recording)), into_next=False)
+
+    # --- views
+
+    @cached_property
+    def transitions(self) -> TableView:
+        """The transitions to draw from."""
+        return TableView(self.all_transitions, self._held(self.all_transitions) if self.on_device else None)
+
+    @cached_property
+    def sarsa(self) -> TableView:
         """The transitions, each with the action that was recorded after it. Raises DataError with kept time-outs, which have none."""
         if self.treatment.keep_timeouts:
             raise DataError(f"{self.recording.source}: no action was recorded after a time-out; use data.keep_timeouts=false")
-        return self.transitions._replace(
-            next_action=jnp.asarray(self._action(np.minimum(self.rows + 1, len(self.recording) - 1)))
-        )
+        table = replace(self.all_transitions, next_action=True)
+        return TableView(table, self._held(table) if self.on_device else None)
 
     @cached_property
-    def steps(self) -> Batch:
-        """Every row, as arrays on the device; `next_obs` is the next row, or the row itself where the data breaks off."""
-        data = self.recording
-        following = np.arange(1, len(data) + 1)
-        cut = data.episodes[~data.ended, 1] - 1
-        following[cut] = cut
-        following[-1] = len(data) - 1
-        return self._batch(np.arange(len(data)), data.obs[following])
+    def held_steps(self) -> Batch:
+        """Every row, on the device."""
+        return self._held(self.all_steps)
+
+    @cached_property
+    def steps(self) -> TableView:
+        """Every row to draw from."""
+        return TableView(self.all_steps, self.held_steps if self.on_device else None)
 
     @cached_property
     def last(self) -> Bool[Array, " N"]:
-        """The last row of each episode, by its end, a time-out or the end of the data."""
+        """The last row of each episode, by its end, a time-out or the end of the data; on the device."""
         return jnp.zeros(len(self.recording), bool).at[self.recording.episodes[:, 1] - 1].set(True)
 
-    def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> Windows:
-        """Pieces of `horizon` rows of complete episodes; see `srpo.data.views`. Raises DataError."""
-        return Windows.create(self.recording, self.steps, horizon, discount, penalty, max_length)
+    def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> TableView:
+        """Pieces of `horizon` rows of complete episodes to draw from; see `srpo.data.windows`. Raises DataError."""
+        table = WindowTable.create(self.all_steps, horizon, discount, penalty, max_length)
+        held = table.on_device(self.held_steps.obs, self.held_steps.action) if self.on_device else None
+        return TableView(table, held)
 
-    def _batch(self, rows: np.ndarray, following: np.ndarray) -> Batch:
-        data = self.recording
-        obs, next_obs = (jnp.asarray(self._normalized(x)) for x in (data.obs[rows], following))
-        mask = 1 - data.terminal[rows].astype(np.float32)
-        reward = jnp.asarray(self.reward[rows])
-        return Batch(obs, jnp.asarray(self._action(rows)), reward, next_obs, jnp.asarray(mask), jnp.arange(len(rows)))
-
-    def _action(self, rows: np.ndarray) -> np.ndarray:
-        action, bound = self.recording.action[rows], self.treatment.clip_action
-        return action if bound >= 1 else np.clip(action, -bound, bound)
-
-    def _normalized(self, obs: np.ndarray) -> np.ndarray:
-        if self.obs_statistics is None:
-            return obs
-        mean, std = self.obs_statistics
-        return (obs - mean) / std
+    def _held(self, table: Table) -> Batch:
+        return jax.tree.map(jnp.asarray, table.take(np.arange(len(table))))

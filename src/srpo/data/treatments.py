@@ -157,9 +157,8 @@ for _name, _treatment in {
 # --- observations and episodes
 
 
-def statistics(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (obs,) float32 of each column of `obs` (N, obs); the deviation of a constant one counts as 1."""
-    mean, std = obs.mean(axis=0, dtype=np.float64), obs.std(axis=0, dtype=np.float64)
+def frame(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By what to normalize columns of this mean and standard deviation (obs,), float32; the deviation of a constant one counts as 1."""
     constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)  # what rounding leaves of it in float32
     return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
 

@@ -1,8 +1,13 @@
-"""Windows of consecutive rows, for algorithms that model trajectories (Diffuser, arXiv 2205.09991, its code's rules)."""
+"""What algorithms draw their batches from: rows, or windows of consecutive rows, on the device or on the host.
+
+A view says which rows a step draws (`rows`) and gathers them (`take`). Where its rows are held on the device, the
+compiled loop takes them. Where they stay in the host's memory or on disk, whoever trains gathers ahead and hands blocks
+of batches to the loop (`srpo.training.feed`). Both draw the same rows and gather the same numbers.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -10,9 +15,66 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from srpo.core import Batch
-from srpo.data.checks import DataError
-from srpo.data.recording import Dataset
+from srpo.core import Moments, uniform_rows
+
+
+class Numbered(Protocol):
+    """Rows, or windows of them, on the host. What `take` gives is a named tuple of arrays with a leading axis."""
+
+    def __len__(self) -> int: ...
+    @property
+    def obs_size(self) -> int: ...
+    @property
+    def action_size(self) -> int: ...
+    def take(self, numbers: np.ndarray) -> Any: ...
+    def moments(self, field: str) -> tuple[np.ndarray, np.ndarray]: ...
+    def release(self) -> None: ...
+
+
+class Held(Protocol):
+    """The same rows, on the device."""
+
+    def take(self, rows: Int[Array, " B"]) -> Any: ...
+
+
+class TableView(eqx.Module):
+    """The rows of a table to draw from."""
+
+    table: Numbered = eqx.field(static=True)
+    held: Held | None = None  # None: they stay on the host
+
+    @property
+    def on_host(self) -> bool:
+        return self.held is None
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.table)
+
+    @property
+    def obs_size(self) -> int:
+        return self.table.obs_size
+
+    @property
+    def action_size(self) -> int:
+        return self.table.action_size
+
+    def moments(self, field: str) -> Moments:
+        """Mean and standard deviation of each column of "obs" or "action" over all rows, found on the host."""
+        mean, std = self.table.moments(field)
+        return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+
+    def rows(self, key: PRNGKeyArray, size: int) -> Int[Array, " size"]:
+        """`size` rows, drawn independently and uniformly."""
+        return uniform_rows(key, size, self.n_rows)
+
+    def take(self, rows: Int[Array, " B"]) -> Any:
+        """The batch of these rows. From the host it comes by a call out of the program: `srpo.training.feed` gathers ahead instead."""
+        if self.held is not None:
+            return self.held.take(rows)
+        one = self.table.take(np.zeros(1, np.int32))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*rows.shape, *x.shape[1:]), x.dtype), one)
+        return jax.pure_callback(lambda rows: self.table.take(np.asarray(rows)), shapes, rows)
 
 
 class Window(NamedTuple):
@@ -26,7 +88,7 @@ class Window(NamedTuple):
 
 
 class Windows(eqx.Module):
-    """All windows of a data set, kept as its rows and gathered when they are sampled."""
+    """All windows of a data set on the device, kept as its rows and gathered when they are taken."""
 
     obs: Float[Array, "N obs"]
     action: Float[Array, "N act"]
@@ -35,51 +97,14 @@ class Windows(eqx.Module):
     stop: Int[Array, " M"]  # row after the last of its episode
     horizon: int = eqx.field(static=True)
 
-    @classmethod
-    def create(cls, data: Dataset, steps: Batch, horizon: int, discount: float, penalty: float, max_length: int) -> Windows:
-        """`steps` are all rows of `data` after their treatment. Windows start at any row i < min(length - 1, max_length - horizon) of a complete episode. Raises DataError."""
-        data.require_episodes("training on windows")
-        value = values_to_go(np.asarray(steps.reward), data.episodes, data.ended, discount, penalty)
-        starts, stops = [], []
-        for first, stop in data.episodes[data.complete].tolist():
-            count = max(0, min(stop - first - 1, max_length - horizon))
-            starts.append(np.arange(first, first + count))
-            stops.append(np.full(count, stop))
-        start, stop = np.concatenate(starts), np.concatenate(stops)
-        if len(start) == 0:
-            raise DataError(
-                f"{data.source}: no window of {horizon} rows starts in episodes of at most "
-                f"{int(np.diff(data.episodes).max())} rows (counted up to {max_length}); use a shorter horizon"
-            )
-        first, after = jnp.asarray(start.astype(np.int32)), jnp.asarray(stop.astype(np.int32))
-        return cls(steps.obs, steps.action, jnp.asarray(value), first, after, horizon)
-
-    def __len__(self) -> int:
-        return self.start.shape[0]
-
-    def sample(self, key: PRNGKeyArray, size: int) -> Window:
-        """`size` windows, drawn independently and uniformly."""
-        return self.take(jax.random.randint(key, (size,), 0, self.start.shape[0]))
-
-    def take(self, which: Int[Array | np.ndarray, " B"]) -> Window:
+    def take(self, rows: Int[Array | np.ndarray, " B"]) -> Window:
         """The windows with the given numbers."""
-        start = self.start[which]
-        rows = start[:, None] + jnp.arange(self.horizon)  # (B, horizon)
-        inside = rows < self.stop[which][:, None]
-        rows = jnp.minimum(rows, self.obs.shape[0] - 1)
+        start = self.start[rows]
+        inside_rows = start[:, None] + jnp.arange(self.horizon)  # (B, horizon)
+        inside = inside_rows < self.stop[rows][:, None]
+        inside_rows = jnp.minimum(inside_rows, self.obs.shape[0] - 1)
 
         def zero_past(x):
-            return jnp.where(inside[..., None], x[rows], 0)
+            return jnp.where(inside[..., None], x[inside_rows], 0)
 
         return Window(zero_past(self.obs), zero_past(self.action), self.value[start], inside, start)
-
-
-def values_to_go(reward: np.ndarray, episodes: np.ndarray, ended: np.ndarray, discount: float, penalty: float) -> np.ndarray:
-    """(N,) discounted sum of rewards from each row to the end of its episode; a terminal row's reward is lowered by `penalty`."""
-    value = reward.astype(np.float64)
-    value[episodes[ended, 1] - 1] -= penalty
-    length = np.diff(episodes)[:, 0]
-    for back in range(2, int(length.max()) + 1):  # all episodes at once, from their ends backward
-        row = episodes[length >= back, 1] - back
-        value[row] += discount * value[row + 1]
-    return value.astype(np.float32)

@@ -15,7 +15,7 @@ from srpo.config import static
 from srpo.core import Batch
 from srpo.data.recording import Dataset
 from srpo.data.treated import Treated, treat
-from srpo.data.views import values_to_go
+from srpo.data.windows import values_to_go
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.judging.fitted_q import FittedQ, ScaledQ, fit_each, fit_one
 from srpo.judging.panel import Panel
@@ -80,8 +80,8 @@ class Split:
 def _some(treated: Treated, most: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray, np.ndarray]:
     """At most so many transitions, the recorded actions that followed them, and their rows."""
     chosen = np.sort(rng.permutation(treated.n_transitions)[:most])
-    batch = jax.tree.map(lambda x: x[chosen], treated.transitions)._replace(index=jnp.arange(len(chosen)))
-    rows = treated.rows[chosen]
+    taken = jax.tree.map(jnp.asarray, treated.all_transitions.take(chosen))
+    batch, rows = taken._replace(index=jnp.arange(len(chosen))), treated.rows(chosen)
     data = treated.recording
     return batch, data.action[np.minimum(rows + 1, len(data) - 1)], rows
 
@@ -112,7 +112,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
 
 def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:
     """The Q of every policy, each started at that of the behavior."""
-    obs, returns = Normalizer.of(split.train.obs), Normalizer(jnp.float32(split.mean), jnp.float32(split.std))
+    obs, returns = Normalizer.of(split.train.moments("obs")), Normalizer(jnp.float32(split.mean), jnp.float32(split.std))
     fresh = stage.fresh(obs, returns, next_action.shape[-1], key)
     given = {"start": fresh, "next_action": jnp.asarray(next_action[-1])}
     behavior = fit_one(stage, split.train, given, key, lambda step: progress("Q of the behavior", step, stage.steps))
@@ -142,7 +142,7 @@ def _behavior(runs: Sequence[Run], train: Batch, stage: DiffusionBehavior, key, 
             if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
                 model = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), run.results[name])
                 return model, run.normalizer or (lambda obs: obs)
-    see = Normalizer.of(train.obs)
+    see = Normalizer.of(train.moments("obs"))
     seen = train._replace(obs=see(train.obs), next_obs=see(train.next_obs))
     return fit_one(stage, seen, {}, key, lambda step: progress("behavior", step, stage.steps)), see
 

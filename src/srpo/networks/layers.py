@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from srpo.core import Frozen
+from srpo.core import Frozen, Moments
 from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
@@ -180,17 +180,14 @@ class Normalizer(eqx.Module):
         self.mean, self.std = Frozen(mean), Frozen(std)
 
     @classmethod
-    def of(cls, x: Float[Array, "n d"], eps: float = 1e-3) -> Normalizer:
-        """Of the rows of `x`; `eps` is added to the standard deviation, as in the papers' codes.
+    def of(cls, moments: Moments, eps: float = 1e-3) -> Normalizer:
+        """Of columns with this mean and standard deviation, to which `eps` is added, as in the papers' codes.
 
         A column whose deviation is not far above `eps` would vanish by it; it is brought to unit scale first.
         """
-        mean = jnp.mean(x, 0)
-        size = jnp.max(jnp.abs(x - mean), 0)  # squares of small numbers would underflow
-        std = size * jnp.std((x - mean) / jnp.where(size > 0, size, 1.0), 0)
-        plain = jnp.std(x, 0)
+        mean, std = moments
         small = (std > 0) & (std < SMALL * eps)
-        return cls(mean, jnp.where(small, std * (1.0 + eps), plain + eps))
+        return cls(mean, jnp.where(small, std * (1.0 + eps), std + eps))
 
     @classmethod
     def identity(cls, size: int) -> Normalizer:

@@ -43,7 +43,7 @@ class DiffusionBehavior(Stage[Alone[Model], Batch, Model]):
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
 
     def init(self, data, given, key) -> Alone[Model]:
-        net = ScoreResNet(data.obs.shape[-1], data.action.shape[-1], key, self.width, self.blocks, self.dropout)
+        net = ScoreResNet(data.obs_size, data.action_size, key, self.width, self.blocks, self.dropout)
         return TrainState.create(PARAMETRIZATIONS[self.parametrization](net, VP()), adamw(self.lr, self.weight_decay))
 
     def update(self, state: Alone[Model], batch: Batch, given, key, step) -> Updated[Alone[Model]]:

@@ -88,7 +88,7 @@ class IQLCritic(Stage[CriticState[ValueNet], Batch, Critic[ValueNet]]):
 
     def init(self, data, given, key) -> CriticState[ValueNet]:
         k_q, k_v = jax.random.split(key)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         q = QEnsemble(obs, act, self.hidden, k_q, init=self.layer_init)
         return CriticState.create(q, ValueNet(obs, self.hidden, k_v, init=self.layer_init), self.lr)
 

@@ -107,7 +107,7 @@ class ScoreBehavior(Stage[Alone[NoisePrediction[VP]], Batch, NoisePrediction[VP]
         return getattr(dataset, self.rows)
 
     def init(self, data, given, key) -> Alone[NoisePrediction[VP]]:
-        net = ScoreNet(data.obs.shape[-1], data.action.shape[-1], key, self.widths)
+        net = ScoreNet(data.obs_size, data.action_size, key, self.widths)
         return TrainState.create(NoisePrediction(net, VP()), adam(self.lr))
 
     def update(self, state: Alone[NoisePrediction[VP]], batch: Batch, given, key, step) -> Updated[Alone[NoisePrediction[VP]]]:

@@ -90,7 +90,7 @@ class ScoreRegularized(Stage[Alone[A], Batch, A]):
         """The actor's actions at what `temperature` gave."""
 
     def init(self, data, given, key) -> Alone[A]:
-        return TrainState.create(self.actor(data.obs.shape[-1], data.action.shape[-1], key), self._optimizer())
+        return TrainState.create(self.actor(data.obs_size, data.action_size, key), self._optimizer())
 
     def _optimizer(self):
         return adam(cosine(self.lr, self.steps))

@@ -5,7 +5,7 @@ They are a stage of their own so that drawing them shows its progress, resumes, 
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -16,15 +16,6 @@ from srpo.config import static
 from srpo.core import Batch, Stage, Updated
 from srpo.diffusion.solver import Solver
 from srpo.stages.score_behavior import Rows
-
-
-class Whole(NamedTuple):
-    """All rows of a data set at every step, for a stage that works through them in order."""
-
-    rows: Batch
-
-    def sample(self, key, size) -> Batch:
-        return self.rows
 
 
 class Support(eqx.Module):
@@ -39,7 +30,7 @@ class SupportActions(Stage[Support, Batch, Support]):
     trains: ClassVar = False
     batch_size: int = eqx.field(
         default=1, init=False, static=True
-    )  # no setting: every step sees all rows and fills its own share of the table
+    )  # no setting: every step takes its own share of the rows, in order
 
     steps: int = static(1000, "parts in which the table is drawn; more parts need less memory at once")
     count: int = static(16, "actions per state")
@@ -48,23 +39,27 @@ class SupportActions(Stage[Support, Batch, Support]):
     solver: Solver = Solver()
 
     def view(self, dataset):
-        return Whole(getattr(dataset, self.rows))
+        return getattr(dataset, self.rows)
+
+    def _share(self, n_rows, step):
+        size = -(-n_rows // self.steps)
+        return step * size + jnp.arange(size)
+
+    def draw(self, view, key, step):
+        return jnp.minimum(self._share(view.n_rows, step), view.n_rows - 1)
 
     def init(self, data, given, key) -> Support:
         def empty():
-            return jnp.zeros((data.rows.obs.shape[0], self.count, data.rows.action.shape[-1]))
+            return jnp.zeros((data.n_rows, self.count, data.action_size))
 
         return Support(empty(), empty() if self.next_states else None)
 
     def update(self, state: Support, batch: Batch, given, key, step) -> Updated[Support]:
-        n = batch.obs.shape[0]
-        size = -(-n // self.steps)
-        at = step * size + jnp.arange(size)  # beyond the end: read at the last row, not written
-        behavior, shape = given["behavior"], (size, self.count, batch.action.shape[-1])
+        at = self._share(state.here.shape[0], step)  # beyond the end: the last row was taken, and nothing is written
+        behavior, shape = given["behavior"], (len(at), *state.here.shape[1:])
 
         def draw(obs, key):
-            obs = obs[jnp.minimum(at, n - 1), None]  # (size, 1, obs)
-            return self.solver(lambda x, t: behavior(x, t, obs), behavior.schedule, key, shape)
+            return self.solver(lambda x, t: behavior(x, t, obs[:, None]), behavior.schedule, key, shape)
 
         k_here, k_after = jax.random.split(key)
         here = draw(batch.obs, k_here)

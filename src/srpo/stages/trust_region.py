@@ -46,7 +46,7 @@ class JointCritic(eqx.Module):
 
     def init(self, data, key) -> Followed[Values]:
         k_q, k_v = jax.random.split(key)
-        obs, act = data.obs.shape[-1], data.action.shape[-1]
+        obs, act = data.obs_size, data.action_size
         q = QEnsemble(obs, act, self.hidden, k_q, activation=mish, norm="before")
         return TrainState.create(Values(q, ValueNet(obs, self.hidden, k_v, activation=mish)), adam(self.lr), target=True)
 
@@ -67,7 +67,7 @@ class DenoisedBehavior(eqx.Module):
     lr: float = setting(3e-4, "learning rate (Adam)")
 
     def init(self, data, key) -> Alone[Denoiser]:
-        net = ScoreMLP(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, linear_input=True)
+        net = ScoreMLP(data.obs_size, data.action_size, self.hidden, key, linear_input=True)
         return TrainState.create(Denoiser(net), adam(self.lr))
 
     def update(

@@ -41,7 +41,7 @@ class WeightedCloning(Stage[Alone[GaussianActor], Batch, GaussianActor]):
         return adam(cosine(self.lr, self.steps))
 
     def init(self, data, given, key) -> Alone[GaussianActor]:
-        actor = GaussianActor(data.obs.shape[-1], data.action.shape[-1], self.hidden, key, init=self.layer_init)
+        actor = GaussianActor(data.obs_size, data.action_size, self.hidden, key, init=self.layer_init)
         return TrainState.create(actor, self._optimizer())
 
     def update(self, state: Alone[GaussianActor], batch: Batch, given: Given, key, step) -> Updated[Alone[GaussianActor]]:

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo.core import Log, Stage, advance, metric_names
+from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import load_info, load_tree, save_tree
 from srpo.runs.grid import Grid
 from srpo.runs.mapping import Axes, Mapping, default_mapping, over_runs
+from srpo.training.feed import feed
 from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
@@ -38,8 +40,10 @@ def _init(stage, _, own, key, shared, data):
     return stage.init(data, {**shared, **own}, key)
 
 
+# of the arguments of `_init` and `_advance`; batches that were taken before have an axis of seeds
 INIT_AXES = (Axes.POINT, Axes.POINT, Axes.RUN, Axes.SEED, Axes.SEED, Axes.SHARED)
-ADVANCE_AXES = (Axes.POINT, Axes.RUN, Axes.RUN, Axes.RUN, Axes.SEED, Axes.SEED, *[Axes.SHARED] * 3)
+ADVANCE_AXES = (Axes.POINT, Axes.RUN, Axes.RUN, Axes.RUN, Axes.SEED, Axes.SEED)
+VIEW_AXES, TAKEN_AXES = (Axes.SHARED,) * 3, (Axes.SEED, Axes.SHARED, Axes.SHARED)
 
 
 def stage_keys(name: str, seeds) -> jax.Array:
@@ -80,9 +84,9 @@ class StageLoop:
         self.log_every = -(-self.stage.steps // LOGS)
         self.step = 0
         self.survivors = Survivors(self.name, self.grid.seeds, self.points)
-        self._program = jax.jit(
-            computed_in(self.precision, over_runs(_advance, ADVANCE_AXES, self.mapping)), donate_argnums=(1, 2)
-        )
+        self._feed = feed(self.single(0, 0).stage, self.data, self.keys) if isinstance(self.data, TableView) else None
+        axes = ADVANCE_AXES + (VIEW_AXES if self._feed is None else TAKEN_AXES)
+        self._program = jax.jit(computed_in(self.precision, over_runs(_advance, axes, self.mapping)), donate_argnums=(1, 2))
 
     def single(self, seed: int, point: int) -> SingleRun:
         """What the run at these places in `grid.seeds` and `points` trains with."""
@@ -134,13 +138,20 @@ class StageLoop:
             yield self._metrics() if self.step == log_at else None
 
     def advance(self, stop: int) -> None:
-        """Train up to step `stop` (exclusive) in one call of the compiled program."""
-        bounds = np.int32(self.step), np.int32(stop)
-        self.state, self.log = self._program(
-            self.stage, self.state, self.log, self.own, self.keys, self.shared, self.data, *bounds
-        )
+        """Train up to step `stop` (exclusive), in one call of the compiled program per block of batches."""
+        while self.step < stop:
+            data, end = (self.data, stop) if self._feed is None else self._feed.at(self.step)
+            bounds = np.int32(self.step), np.int32(min(end, stop))
+            self.state, self.log = self._program(
+                self.stage, self.state, self.log, self.own, self.keys, self.shared, data, *bounds
+            )
+            self.step = int(bounds[1])
         jax.block_until_ready(self.state)
-        self.step = stop
+
+    def close(self) -> None:
+        """Gather no more batches ahead."""
+        if self._feed is not None:
+            self._feed.close()
 
     def _metrics(self) -> dict[str, np.ndarray]:
         """Means since the last row, of shape (seed, point); the log starts anew."""

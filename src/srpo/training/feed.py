@@ -1,0 +1,127 @@
+"""Blocks of batches, taken before the loop trains on them: by a compiled gather on the device, or on the host, ahead of time.
+
+The rows of a step are a pure function of the stage's key and the step, so nothing of a feed needs to be kept to resume.
+Whoever takes the batches, they are the same, and the same program trains on them: the results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from srpo.core import Stage, Taken, step_keys
+from srpo.data.views import TableView
+
+BLOCK_BYTES = 32 << 20  # of batches handed over at once
+BLOCK_STEPS = 256
+AHEAD = 2  # blocks gathered on the host while one is trained on
+READERS = 8  # that wait for the disk at the same time
+ROWS_PER_READER = 2048
+
+
+class Feed(Protocol):
+    """Blocks of batches of a stage, with leading axes (seed, step)."""
+
+    def at(self, step: int) -> tuple[Taken, int]:
+        """The block that holds a step, and the step after its last."""
+
+    def close(self) -> None:
+        """Gather no more."""
+
+
+def feed(stage: Stage, view: TableView, keys: jax.Array) -> Feed:
+    """Of a stage for seeds that have these keys."""
+    rows, one = stage.draw(view, keys[0], jnp.int32(0)), jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
+    bytes_per_step = len(keys) * rows.size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
+    length = max(min(BLOCK_BYTES // bytes_per_step, BLOCK_STEPS, stage.steps), 1)
+    return (HostFeed if view.on_host else DeviceFeed)(stage, view, keys, length)
+
+
+def drawn(stage: Stage, view: TableView, keys: jax.Array, steps: Int[Array, " steps"]) -> Int[Array, "seed steps B"]:
+    """The rows that each step takes, for each seed."""
+
+    def one(key, step):
+        return stage.draw(view, step_keys(key, step)[0], step)
+
+    return jax.vmap(lambda key: jax.vmap(lambda step: one(key, step))(steps))(keys)
+
+
+def blocked(take: Callable[[Any], Any], rows: Any) -> Any:
+    """What `take` gives for rows of any shape."""
+    return jax.tree.map(lambda x: x.reshape(*rows.shape, *x.shape[1:]), take(rows.ravel()))
+
+
+class DeviceFeed:
+    """From rows that are on the device, in its queue."""
+
+    def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
+        self._view, self._keys, self._length = view, keys, length
+        self._number = -1
+        self._block: Any = None
+
+        @jax.jit
+        def take(view, keys, first):
+            rows = drawn(stage, view, keys, first + jnp.arange(length))
+            return Taken(blocked(view.take, rows), jnp.full(len(keys), first))
+
+        self._take = take
+
+    def at(self, step: int) -> tuple[Taken, int]:
+        number = step // self._length
+        if number != self._number:
+            self._block = None  # its memory first
+            self._number, self._block = number, self._take(self._view, self._keys, np.int32(number * self._length))
+        return self._block, (number + 1) * self._length
+
+    def close(self) -> None:
+        self._number, self._block = -1, None
+
+
+class HostFeed:
+    """From rows in the host's memory or on disk, by threads that run beside the compiled loop."""
+
+    def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
+        self._table, self._length, self._steps = view.table, length, stage.steps
+        self._device, impl = _host(), jax.random.key_impl(keys)
+        self._keys = jax.device_get(jax.random.key_data(keys))
+        self._draw = jax.jit(lambda keys, steps: drawn(stage, view, jax.random.wrap_key_data(keys, impl=impl), steps))
+        self._coming: dict[int, Future] = {}
+        self._ahead, self._readers = ThreadPoolExecutor(1, "srpo-feed"), ThreadPoolExecutor(READERS, "srpo-read")
+
+    def at(self, step: int) -> tuple[Taken, int]:
+        number = step // self._length
+        wanted = [n for n in range(number, number + AHEAD + 1) if n * self._length < self._steps]
+        self._coming = {n: self._coming.get(n) or self._ahead.submit(self._block, n) for n in wanted}
+        return self._coming[number].result(), (number + 1) * self._length
+
+    def _block(self, number: int) -> Taken:
+        first = number * self._length
+        with jax.default_device(self._device):
+            rows = np.asarray(self._draw(self._keys, np.arange(first, first + self._length, dtype=np.int32)))
+        batches = jax.device_put(blocked(self._gather, rows))
+        return Taken(batches, jnp.full(len(rows), first, jnp.int32))
+
+    def _gather(self, rows: np.ndarray) -> Any:
+        parts = np.array_split(rows, -(-len(rows) // ROWS_PER_READER))
+        taken = list(self._readers.map(self._table.take, parts))
+        self._table.release()
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *taken)
+
+    def close(self) -> None:
+        self._coming = {}
+        for pool in (self._ahead, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _host() -> jax.Device:
+    """Where rows are drawn: not in the queue of an accelerator, if that can be helped."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told of the accelerator alone
+        return jax.local_devices()[0]
