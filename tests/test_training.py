@@ -20,7 +20,7 @@ from srpo.cli import main
 from srpo.config import ConfigError
 from srpo.data import from_arrays
 from srpo.data.treated import treat
-from srpo.evaluation import video
+from srpo.evaluation import rollouts, video
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError
@@ -141,12 +141,19 @@ def test_the_bootstrap_draws_seeds_and_then_episodes():
     assert (low, high) == (pytest.approx(-1.96 / 20, abs=0.01), pytest.approx(1.96 / 20, abs=0.01))
 
 
-def test_what_is_kept_at_a_step_is_what_was_evaluated_then(swept):
+def test_what_is_kept_at_a_step_is_what_was_evaluated_then(swept, monkeypatch):
+    """Bit for bit, also where the runs act in blocks."""
     assert swept.kept == [5, 10]
     for step in swept.kept:
         returns = Rollouts("Hopper-v4", (2, 2), 2)(swept.policies_at(step)).returns
         told = [float(r["return"]) for r in rows(swept.path / "evals.csv") if (r["kind"], r["step"]) == ("training", str(step))]
         np.testing.assert_allclose(returns.ravel(), told)
+        monkeypatch.setattr(rollouts, "MOST", 3)  # of 8: a block for each run
+        played = Rollouts("Hopper-v4", (2, 2), 2)
+        np.testing.assert_array_equal(played(swept.policies_at(step)).returns, returns)
+        assert (played.blocks, len(played.envs)) == (4, 2)
+        played.close()
+        monkeypatch.undo()
     assert leaves_equal(swept.policies_at(10), swept.policies)
     one = {"policy.beta": 0.5}
     assert not leaves_equal(swept.policy(1, 5, **one), swept.policy(1, **one))

@@ -17,6 +17,7 @@ from srpo.environments import make_env, scale_action
 from srpo.runs.mapping import Axes, Mapping, over_runs
 
 FIRST_SEED = 1001
+MOST = 200  # environments at once
 Progress = Callable[[int], None]
 
 
@@ -29,41 +30,62 @@ class Episodes:
 
 
 class Rollouts:
-    """Environments, and the compiled actions, that are kept from one evaluation to the next."""
+    """Environments, and the compiled actions, that are kept from one evaluation to the next; `close` ends them.
+
+    The runs act block by block, so that no more than `MOST` environments exist at once (or the episodes of one run).
+    """
 
     def __init__(
         self, env_id: str, shape: tuple[int, int], episodes: int, mapping: Mapping | None = None, in_units: bool = False
     ):
         """`shape`: how many seeds and points. `in_units`: the policies act in the environment's units, not in [-1, 1]."""
-        self.in_units = in_units
-        self.shape = (*shape, episodes)
-        self.envs = [make_env(env_id) for _ in range(int(np.prod(self.shape)))]
+        self.env_id, self.in_units = env_id, in_units
+        self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
+        self.blocks = -(-self.runs // max(1, MOST // episodes))
+        self.envs: list[Any] = []
         self._act = jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
-        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step."""
-        n = len(self.envs)
-        first = self.envs[0].observation_space.shape[0]
-        obs = np.zeros((n, first), np.float32)
-        for i, env in enumerate(self.envs):
-            obs[i] = env.reset(seed=FIRST_SEED + i % self.shape[-1])[0]
+        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step, of all blocks on average."""
+        flat = jax.tree.map(lambda x: x.reshape(self.runs, 1, *x.shape[2:]), policies)  # (run, 1)
+        returns, lengths, done = np.zeros(self.shape), np.zeros(self.shape, int), 0
+
+        def told(step: int) -> None:
+            if progress is not None:
+                progress((done + step) // self.blocks)
+
+        for block in np.array_split(np.arange(self.runs), self.blocks):
+            here = slice(block[0], block[-1] + 1)
+            found = self._play(jax.tree.map(lambda x, here=here: x[here], flat), len(block), key, told)
+            for into, out in zip((returns, lengths), found, strict=True):
+                into.reshape(self.runs, -1)[here] = out.reshape(len(block), -1)
+            done += int(found[1].max())
+        return Episodes(returns, lengths)
+
+    def _play(self, policies: Any, runs: int, key: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+        """Returns and lengths (run * episode,) of one block."""
+        n, episodes = runs * self.shape[-1], self.shape[-1]
+        self.envs += [make_env(self.env_id) for _ in range(n - len(self.envs))]
+        obs = np.zeros((n, self.envs[0].observation_space.shape[0]), np.float32)
+        for i in range(n):
+            obs[i] = self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0]
         returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
         while alive.any():
-            action = self._actions(policies, obs, key, step)
+            action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step)))
+            action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.in_units)
             for i in np.flatnonzero(alive).tolist():
                 obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
                 returns[i] += float(reward)
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
             step += 1
-            if progress is not None:
-                progress(step)
-        return Episodes(returns.reshape(self.shape), lengths.reshape(self.shape))
+            progress(step)
+        return returns, lengths
 
-    def _actions(self, policies, obs, key, step) -> np.ndarray:
-        """In the environment's own bounds, of shape (n, act)."""
-        a = self._act(policies, obs.reshape(*self.shape, -1), np.uint32(key), np.uint32(step))
-        return scale_action(self.envs[0].action_space, np.asarray(a).reshape(len(self.envs), -1), self.in_units)
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+        self.envs = []
 
 
 def _act(policy, obs, seed, step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,6 +47,10 @@ class Evaluator:
         rows = episode_rows(run, episodes, env_id, "training", step)
         self.table.append(rows)
         return rows
+
+    def close(self) -> None:
+        if self.rollouts is not None:
+            self.rollouts.close()
 
 
 def rollouts_of(run: Run, env_id: str, episodes: int) -> Rollouts:
@@ -173,9 +178,12 @@ def play(
     run: Run, steps: Sequence[int], episodes: int, env_id: str, kind: str, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Rows for evals.csv of the policies that were kept at these steps."""
-    rollouts = rollouts_of(run, env_id, episodes)
-    policies = ((step, run.policies_at(step)) for step in steps)
-    return [row for step, p in policies for row in episode_rows(run, rollouts(p, progress=progress), env_id, kind, step)]
+    rows: list[dict[str, Any]] = []
+    with contextlib.closing(rollouts_of(run, env_id, episodes)) as rollouts:
+        for step in steps:
+            played = rollouts(run.policies_at(step), progress=progress)
+            rows += episode_rows(run, played, env_id, kind, step)
+    return rows
 
 
 def environment_of(run: Run, given: str | None = None) -> str:

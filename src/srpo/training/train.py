@@ -204,11 +204,13 @@ def _misfit(other: Run, grid: Grid) -> str:
 
 
 def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run:
-    with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report:
+    with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
         results = dict(run.results)
         evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None
+        if evaluator is not None:
+            at_end.callback(evaluator.close)
         for name, stage in run.algorithm.stages.items():
             if name in results:
                 report.skipped(name)
