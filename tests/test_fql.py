@@ -59,7 +59,7 @@ def network(net, *parts):
 def test_losses_against_numpy(batch, state, heads, normalize):
     stage = replace(STAGE, heads=heads, normalize_q=normalize)
     found = jax.jit(lambda: stage.update(state, batch, {}, KEY, 0)[1])()
-    obs, action, reward, next_obs, mask, _ = (np.asarray(x, np.float64) for x in batch)
+    obs, action, reward, next_obs, mask = (np.asarray(x, np.float64) for x in batch[:5])
     k_next, k_flow, k_actor = random.split(KEY, 3)
     k_noise, k_time = random.split(k_flow)
     actor, flow = state.actor.model.net, state.flow.model.net
