@@ -48,8 +48,17 @@ class Table:
         rows = self.kept(numbers)
         mask = 1 - self.data.terminal[rows].astype(np.float32)
         reward = self.change(self.data.reward[rows])
-        columns: Any = (self.obs(rows), self.action(rows), reward, self._next_obs(rows), mask, np.asarray(numbers, np.int32))
-        return Batch(*columns, self.action(self._after(rows)) if self.next_action else None)
+        after: Any = self.action(self._after(rows)) if self.next_action else None
+        columns: Any = (
+            self.obs(rows),
+            self.action(rows),
+            reward,
+            self._next_obs(rows),
+            mask,
+            np.asarray(numbers, np.int32),
+            after,
+        )
+        return Batch(*columns)
 
     def obs(self, rows: np.ndarray) -> np.ndarray:
         """Observations of rows of the recording."""
