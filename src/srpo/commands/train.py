@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="of products and activations in training; bfloat16 is faster on a GPU, policies always act in float32",
     )
+    add(
+        "--data-in",
+        default="auto",
+        choices=("auto", "device", "memory", "disk"),
+        help="where the rows are that training draws from; auto: on the device if they fit, else where the file's size "
+        "leaves them. Results are the same bit for bit",
+    )
     add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
     add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
     add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
-
-
-def _from(algorithm: Any, paths: Iterable[str], origin: str) -> dict[str, str]:
-    from srpo import config
-
-    return dict.fromkeys((config.present(algorithm, path) for path in paths), origin)
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -105,7 +105,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    free = ("data", "env", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
+    free = ("data", "data_in", "env", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
     changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
     if changed:
         what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
         if args.env is not None:
             _same_environment(args.env, known["env_id"])
         data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
-        run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or ())
+        run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in)
         return report(run, args.json)
 
     if args.data is None:
@@ -152,18 +152,16 @@ def main(args: argparse.Namespace) -> int:
     if len(sweep) < len(axes):
         raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
     algorithm = config.assign_all(cls.default(), chosen | changes)
-    sources = (
-        dict.fromkeys(chosen, f"preset {args.preset}") | _from(algorithm, changes, "--set") | _from(algorithm, sweep, "--sweep")
-    )
+    sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
         from srpo.training.dry_run import dry_run
 
-        return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, **options)
+        return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, data_in=args.data_in, **options)
     eval_every = 0 if args.no_eval else args.eval_every
     run = training.train(
         algorithm, data, **options, out=args.out, start_from=args.start_from, eval_every=eval_every,
-        eval_episodes=args.eval_episodes, keep=args.keep, precision=args.precision, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
+        eval_episodes=args.eval_episodes, keep=args.keep, precision=args.precision, data_in=args.data_in, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
     )  # fmt: skip
     return report(run, args.json)
 

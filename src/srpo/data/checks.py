@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from srpo.data import layout
+from srpo.data.mapped import map_of, pieces
 from srpo.errors import UserError
 from srpo.text import NAME, plain
 
@@ -98,7 +99,9 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
     found, obs = arrays["next_obs"], arrays["obs"]
     if found.dtype.kind != "f" or found.shape != obs.shape:
         return found
-    gaps = np.flatnonzero(np.isnan(found).any(axis=1))
+    gaps = np.concatenate(
+        [np.zeros(0, int)] + [start + np.flatnonzero(np.isnan(piece).any(axis=1)) for start, (piece,) in pieces(found)]
+    )
     ends = np.zeros(len(found), bool)
     ends[-1:] = True
     for key in ("terminal", "timeout"):
@@ -109,7 +112,13 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
         raise DataError(
             f"{what}[{at}] is NaN in the middle of an episode; leave the field out, as the next row is what follows, or mark the end there"
         )
-    return np.where(np.isin(np.arange(len(found)), gaps)[:, None], obs, found) if len(gaps) else found
+    if not len(gaps):
+        return found
+    if map_of(found) is not None:
+        raise DataError(
+            f"{what} is NaN at the ends of episodes, which is not mended in a file of this size; leave the field out"
+        )
+    return np.where(np.isin(np.arange(len(found)), gaps)[:, None], obs, found)
 
 
 def _why(key: str, fields: Mapping[str, np.ndarray]) -> str:
@@ -124,17 +133,23 @@ def _values(array: np.ndarray, key: str, what: str) -> np.ndarray:
     """One field, with its values checked."""
     if array.ndim == 2 and array.shape[1] == 0:
         raise DataError(f"{what} has shape {array.shape}: its rows are empty; give at least one number per row")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        at, value = _first(array, ~np.isfinite(array))
-        raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
+    for start, (piece,) in pieces(array):
+        _finite(piece, start, what)
     if key in ("terminal", "timeout"):
         return _flags(array, what)
-    if array.size and not (np.abs(array) <= LARGEST).all():
-        at, value = _first(array, ~(np.abs(array) <= LARGEST))
-        raise DataError(
-            f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
-        )
+    for start, (piece,) in pieces(array):
+        if not (np.abs(piece) <= LARGEST).all():
+            at, value = _first(piece, ~(np.abs(piece) <= LARGEST), start)
+            raise DataError(
+                f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
+            )
     return array
+
+
+def _finite(piece: np.ndarray, start: int, what: str) -> None:
+    if piece.dtype.kind == "f" and not np.isfinite(piece).all():
+        at, value = _first(piece, ~np.isfinite(piece), start)
+        raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
 
 
 def _flags(array: np.ndarray, what: str) -> np.ndarray:
@@ -145,10 +160,10 @@ def _flags(array: np.ndarray, what: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, float]:
-    """The index of the first bad entry as text, and the entry."""
-    at = np.unravel_index(int(np.argmax(bad)), array.shape)
-    return ", ".join(str(i) for i in at), float(array[at])
+def _first(piece: np.ndarray, bad: np.ndarray, start: int = 0) -> tuple[str, float]:
+    """The index of the first bad entry as text, and the entry; `start`: the row of the array that the piece begins with."""
+    at = np.unravel_index(int(np.argmax(bad)), piece.shape)
+    return ", ".join(str(int(i) + start * (axis == 0)) for axis, i in enumerate(at)), float(piece[at])
 
 
 def text_of(found: Any, what: str) -> str | None:

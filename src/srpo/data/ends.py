@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from srpo.data.spilled import taken
+
 # other tools' names of what D4RL calls timeouts; with True the field marks every end, and terminal rows are taken out
 TIMEOUTS = {
     "truncations": False,
@@ -50,7 +52,7 @@ def reconciled(fields: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     if len(resets):
         keep = np.ones(len(fields["obs"]), bool)
         keep[resets] = False
-        fields = {key: x[keep] for key, x in fields.items()}
+        fields = {key: taken(x, keep) for key, x in fields.items()}
         notes.append(
             f"{len(resets)} rows are resets of Gymnasium's vector environments (autoreset NEXT_STEP): their action was ignored; "
             "they are left out"

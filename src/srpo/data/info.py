@@ -11,6 +11,7 @@ import numpy as np
 from srpo import strict_json
 from srpo.data.checks import DataError
 from srpo.data.layout import interleaved
+from srpo.data.mapped import FEW, columns, few, pieces
 from srpo.data.recording import Dataset
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
@@ -21,7 +22,9 @@ USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 def summary(data: Dataset) -> dict[str, Any]:
     """The figures of a data set as a dict that JSON can hold."""
     length = np.diff(data.episodes)[:, 0]
-    saturated = np.abs(data.action) >= AT_BOUND
+    saturated = _at_bound(data)
+    obs = data.columns["obs"]
+    offset = 0.0 if data.obs_offset is None else data.obs_offset
     out = {
         "name": data.name,
         "source": data.source,
@@ -43,8 +46,8 @@ def summary(data: Dataset) -> dict[str, Any]:
         "reward": _spread(data.reward),
         "action_range": _range(data),
         "actions_at_bounds": float(saturated.mean()),
-        "actions_at_bounds_by_column": [float(x) for x in saturated.mean(axis=0)],
-        "obs_range": [float(data.recorded_obs.min()), float(data.recorded_obs.max())],
+        "actions_at_bounds_by_column": [float(x) for x in saturated],
+        "obs_range": [float((obs.low + offset).min()), float((obs.high + offset).max())],
         "action_units": data.action_range and data.action_range.as_dict(),
     }
     return out | {"warnings": warnings_about(data)}
@@ -52,16 +55,23 @@ def summary(data: Dataset) -> dict[str, Any]:
 
 def _range(data: Dataset) -> list[float]:
     """The smallest and the largest recorded action."""
-    action = data.action if data.action_range is None else data.action_range.recorded(data.action)
-    return [float(action.min()), float(action.max())]
+    ends = np.stack(data.columns["action"][:2]).astype(np.float32)
+    recorded = ends if data.action_range is None else data.action_range.recorded(ends)
+    return [float(recorded.min()), float(recorded.max())]
+
+
+def _at_bound(data: Dataset) -> np.ndarray:
+    """(act,) the share of the rows in which a column of the actions is saturated."""
+    return sum((np.abs(piece) >= AT_BOUND).sum(axis=0) for _, (piece,) in pieces(data.action)) / len(data)
 
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:
     if len(values) == 0:
         return None
-    values = np.asarray(values, np.float64)
-    quantiles = {f"q{int(100 * q)}": float(x) for q, x in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
-    return {"mean": float(values.mean()), "std": float(values.std())} | quantiles
+    low, high, mean, std = columns(values)
+    middle = np.quantile(np.asarray(few(values), np.float64), QUANTILES[1:-1])  # of millions of rows, of every k-th
+    ordered = zip(QUANTILES, (low, *middle, high), strict=True)
+    return {"mean": float(mean), "std": float(std)} | {f"q{int(100 * q)}": float(x) for q, x in ordered}
 
 
 def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
@@ -79,10 +89,11 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
         lines.append(
             "no end of an episode is marked: returns are unknown, and algorithms on whole trajectories refuse this data"
         )
-    same = np.flatnonzero(np.ptp(data.obs, axis=0) == 0)
+    obs, action, reward = (data.columns[key] for key in ("obs", "action", "reward"))
+    same = np.flatnonzero(obs.high == obs.low)
     if len(same):
         lines.append(f"observation columns {_listed(same)} are constant")
-    std = data.obs.std(axis=0, dtype=np.float64)
+    std = obs.std
     odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
     if len(odd) and not normalized:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
@@ -90,20 +101,20 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
             f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
             "train with --set data.normalize_obs=true (algorithms whose papers normalize do so by themselves)"
         )
-    still = np.flatnonzero(np.ptp(data.action, axis=0) == 0)
+    still = np.flatnonzero(action.high == action.low)
     if len(still):
         lines.append(f"action columns {_listed(still)} are constant")
-    share = (np.abs(data.action) >= AT_BOUND).mean(axis=0)
+    share = _at_bound(data)
     if (share > 0.5).any():
         lines.append(
             f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions"
         )
-    if data.action_range is None and (limit := np.abs(data.action).max()) < 0.1:
+    if data.action_range is None and (limit := np.maximum(-action.low, action.high).max()) < 0.1:
         lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
-    ordered = np.sort(_row_hash(data))
-    if (repeated := (ordered[1:] == ordered[:-1]).sum() / len(data)) > 0.01:
+    ordered = np.sort(_row_hashes(data))
+    if (repeated := (ordered[1:] == ordered[:-1]).sum() / max(len(ordered), 1)) > 0.01:
         lines.append(f"{100 * repeated:.0f} % of the rows repeat the observation and action of another row")
-    if np.ptp(data.reward) == 0:
+    if reward.high == reward.low:
         lines.append(f"every reward is {data.reward[0]:.6g}: there is nothing to optimize")
     return lines + _rewards(data) + _limits(data) + _discontinuities(data)
 
@@ -111,12 +122,14 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
 def _rewards(data: Dataset) -> list[str]:
     """Rewards that no transition holds, and rewards whose scale says little about how policies differ."""
     lines = []
-    reward, cut = np.abs(data.reward.astype(np.float64)), data.timeout
-    lost, usual = reward[cut].sum(), np.median(reward) * cut.sum()
-    if lost > 0.01 * reward.sum() and lost > 2 * usual:
+    cut = data.timeout
+    total = sum(np.abs(piece).sum(dtype=np.float64) for _, (piece,) in pieces(data.reward))
+    lost = np.abs(data.reward[cut]).sum(dtype=np.float64)
+    usual = np.median(np.abs(few(data.reward)).astype(np.float64)) * cut.sum()
+    if lost > 0.01 * total and lost > 2 * usual:
         both = int((cut & data.terminal).sum())
         lines.append(
-            f"{cut.sum()} rows are time-outs{f', {both} of them terminal, too' * bool(both)}, and hold {100 * lost / reward.sum():.0f} % of "
+            f"{cut.sum()} rows are time-outs{f', {both} of them terminal, too' * bool(both)}, and hold {100 * lost / total:.0f} % of "
             "the reward: none of them is a transition, as what followed was not recorded; if the task ended there, they are no time-outs"
         )
     returns = data.returns
@@ -125,10 +138,10 @@ def _rewards(data: Dataset) -> list[str]:
             f"the returns of the episodes are nearly equal ({returns.min():.6g} to {returns.max():.6g}): scaling by their range "
             "makes very large rewards; train with --set data.reward=standardize, or subtract a constant from the rewards"
         )
-    spread = float(data.reward.std(dtype=np.float64))
-    if 0 < spread < 1e-3 * abs(float(data.reward.mean(dtype=np.float64))):
+    _, _, mean, spread = data.columns["reward"]
+    if 0 < spread < 1e-3 * abs(mean):
         lines.append(
-            f"rewards are {data.reward.mean(dtype=np.float64):.6g} +- {spread:.2g}: the constant in them is most of every value; "
+            f"rewards are {mean:.6g} +- {spread:.2g}: the constant in them is most of every value; "
             "train with --set data.reward=standardize, or subtract it"
         )
     return lines
@@ -168,10 +181,20 @@ def _limits(data: Dataset) -> list[str]:
     return lines
 
 
-def _row_hash(data: Dataset) -> np.ndarray:
-    """(N,) a 64-bit number for the observation and action of each row."""
-    out = np.zeros(len(data), np.uint64)
-    for column in (*data.obs.T, *data.action.T):
+def _row_hashes(data: Dataset) -> np.ndarray:
+    """A 64-bit number for the observation and action of each row; of millions of rows, those of one number in k: rows that
+    repeat each other stay together."""
+    every = np.uint64(-(-len(data) // FEW))
+    out = []
+    for _, (obs, action) in pieces(data.obs, data.action):
+        found = _row_hash(obs, action)
+        out.append(found if every == 1 else found[found % every == 0])
+    return np.concatenate(out)
+
+
+def _row_hash(obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(obs), np.uint64)
+    for column in (*obs.T, *action.T):
         bits = np.ascontiguousarray(column).view(np.uint32).astype(np.uint64)
         out = (out ^ bits) * np.uint64(0x9E3779B97F4A7C15)  # wraps around
         out ^= out >> np.uint64(29)
@@ -182,8 +205,10 @@ def _discontinuities(data: Dataset) -> list[str]:
     """Recorded next observations that differ from the next row within an episode betray unmarked episode ends."""
     if data.next_obs is None:
         return []
-    inside = np.flatnonzero(~(data.terminal | data.timeout)[:-1])
-    broken = inside[(np.abs(data.next_obs[inside] - data.obs[inside + 1]) > 1e-6).any(axis=1)]
+    broken: list[int] = []
+    ends = data.terminal | data.timeout
+    for start, (found, following, end) in pieces(data.next_obs[:-1], data.obs[1:], ends[:-1]):
+        broken.extend(start + np.flatnonzero(~end & (np.abs(found - following) > 1e-6).any(axis=1)))
     if len(broken) == 0:
         return []
     return [

@@ -152,7 +152,7 @@ def _center(fields: dict[str, np.ndarray], by_d4rl: bool, notes: list[str]):
     if by_d4rl:
         for key in ("obs", "next_obs"):
             if key in fields:
-                fields[key] = np.ascontiguousarray(fields[key].astype(np.float32, copy=False))
+                fields[key] = precision.float32(fields[key])
         return None, notes
     obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"))
     fields["obs"] = obs

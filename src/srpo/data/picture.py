@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from srpo.data.mapped import few
 from srpo.data.recording import Dataset
 
 BLUE, GRAY = "#2b6cb0", "#555555"
@@ -31,7 +32,7 @@ def draw(data: Dataset, path: Path) -> None:
         if column >= shown:
             axis.set_visible(False)
         else:
-            _action(axis, data.action[:, column], column)
+            _action(axis, few(data.action)[:, column], column)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         figure.savefig(part, format="png")

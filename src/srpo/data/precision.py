@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from srpo.data import spilled
+from srpo.data.mapped import columns, map_of
+
 FAR = 100.0  # deviations from zero at which a column gets an offset
 STEPS = 1000.0  # steps of float32 that a deviation should have
 
@@ -16,10 +19,10 @@ def centered(
     obs: np.ndarray, next_obs: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
     """Observations and next observations as float32, the offset (obs,) float32 taken off them or None, and what to say."""
-    mean, std = obs.mean(axis=0, dtype=np.float64), obs.std(axis=0, dtype=np.float64)
-    far = (std > 0) & (np.ptp(obs, axis=0) > 0) & (np.abs(mean) > FAR * std)
+    low, high, mean, std = columns(obs)
+    far = (std > 0) & (high > low) & (np.abs(mean) > FAR * std)
     if not far.any():
-        return _single(obs), None if next_obs is None else _single(next_obs), None, []
+        return float32(obs), None if next_obs is None else float32(next_obs), None, []
     digit = 10.0 ** np.floor(np.log10(np.where(far, std, 1.0)))
     offset = np.where(far, np.round(mean / digit) * digit, 0.0).astype(np.float32)
     notes = [
@@ -34,7 +37,7 @@ def centered(
         )
 
     def near(x: np.ndarray) -> np.ndarray:
-        return _single(np.asarray(x, np.float64) - offset)
+        return spilled.of(x, lambda rows: _single(np.asarray(rows, np.float64) - offset))
 
     return near(obs), None if next_obs is None else near(next_obs), offset, notes
 
@@ -42,7 +45,7 @@ def centered(
 def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Rewards as float32, and what to say if that loses how they differ."""
     single = _single(reward)
-    spread = float(np.std(reward, dtype=np.float64))
+    spread = float(columns(reward).std)
     step = float(np.spacing(np.abs(single).max(initial=0)))
     if spread == 0 or step * STEPS <= spread:
         return single, []
@@ -50,6 +53,11 @@ def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:
         f"rewards are more than float32 can hold: they differ by {spread:.2g} and are rounded to steps of {step:.2g}; "
         "subtract a constant before recording"
     ]
+
+
+def float32(x: np.ndarray) -> np.ndarray:
+    """As it is trained on; a mapped array of this type stays in its file."""
+    return x if x.dtype == np.float32 and map_of(x) is not None else spilled.of(x, _single)
 
 
 def _single(x: np.ndarray) -> np.ndarray:

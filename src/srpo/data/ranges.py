@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from srpo.data import spilled
 from srpo.data.checks import ACTION_ERROR, DataError
+from srpo.data.mapped import columns, map_of, pieces
 
 TOLD = "as told"
 NARROW = 0.5  # columns that never leave +- this are taken to have bounds of their own
@@ -71,7 +73,7 @@ def choose(
 
     asked: by the user. stated: by the recording. env: the environment's id and bounds, if it is here.
     """
-    low, high = (np.asarray(f(action, axis=0), np.float64) for f in (np.min, np.max))
+    low, high = columns(action)[:2]
     notes: list[str] = []
     if isinstance(asked, tuple):
         chosen: ActionRange | None = _made(asked, TOLD)
@@ -95,11 +97,17 @@ def choose(
 
 
 def to_unit(action: np.ndarray, chosen: ActionRange | None) -> np.ndarray:
-    """Recorded actions as float32 in [-1, 1]; what rounding left beyond is clipped."""
-    if chosen is not None:
-        low, high = chosen.low.astype(np.float64), chosen.high.astype(np.float64)
-        action = (np.asarray(action, np.float64) - low) / (high - low) * 2 - 1
-    return np.clip(np.ascontiguousarray(action, np.float32), -1.0, 1.0)
+    """Recorded actions as float32 in [-1, 1]; what rounding left beyond is clipped, in a file when its rows are taken."""
+    if chosen is None and action.dtype == np.float32 and map_of(action) is not None:
+        return action
+
+    def mapped(action: np.ndarray) -> np.ndarray:
+        if chosen is not None:
+            low, high = chosen.low.astype(np.float64), chosen.high.astype(np.float64)
+            action = (np.asarray(action, np.float64) - low) / (high - low) * 2 - 1
+        return np.clip(np.ascontiguousarray(action, np.float32), -1.0, 1.0)
+
+    return spilled.of(action, mapped)
 
 
 def _made(bounds: Bounds, origin: str) -> ActionRange:
@@ -191,10 +199,12 @@ def _discrete(action: np.ndarray) -> list[str]:
 def _require_inside(action: np.ndarray, chosen: ActionRange | None, where: str) -> None:
     low, high = (-1.0, 1.0) if chosen is None else (chosen.low.astype(np.float64), chosen.high.astype(np.float64))
     slack = ACTION_ERROR * (np.asarray(high) - low) / 2
-    bad = (action < low - slack) | (action > high + slack)
-    if not bad.any():
+    outside = ((start, (piece < low - slack) | (piece > high + slack)) for start, (piece,) in pieces(action))
+    start, bad = next(((start, bad) for start, bad in outside if bad.any()), (0, None))
+    if bad is None:
         return
     row, column = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+    row += start
     span = (
         f"{where}[{row}, {column}] is {float(action[row, column]):.6g}, actions span [{action.min():.6g}, {action.max():.6g}]"
     )

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
-from srpo.data.mapped import map_of
+from srpo.data.mapped import Columns, columns, map_of
 from srpo.data.ranges import ActionRange
 from srpo.data.reference import normalized
+from srpo.data.spilled import taken
 
 
 class Kept:
@@ -28,6 +29,9 @@ class Kept:
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         numbers = np.asarray(numbers, np.int64)
         return numbers + np.searchsorted(self._before, numbers, "right") if len(self._before) else numbers
+
+
+AT_ONCE = 1 << 24  # rows summed in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,11 @@ class Dataset:
         """Whether the rows stay in their file and are read where they are looked at."""
         return map_of(self.obs) is not None
 
+    @cached_property
+    def columns(self) -> dict[str, Columns]:
+        """Lowest, highest, mean and deviation of each column of "obs", "action" and "reward"."""
+        return {key: columns(getattr(self, key)) for key in ("obs", "action", "reward")}
+
     # --- episodes
 
     @cached_property
@@ -92,7 +101,11 @@ class Dataset:
     @cached_property
     def returns(self) -> np.ndarray:
         """(complete episodes,) undiscounted sum of the recorded rewards, float64."""
-        return np.add.reduceat(self.reward.astype(np.float64), self.episodes[:, 0])[self.complete]
+        out = []
+        for part in np.array_split(self.episodes, -(-len(self) // AT_ONCE)):
+            first, stop = part[0, 0], part[-1, 1]
+            out.append(np.add.reduceat(self.reward[first:stop].astype(np.float64), part[:, 0] - first))
+        return np.concatenate(out)[self.complete]
 
     def require_episodes(self, who: str) -> None:
         """Raises DataError, naming the algorithm `who`, if no episode boundary was recorded."""
@@ -138,7 +151,7 @@ class Dataset:
     def only(self, rows: np.ndarray) -> Dataset:
         """The recording with these rows (numbers, or a mask) alone, in this order."""
         recorded = {key: getattr(self, key) for key in FIELDS}
-        chosen: dict[str, Any] = {key: None if x is None else x[rows] for key, x in recorded.items()}
+        chosen: dict[str, Any] = {key: None if x is None else taken(x, rows) for key, x in recorded.items()}
         return replace(self, **chosen)
 
     def split(self, holdout: float) -> tuple[Dataset, Dataset | None]:

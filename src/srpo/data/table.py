@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from srpo.core import Batch
-from srpo.data.mapped import release
+from srpo.data.mapped import advise_random, merged, release
 from srpo.data.recording import Dataset, Kept
 from srpo.data.treatments import Change
 
@@ -48,16 +48,8 @@ class Table:
         rows = self.kept(numbers)
         mask = 1 - self.data.terminal[rows].astype(np.float32)
         reward = self.change(self.data.reward[rows])
-        after: Any = self.action(self._after(rows)) if self.next_action else None
-        columns: Any = (
-            self.obs(rows),
-            self.action(rows),
-            reward,
-            self._next_obs(rows),
-            mask,
-            np.asarray(numbers, np.int32),
-            after,
-        )
+        index, next_action = np.asarray(numbers, np.int32), self.action(self._after(rows)) if self.next_action else None
+        columns: Any = (self.obs(rows), self.action(rows), reward, self._next_obs(rows), mask, index, next_action)
         return Batch(*columns)
 
     def obs(self, rows: np.ndarray) -> np.ndarray:
@@ -88,6 +80,10 @@ class Table:
         mean, std = self.frame
         return (obs - mean) / std
 
+    def expect_draws(self) -> None:
+        """From now on rows are taken at random."""
+        advise_random(self.data.obs, self.data.action, self.data.next_obs)
+
     def release(self) -> None:
         """Give back the memory of what was read of a recording on disk."""
         release(self.data.obs, self.data.action, self.data.next_obs, self.data.reward)
@@ -102,24 +98,9 @@ class Table:
 
     def _count(self, field: str) -> tuple[np.ndarray, np.ndarray]:
         column = {"obs": self.obs, "action": self.action}[field]
-
-        def pieces():
-            for start in range(0, len(self), ROWS_AT_ONCE):
-                yield column(self.kept(np.arange(start, min(start + ROWS_AT_ONCE, len(self)))))
-                self.release()
-
-        return moments(pieces())
-
-
-def moments(pieces) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, float64, of the columns of arrays that come in pieces of rows (Chan et al., 1979)."""
-    count = 0
-    mean: Any = 0.0
-    spread: Any = 0.0
-    for piece in pieces:
-        n, piece = len(piece), np.asarray(piece, np.float64)
-        off = piece.mean(axis=0) - mean
-        spread = spread + ((piece - piece.mean(axis=0)) ** 2).sum(axis=0) + off**2 * (count * n / (count + n))
-        mean = mean + off * (n / (count + n))
-        count += n
-    return mean, np.sqrt(spread / count)
+        count, mean, spread = 0, np.float64(0.0), np.float64(0.0)
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            piece = column(self.kept(np.arange(start, min(start + ROWS_AT_ONCE, len(self)))))
+            count, mean, spread = merged(count, mean, spread, piece)
+            self.release()
+        return np.asarray(mean), np.sqrt(spread / count)

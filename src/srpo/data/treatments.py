@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import equinox as eqx
 import numpy as np
 
-from srpo.config import static
+from srpo.config import ConfigError, static
 from srpo.data.checks import DataError
-from srpo.errors import ConfigError, closest
+from srpo.data.mapped import pieces
+from srpo.errors import closest
 
 if TYPE_CHECKING:
     from srpo.data.recording import Dataset
@@ -89,8 +90,8 @@ def return_range(data: Dataset) -> Change:
 
 def authors_return_range(data: Dataset) -> Change:
     """`return_range` with returns as SRPO's code cuts them. Raises DataError."""
-    rows = np.flatnonzero(~data.timeout[:-1])
-    return _per_spread(authors_returns(data.reward[rows], data.terminal[rows]), data.source)
+    rows = ~data.timeout[:-1]
+    return _per_spread(authors_returns(data.reward[:-1][rows], data.terminal[:-1][rows]), data.source)
 
 
 def authors_returns(reward: np.ndarray, terminal: np.ndarray, length: int = 1000) -> list[float]:
@@ -99,11 +100,12 @@ def authors_returns(reward: np.ndarray, terminal: np.ndarray, length: int = 1000
     The rows are those of `qlearning_dataset`, where a timed-out episode has 999, so that the cuts drift.
     """
     returns, total, count = [], 0.0, 0
-    for r, ended in zip(reward.tolist(), terminal.tolist(), strict=True):
-        total, count = total + r, count + 1
-        if ended or count == length:
-            returns.append(total)
-            total, count = 0.0, 0
+    for _, pair in pieces(reward, terminal):
+        for r, ended in zip(*(x.tolist() for x in pair), strict=True):
+            total, count = total + r, count + 1
+            if ended or count == length:
+                returns.append(total)
+                total, count = 0.0, 0
     return returns
 
 
@@ -133,7 +135,7 @@ def standardized(data: Dataset) -> Change:
 
 def mend_mislabeled(data: Dataset) -> Dataset:
     """SfBC's rule for antmaze-medium-play-v2: rows rewarded too early are no goals and end no episode."""
-    wrong = mislabeled(data.reward, data.obs[:, :2])
+    wrong = np.concatenate([mislabeled(reward, obs[:, :2]) for _, (reward, obs) in pieces(data.reward, data.obs)])
     return replace(data, reward=np.where(wrong, np.float32(0), data.reward), terminal=data.terminal & ~wrong)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo.data.checks import DataError
-from srpo.data.mapped import CHUNK
+from srpo.data.mapped import PIECE
 from srpo.data.table import Table
 from srpo.data.views import Window, Windows
 
@@ -56,6 +56,9 @@ class WindowTable:
         """Mean and standard deviation of a column over all rows of the data."""
         return self.steps.moments(field)
 
+    def expect_draws(self) -> None:
+        self.steps.expect_draws()
+
     def release(self) -> None:
         self.steps.release()
 
@@ -88,7 +91,7 @@ class WindowTable:
 def values_to_go(reward: np.ndarray, episodes: np.ndarray, ended: np.ndarray, discount: float, penalty: float) -> np.ndarray:
     """(N,) discounted sum of rewards from each row to the end of its episode; a terminal row's reward is lowered by `penalty`."""
     out = np.empty(len(reward), np.float32)
-    at_once = np.searchsorted(episodes[:, 1], np.arange(0, len(reward), CHUNK // 8), "right")
+    at_once = np.searchsorted(episodes[:, 1], np.arange(0, len(reward), PIECE // 8), "right")
     for part in np.split(np.arange(len(episodes)), np.unique(at_once)):
         if len(part):
             first, stop = episodes[part[0], 0], episodes[part[-1], 1]

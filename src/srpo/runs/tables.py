@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from srpo import config
 from srpo.runs.checkpoint import write_atomically
 
 
@@ -33,8 +32,7 @@ class Table:
 
     def read(self) -> list[dict[str, str]]:
         with open(self.path, newline="") as f:
-            whole = [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
-        return [{config.RENAMED.get(column, column): value for column, value in row.items()} for row in whole]
+            return [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Drop the rows that are not wanted, and a torn last line."""

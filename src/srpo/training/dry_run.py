@@ -17,6 +17,7 @@ from srpo import config, strict_json
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.data.info import warnings_about
+from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
@@ -56,10 +57,19 @@ def expected(grid: Grid, data: Treated, quiet: bool = False) -> dict[str, dict[s
 
 
 def dry_run(
-    algorithm: Algorithm, data: Dataset, sources: dict[str, str], *, seeds, sweep, as_json: bool, quiet: bool = False
+    algorithm: Algorithm,
+    data: Dataset,
+    sources: dict[str, str],
+    *,
+    seeds,
+    sweep,
+    as_json: bool,
+    quiet: bool = False,
+    data_in: DataIn = "auto",
 ) -> int:
+    data, on_device, where = placed(data, data_in)
     grid = Grid.create(algorithm, seeds, sweep)
-    times = expected(grid, treat(data, algorithm.data), quiet)
+    times = expected(grid, treat(data, algorithm.data, on_device), quiet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
     rows: list[dict[str, Any]] = [
         {
@@ -72,7 +82,11 @@ def dry_run(
     ]
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
     if as_json:
-        print(strict_json.dumps({"settings": rows, "runs": runs, "stages": times, "peak_memory_mib": round(peak)}))
+        print(
+            strict_json.dumps(
+                {"settings": rows, "runs": runs, "stages": times, "data_in": where, "peak_memory_mib": round(peak)}
+            )
+        )
         return 0
     table = Table(
         "path", "value", "from", "meaning", title=escape(f"{type(algorithm).__name__} on {data.name}"), title_justify="left"
@@ -87,6 +101,7 @@ def dry_run(
         console.print(
             f"{name}: {algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
         )
+    console.print(f"{data.name}: {where}", highlight=False)
     total = clock(sum(t["hours"] for t in times.values()))
     console.print(
         f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement"

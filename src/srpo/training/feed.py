@@ -95,6 +95,8 @@ class HostFeed:
         self._ahead, self._readers = ThreadPoolExecutor(1, "srpo-feed"), ThreadPoolExecutor(READERS, "srpo-read")
 
     def at(self, step: int) -> tuple[Taken, int]:
+        if not self._coming:
+            self._table.expect_draws()
         number = step // self._length
         wanted = [n for n in range(number, number + AHEAD + 1) if n * self._length < self._steps]
         self._coming = {n: self._coming.get(n) or self._ahead.submit(self._block, n) for n in wanted}

@@ -122,6 +122,12 @@ class StageLoop:
     def calls(self, *stop_every: int) -> Iterator[dict | None]:
         """Train to the end in short calls that also stop at every multiple of each `stop_every` (0: none); after each, yields
         None or, where a row of metrics is due, their means of shape (seed, point)."""
+        try:
+            yield from self._calls(stop_every)
+        finally:
+            self.close()
+
+    def _calls(self, stop_every: tuple[int, ...]) -> Iterator[dict | None]:
         length, done = 1, self.step
         while self.step < self.stage.steps:
             log_at, *stop_at = (

@@ -21,9 +21,10 @@ from srpo.core import Algorithm
 from srpo.data import Dataset, load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.load import reload
+from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment
-from srpo.errors import ConfigError, closest
+from srpo.errors import closest
 from srpo.evaluation.scores import Evaluator
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree
@@ -68,6 +69,7 @@ def train(
     eval_episodes: int = 10,
     keep: int = 1,
     precision: Precision = "float32",
+    data_in: DataIn = "auto",
     quiet: bool = False,
     sources: Mapping[str, str] | None = None,
     sinks: Sequence[str] = (),
@@ -78,29 +80,30 @@ def train(
     `runs/<data>/<algorithm>/<time>` if none is given. start_from: a run whose finished stages are used where their
     settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
     it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end.
-    precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. Raises
-    ConfigError, DataError, RunError for what cannot be done, before anything is written; TrainingFailed if no run is left;
+    precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. data_in: where the
+    rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit. Raises ConfigError, DataError, RunError for what cannot be done, before anything is written; TrainingFailed if no run is left;
     Interrupted, after saving, on SIGINT or SIGTERM.
     """
     require_devices()
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     if precision not in get_args(Precision):
-        raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
-    treated = treat(data, algorithm.data)
+        raise config.ConfigError(closest(str(precision), get_args(Precision), "precision"))
+    data, on_device, _ = placed(data, data_in)
+    treated = treat(data, algorithm.data, on_device)
     for stage in algorithm.stages.values():
         stage.view(treated)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
     if eval_every is not None and eval_every < 0:
-        raise ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
+        raise config.ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
     if eval_episodes < 1:
-        raise ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
+        raise config.ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
     if eval_every and data.env_id is None:
-        raise ConfigError(
+        raise config.ConfigError(
             f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out"
         )
     if not 1 <= keep <= last.steps:
-        raise ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
+        raise config.ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
         check_environment(data)
@@ -115,8 +118,10 @@ def train(
 
 
 @in_float32
-def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = ()) -> Run:
-    """Continue a run that was stopped. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
+def resume(
+    path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = (), data_in: DataIn = "auto"
+) -> Run:
+    """Continue a run that was stopped; where its rows are may differ from before. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
     a logger that is not installed."""
     check_sinks(sinks)
     require_devices()
@@ -129,7 +134,8 @@ def resume(path: str | Path, data: Dataset | None = None, quiet: bool = False, s
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
     _require_same_units(run, data)
-    return _continue(run, treat(data, run.algorithm.data), quiet, sinks)
+    data, on_device, _ = placed(data, data_in)
+    return _continue(run, treat(data, run.algorithm.data, on_device), quiet, sinks)
 
 
 def _require_same_units(run: Run, data: Dataset) -> None:

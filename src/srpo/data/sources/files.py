@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from srpo.data import mapped
 from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
 from srpo.data.ends import TIMEOUTS
-from srpo.data.sources import Attributes, hdf5, npz
+from srpo.data.sources import Attributes, hdf5, large, npz
+from srpo.data.sources.hashes import file_hash
 from srpo.errors import UserError
 from srpo.files import opened
 from srpo.surroundings import expanded
@@ -91,10 +92,15 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 raise missing_field(str(path), FIELDS[key], file)
         names = [name for name in TIMEOUTS if "timeout" not in found and isinstance(file.get(name), h5py.Dataset)]
         flags = {name: flag for name in names if (flag := hdf5.plain_dataset(file, name, str(path))) is not None}
+        if sum(map(hdf5.size, found.values())) > mapped.LARGE:
+            return large.fields(path, found), _others(file, flags)
         hdf5.require_room([*found.values(), *flags.values()], path)
-        others = {name: data[()] for name, data in flags.items()}
-        others |= {name: value for name in ATTRIBUTES if (value := hdf5.attribute(file, name)) is not None}
-        return {key: data[()] for key, data in found.items()}, others
+        return {key: data[()] for key, data in found.items()}, _others(file, flags)
+
+
+def _others(file: h5py.File, flags: dict[str, h5py.Dataset]) -> dict[str, Any]:
+    others = {name: data[()] for name, data in flags.items()}
+    return others | {name: value for name in ATTRIBUTES if (value := hdf5.attribute(file, name)) is not None}
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -106,9 +112,3 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     found = npz.read_arrays(path, [name for name in (*FIELDS.values(), *others) if name in there])
     fields = {key: found[name] for key, name in FIELDS.items() if name in found}
     return fields, {name: found[name] for name in others if name in found}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

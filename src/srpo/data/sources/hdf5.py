@@ -41,7 +41,7 @@ def plain_dataset(file: h5py.File, name: str, where: str) -> h5py.Dataset | None
 
 def require_room(datasets: list[h5py.Dataset], path: Path) -> None:
     """Raises TooLarge if together they claim more than the file can hold, or than there is memory for."""
-    claimed = sum(max(_size(each), _chunk(each)) for each in datasets)
+    claimed = sum(max(size(each), _chunk(each)) for each in datasets)
     require_honest(claimed, path.stat().st_size, str(path))
 
 
@@ -85,9 +85,9 @@ def _require_written(data: h5py.Dataset, what: str) -> None:
     advice = "the recording is not complete, or was never closed; record it again, or keep only the rows that were written"
     if data.chunks is None:
         held = data.id.get_storage_size()
-        if held < _size(data):
+        if held < size(data):
             raise DataError(
-                f"{what} has shape {data.shape}, {amount(_size(data))}, but the file holds {amount(held)} of it; {advice}"
+                f"{what} has shape {data.shape}, {amount(size(data))}, but the file holds {amount(held)} of it; {advice}"
             )
         return
     wanted = math.prod(-(-n // chunk) for n, chunk in zip(data.shape, data.chunks, strict=True))
@@ -96,7 +96,8 @@ def _require_written(data: h5py.Dataset, what: str) -> None:
         raise DataError(f"{what} has shape {data.shape}, but {held} of its {wanted} pieces were written; {advice}")
 
 
-def _size(data: h5py.Dataset) -> int:
+def size(data: h5py.Dataset) -> int:
+    """Bytes that it claims."""
     return math.prod(data.shape) * data.dtype.itemsize
 
 

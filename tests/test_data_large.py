@@ -1,0 +1,174 @@
+"""Recordings that stay on disk: mapped or unpacked, the same data as in memory, and looked at in pieces."""
+
+import json
+import os
+
+import h5py
+import jax
+import numpy as np
+import pytest
+
+import srpo
+from srpo import config
+from srpo.algorithms.bc import BC
+from srpo.data import DataError, cache, load_dataset, mapped
+from srpo.data.checks import FIELDS
+from srpo.data.info import summary
+from srpo.data.placing import placed
+from srpo.data.treated import treat
+from srpo.data.treatments import Treatment
+
+TINY = {"policy.steps": 12, "policy.batch_size": 8, "policy.hidden": (4,)}
+
+
+def arrays(n=400):
+    rng = np.random.default_rng(0)
+    end = np.arange(n) % 20 == 19
+    return {
+        "observations": rng.normal(size=(n, 3)).astype(np.float32),
+        "actions": rng.uniform(-0.99, 0.99, (n, 2)).astype(np.float32),
+        "rewards": rng.normal(size=n).astype(np.float32),
+        "terminals": end & (np.arange(n) % 40 == 19),
+        "timeouts": end & (np.arange(n) % 40 != 19),
+    }
+
+
+def write(path, found, **options):
+    with h5py.File(path, "w") as file:
+        for name, array in found.items():
+            file.create_dataset(name, data=array, **options)
+    return path
+
+
+@pytest.fixture
+def large(monkeypatch, tmp_path):
+    """Files of more than a kilobyte are large, pieces are small, and the cache is a folder of this test."""
+    monkeypatch.setattr(mapped, "LARGE", 1 << 10)
+    monkeypatch.setattr(mapped, "PIECE", 1 << 9)
+    monkeypatch.setenv("SRPO_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def assert_same(found, expected):
+    for key in FIELDS:
+        np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
+    assert found.sha256 == expected.sha256
+
+
+def test_plain_arrays_are_mapped_where_they_lie(tmp_path, large, monkeypatch):
+    path = write(tmp_path / "plain.hdf5", arrays())
+    found = load_dataset(path)
+    assert found.on_disk and not large.exists()
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    expected = load_dataset(path)
+    assert not expected.on_disk
+    assert_same(found, expected)
+    a, b = summary(found), summary(expected)
+    assert json.loads(json.dumps(a)) == json.loads(json.dumps(b)) | {"reward": pytest.approx(b["reward"])}
+
+
+def test_compressed_arrays_are_unpacked_once(tmp_path, large, monkeypatch, capsys):
+    path = write(tmp_path / "packed.hdf5", arrays(), compression="gzip", chunks=True)
+    found = load_dataset(path)
+    files = sorted(large.rglob("*.npy"))
+    assert found.on_disk and [file.name for file in files] == ["action.npy", "obs.npy"]
+    assert files[0].parent.name == found.sha256
+    written = [file.stat().st_mtime_ns for file in files]
+    again = load_dataset(path)
+    assert [file.stat().st_mtime_ns for file in files] == written and os.listdir(large) == [found.sha256]
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    for each in (found, again):
+        assert_same(each, load_dataset(path))
+
+
+@pytest.mark.parametrize("change", ["float64", "offset", "units"])
+def test_arrays_that_must_be_changed_are_changed_on_disk(tmp_path, large, monkeypatch, change):
+    raw = arrays()
+    if change == "units":
+        raw["actions"] = 3 * raw["actions"]
+    raw["observations"] = raw["observations"].astype(np.float64) + 1e4 * (change == "offset")
+    path, options = write(tmp_path / "changed.hdf5", raw), {"action_range": (-3, 3) if change == "units" else None}
+    found = load_dataset(path, **options)
+    assert found.on_disk and mapped.map_of(found.action) and found.obs.dtype == np.float32
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    assert_same(found, load_dataset(path, **options))
+
+
+@pytest.mark.parametrize("at, text", [("observations", r"observations\[333, 1\] is nan"), ("actions", r"actions\[333, 1\] is")])
+def test_refusals_name_the_row_of_the_file(tmp_path, large, at, text):
+    raw = arrays()
+    raw[at][333, 1] = np.nan if at == "observations" else 1.5
+    with pytest.raises(DataError, match=text):
+        load_dataset(write(tmp_path / "bad.hdf5", raw))
+
+
+def test_rows_are_chosen_on_disk_too(tmp_path, large):
+    data = load_dataset(write(tmp_path / "plain.hdf5", arrays()))
+    chosen = treat(data, Treatment(best_fraction=0.3)).recording
+    assert chosen.on_disk and len(chosen) == 120 < len(data)
+    expected = treat(placed(data, "memory")[0], Treatment(best_fraction=0.3)).recording
+    np.testing.assert_array_equal(chosen.obs, expected.obs)
+
+
+def test_training_is_bit_equal_wherever_the_rows_are(tmp_path, large):
+    path, algorithm = write(tmp_path / "plain.hdf5", arrays()), config.assign_all(BC(), TINY)
+    results = []
+    for place in ("device", "memory", "disk"):
+        run = srpo.train(algorithm, path, seeds=2, out=tmp_path / place, eval_every=0, quiet=True, data_in=place)
+        results.append(jax.device_get(run.results["policy"]))
+    for other in results[1:]:
+        for x, y in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_auto_takes_the_device_if_the_rows_fit(tmp_path, large, monkeypatch):
+    data = load_dataset(write(tmp_path / "plain.hdf5", arrays()))
+    assert placed(data)[1] and placed(data)[2].startswith("rows in device memory (17.19 KiB of ")
+    monkeypatch.setattr("srpo.data.placing._device_memory", lambda: 2000.0)
+    assert placed(data)[1:] == (False, "rows on disk (17.19 KiB of 800 bytes that they may take on the device)")
+    in_memory, on_device, where = placed(placed(data, "memory")[0])
+    assert not in_memory.on_disk and not on_device and where.startswith("rows in memory")
+    assert placed(in_memory, "disk")[0].on_disk
+    with pytest.raises(config.ConfigError, match="unknown place 'disc'; did you mean 'disk'?"):
+        placed(data, "disc")
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({"SRPO_CACHE_DIR": "{}/a", "XDG_CACHE_HOME": "{}/b"}, "a"),
+        ({"XDG_CACHE_HOME": "{}/b", "HOME": "{}"}, "b/srpo"),
+        ({"HOME": "{}"}, ".cache/srpo"),
+    ],
+)
+def test_where_the_cache_is(tmp_path, monkeypatch, environment, expected):
+    for name in ("SRPO_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    assert cache.folder() == tmp_path / expected and (tmp_path / expected).is_dir()
+
+
+def test_a_cache_that_cannot_be_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SRPO_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="cannot be made .*; set SRPO_CACHE_DIR to another one"):
+        cache.folder()
+    monkeypatch.setenv("SRPO_CACHE_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="unpacked data need 1024 TiB, .* are free"):
+        cache.folder(1 << 50)
+    monkeypatch.delenv("SRPO_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache, "expanded", lambda path: None)
+    with pytest.raises(DataError, match="there is no home folder .*; set SRPO_CACHE_DIR"):
+        cache.folder()
+
+
+def test_unpacking_that_breaks_off_leaves_nothing(tmp_path, large):
+    def parts():
+        yield np.zeros((2, 3), np.float32)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(DataError, match="cannot be written"):
+        cache.unpacked("key", {"obs": ((4, 3), np.dtype(np.float32), parts)}, "unpacking")
+    assert os.listdir(large) == []
