@@ -40,6 +40,7 @@ import srpo
 from srpo import algorithms, config
 from srpo.cli import guarded
 from srpo.data.treated import treat
+from srpo.errors import ConfigError
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import versions
@@ -185,7 +186,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         try:
             return json.loads(args.earlier.read_text())
         except (OSError, ValueError) as e:
-            raise config.ConfigError(f"cannot read {args.earlier} ({e}); give a file that --json wrote") from None
+            raise ConfigError(f"cannot read {args.earlier} ({e}); give a file that --json wrote") from None
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # before JAX starts its device
     names = list(algorithms.ALGORITHMS) if args.algos == "all" else args.algos.split(",")
     classes = {name: algorithms.find(name) for name in dict.fromkeys([REFERENCE, *names])}
@@ -196,7 +197,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     if args.rounds < 1:
-        raise config.ConfigError(f"--rounds {args.rounds}: expected one or more")
+        raise ConfigError(f"--rounds {args.rounds}: expected one or more")
     if args.into is not None:
         check_place(args.into, "efficiency")
     found = measured(args)

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from srpo.cli import guarded
-from srpo.config import ConfigError
 from srpo.data.reference import ENVIRONMENTS, Environment, normalized
 from srpo.data.writing import check_destination, write_hdf5
 from srpo.environments import make_env
+from srpo.errors import ConfigError
 from srpo.training.progress import Bars
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")

@@ -31,10 +31,9 @@ import jax.numpy as jnp
 from jax import lax
 
 import srpo
-from srpo.config import ConfigError, closest
 from srpo.core import Algorithm
 from srpo.data.treated import treat
-from srpo.errors import UserError
+from srpo.errors import ConfigError, UserError, closest
 from srpo.runs import mapping
 from srpo.runs.checkpoint import write_atomically
 from srpo.runs.grid import Grid

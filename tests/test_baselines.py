@@ -77,7 +77,7 @@ CRITICS = {  # stage, the path of its discount, where its Q and V are
     "td3-bc": (TD3BC, "discount", lambda s: lambda obs, action: s.q.model(s.actor.model.normalizer(obs), action), None),
     "bear": (BEAR_STAGE, "discount", lambda s: s.q.model, None),
     "diffusion-ql": (
-        DiffusionPolicyQ(**SMALL, diffusion_steps=2, lr=3e-3, critic_lr=3e-3, ema=0.05, ema_start=0, ema_every=1),
+        DiffusionPolicyQ(**SMALL, diffusion_steps=2, lr=3e-3, lr_q=3e-3, ema=0.05, ema_start=0, ema_every=1),
         "discount", lambda s: s.q.model, None,
     ),
     "dtql": (

@@ -1,5 +1,7 @@
 """The one loop and its optimizer step: what is trained, averaged and left alone, and that calls may be cut anywhere."""
 
+import json
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,18 @@ import numpy as np
 import optax
 import pytest
 
+from srpo import algorithms
+from srpo.algorithms.iql import IQL
 from srpo.algorithms.sfbc import SfBC
-from srpo.config import ConfigError, assign_all, setting, static
+from srpo.config import RENAMED, assign_all, setting, settings, static
 from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, average, descend, metric_names
+from srpo.data import from_arrays
+from srpo.data.treated import treat
+from srpo.errors import ConfigError
 from srpo.optim import adam, adamw
 from srpo.runs.grid import Grid
+from srpo.runs.run import describe, load_run
+from srpo.runs.tables import Table
 
 KEY = jax.random.key(0)
 
@@ -99,12 +108,23 @@ def test_average_moves_by_its_rate():
 
 
 def test_settings_that_must_fit_together_may_come_in_any_order():
-    values = {"acting.average": 40, "acting.candidates": 64, "critic.hidden": 16}
+    values = {"average": 40, "candidates": 64, "critic.hidden": 16}
     for order in (values, dict(reversed(values.items()))):
         found = assign_all(SfBC(), order)
-        assert (found.acting.average, found.acting.candidates, found.critic.hidden) == (40, 64, (16,))
-    with pytest.raises(ConfigError, match="acting.average: found 40, expected no more than acting.candidates, 32"):
-        assign_all(SfBC(), {"acting.average": 40})
+        assert (found.average, found.candidates, found.critic.hidden) == (40, 64, (16,))
+    with pytest.raises(ConfigError, match="average: found 40, expected no more than candidates, 32"):
+        assign_all(SfBC(), {"average": 40})
+
+
+def test_settings_are_found_by_what_earlier_versions_called_them():
+    """Of every name in the table, some algorithm has the setting; one that never had it does not know the old name."""
+    made = [algorithms.find(name).default() for name in algorithms.names()]
+    for old, now in RENAMED.items():
+        assert any(now in settings(algorithm) and old not in settings(algorithm) for algorithm in made)
+    assert assign_all(SfBC(), {"acting.candidates": "7"}).candidates == 7
+    assert Grid.create(SfBC(), 1, {"acting.sharpness": [1, 2]}).sweep == {"sharpness": (1.0, 2.0)}
+    with pytest.raises(ConfigError, match="acting.candidates"):
+        assign_all(IQL(), {"acting.candidates": 7})
 
 
 def test_seeds_are_whole_numbers_of_any_kind():
@@ -123,3 +143,20 @@ def test_samples_are_whole_rows_drawn_from_all_of_them():
     counts = np.bincount(batch.index, minlength=10)
     assert counts.min() > 100 - 5 * 9.5  # 9.5: the standard deviation of a count
     assert counts.max() < 100 + 5 * 9.5
+
+
+def test_a_run_of_an_earlier_version_is_read_in_present_words(tmp_path):
+    obs = np.zeros((10, 2), np.float32)
+    ends = np.arange(10) % 5 == 4
+    data = treat(from_arrays(obs, obs, np.arange(10.0), ends, ~ends & ends))
+    grid = Grid.create(SfBC().set("candidates", 7), 2, {"sharpness": [1.0, 2.0]})
+    failures = [{"stage": "critic", "step": 1, "metric": "q_loss", "seed": 1, "point": [["sharpness", 2.0]]}]
+    info = describe(grid, data, {"candidates": "--set"}, eval_every=0, eval_episodes=1, failures=failures)
+    for old, now in RENAMED.items():
+        info = json.loads(json.dumps(info).replace(f'"{now}"', f'"{old}"'))
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    Table(tmp_path / "evals.csv", ["seed", "acting.sharpness"]).append([{"seed": 0, "acting.sharpness": 2.0}])
+    run = load_run(tmp_path)
+    assert (run.algorithm.candidates, run.points, run.info["sources"]) == (7, grid.points, {"candidates": "--set"})
+    assert [run.failed(1, point) is None for point in run.points] == [True, False]
+    assert Table(tmp_path / "evals.csv", []).read() == [{"seed": "0", "sharpness": "2.0"}]

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from srpo import config
 from srpo.algorithms.srpo import SRPO
-from srpo.config import ConfigError
 from srpo.data import DataError, from_arrays, treatments
 from srpo.data.load import build
 from srpo.data.sources import Attributes
 from srpo.data.sources.d4rl import counted_timeouts
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment, authors_returns
+from srpo.errors import ConfigError
 
 
 def arrays(rows=20, seed=0, terminal=(), timeout=(), reward=None, sizes=(3, 2)):

@@ -17,6 +17,7 @@ from srpo.data.info import summary
 from srpo.data.placing import placed
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
+from srpo.errors import ConfigError
 
 TINY = {"policy.steps": 12, "policy.batch_size": 8, "policy.hidden": (4,)}
 
@@ -129,7 +130,7 @@ def test_auto_takes_the_device_if_the_rows_fit(tmp_path, large, monkeypatch):
     in_memory, on_device, where = placed(placed(data, "memory")[0])
     assert not in_memory.on_disk and not on_device and where.startswith("rows in memory")
     assert placed(in_memory, "disk")[0].on_disk
-    with pytest.raises(config.ConfigError, match="unknown place 'disc'; did you mean 'disk'?"):
+    with pytest.raises(ConfigError, match="unknown place 'disc'; did you mean 'disk'?"):
         placed(data, "disc")
 
 

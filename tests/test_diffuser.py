@@ -9,12 +9,13 @@ from bandits import fit, start
 from jax import lax
 
 from srpo.algorithms.diffuser import Average, Diffuser, Frame, TrajectoryModel, WindowTreatment
-from srpo.config import ConfigError, assign_all
+from srpo.config import assign_all
 from srpo.core import TrainState
 from srpo.data import DataError, from_arrays
 from srpo.data.treated import treat
 from srpo.diffusion.samplers import posterior
 from srpo.diffusion.schedules import Discrete
+from srpo.errors import ConfigError
 from srpo.networks.layers import Normalizer
 from srpo.networks.unet import Conv, GroupNorm, LinearAttention, ReturnNet, TemporalUNet, Upsample, check_sizes
 from srpo.optim import adam

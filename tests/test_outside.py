@@ -12,7 +12,7 @@ import srpo
 from srpo import algorithms
 from srpo.algorithms.bc import BC
 from srpo.cli import main
-from srpo.config import ConfigError
+from srpo.errors import ConfigError
 from srpo.runs.run import RunError
 
 MODULE = """

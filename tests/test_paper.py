@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo.config import ConfigError
 from srpo.diffusion.density import log_density
 from srpo.diffusion.schedules import VP
+from srpo.errors import ConfigError
 from srpo.paper import bandits, variance
 from srpo.paper.bandits import BANDITS, NO_OBS, GaussianMixture, Quadratic, ring_of_gaussians
 from srpo.paper.study import climb, grid_points

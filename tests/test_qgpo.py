@@ -15,7 +15,7 @@ from srpo.diffusion.solver import Solver
 from srpo.losses import contrastive_energy
 from srpo.policies import DiffusionPolicy, Guided
 from srpo.stages.score_behavior import ScoreBehavior
-from srpo.stages.support import Support
+from srpo.stages.support import Proposals
 
 
 def test_contrastive_energy_by_hand():
@@ -43,7 +43,7 @@ def test_with_few_actions_the_energy_is_beta_q_up_to_a_constant():
     rows = jnp.zeros((n, 1))
     data = Batch(rows, rows, jnp.zeros(n), rows, jnp.zeros(n), jnp.arange(n))
     here = jnp.broadcast_to(proposed[:, None], (n, 4, 1))
-    given = {"behavior": TwoModes(), "critic": Line(), "support": Support(here, None)}
+    given = {"behavior": TwoModes(), "critic": Line(), "support": Proposals(here, None)}
     stage = ContrastiveEnergy(steps=2000, batch_size=64, hidden=(32, 32), beta=beta, lr=3e-3)
     energy, _ = fit(stage, data, given)
     t = jnp.linspace(0.01, 0.99, 50)[:, None]
@@ -79,7 +79,7 @@ def test_in_support_values_on_a_loop():
     data = Batch(rows, action[:, None], action, rows, jnp.ones(n), jnp.arange(n))
     table = jnp.broadcast_to(proposed[:, None], (n, 3, 1))
     stage = InSupportCritic(steps=1500, batch_size=64, hidden=(32,), beta=beta, discount=discount, ema=0.05, lr=3e-3)
-    q, _ = fit(stage, data, {"support": Support(table, table)})
+    q, _ = fit(stage, data, {"support": Proposals(table, table)})
     weight = np.exp(beta * proposed) / np.exp(beta * proposed).sum()  # adding a constant to Q does not change it
     value = float((weight * proposed).sum()) / (1 - discount)
     np.testing.assert_allclose(q(jnp.zeros((3, 1)), proposed[:, None]), np.tile(proposed + discount * value, (2, 1)), atol=0.05)
@@ -120,7 +120,7 @@ def test_on_a_bandit_it_samples_behavior_times_exp_beta_q():
     algorithm = QGPO().set("critic.hidden", (32,)).set("critic.lr", 1e-2).set("critic.steps", 1000).set("critic.ema", 0.05)
     for path, value in {"energy.hidden": (32, 32), "energy.lr": 3e-3, "energy.steps": 1500, "energy.beta": 3.0}.items():
         algorithm = algorithm.set(path, value)
-    given = {"behavior": behavior, "support": Support(here, here)}
+    given = {"behavior": behavior, "support": Proposals(here, here)}
     given["critic"], _ = fit(algorithm.critic, rows, given)
     given["energy"], _ = fit(algorithm.energy, rows, given)
     action = acts(algorithm.make_policy(given), n=500)

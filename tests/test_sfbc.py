@@ -14,7 +14,7 @@ from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
 from srpo.diffusion.solver import Solver
 from srpo.losses import softmax_mean
-from srpo.stages.support import Support, SupportActions
+from srpo.stages.support import Proposals, SupportActions
 
 REWARD = jnp.asarray([1.0, 2.0, 4.0, 1.0, 1.0])  # an episode of three steps, then one of two
 LAST = jnp.asarray([False, False, True, False, True])
@@ -51,7 +51,7 @@ def recorded():
 @pytest.mark.parametrize("maximum", ["next state", "same state"])
 def test_the_table_is_planned_anew_from_the_critic_which_starts_again(recorded, maximum):
     stage = PlannedCritic(steps=9, batch_size=4, hidden=(8,), replan_every=3, maximum=maximum, discount=0.5, lr=1e-2)
-    given = {"support": Support(jax.random.uniform(jax.random.key(3), (5, 6, 1), minval=-1.0), None)}
+    given = {"support": Proposals(jax.random.uniform(jax.random.key(3), (5, 6, 1), minval=-1.0), None)}
     state = start(stage, recorded, given, jax.random.key(1))
     np.testing.assert_allclose(state.target, [3, 4, 4, 1.5, 1])
     assert float(state.mean) == pytest.approx(2.7) and float(state.std) == pytest.approx(np.std([3, 4, 4, 1.5, 1]))
@@ -101,14 +101,14 @@ def test_every_state_is_given_actions_of_the_behavior(next_states):
 def test_on_a_bandit_the_candidate_next_to_the_optimum_is_chosen():
     rows = bandit()
     critic = PlannedCritic(steps=600, batch_size=128, hidden=(32,), replan_every=10_000, lr=1e-2)
-    support = Support(jnp.zeros((len(rows.obs), 1, 1)), None)
+    support = Proposals(jnp.zeros((len(rows.obs), 1, 1)), None)
     q, _ = fit(critic, Recorded(rows, jnp.ones(len(rows.obs), bool)), {"support": support})
     algorithm, trained = SfBC(), {"behavior": TwoModes(), "critic": q}
     action = acts(algorithm.make_policy(trained))
     assert float(jnp.mean(jnp.abs(action - BEST) < 0.2)) > 0.95
-    averaged = acts(algorithm.set("acting.average", 4).make_policy(trained))
+    averaged = acts(algorithm.set("average", 4).make_policy(trained))
     assert abs(float(jnp.mean(averaged)) - BEST) < 0.1 and float(jnp.std(averaged)) < float(jnp.std(action))
-    idle = acts(algorithm.set("acting.sharpness", 1e-6).make_policy(trained))
+    idle = acts(algorithm.set("sharpness", 1e-6).make_policy(trained))
     assert abs(float(jnp.mean(idle < 0)) - 0.5) < 0.15  # without Q, both modes
 
 

@@ -12,11 +12,12 @@ from bandits import fit
 from deploy_cases import ACT, AT_BETA, BETA, DATA, DIALED, FRESH, OBS, POLICIES, acted_at
 
 from srpo.algorithms.srpo_dial import DialedPolicyStage, SRPODial
-from srpo.config import ConfigError, assign_all
+from srpo.config import assign_all
 from srpo.core import Batch
 from srpo.deploy import DeployError, Policy, SafePolicy, export_policy, onnx_file
 from srpo.deploy.ctarget import CompiledPolicy
 from srpo.diffusion.schedules import VP
+from srpo.errors import ConfigError
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
 from srpo.policies import DialedPolicy, Normalized

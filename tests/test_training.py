@@ -17,9 +17,9 @@ import pytest
 import srpo
 from srpo import algorithms, config
 from srpo.cli import main
-from srpo.config import ConfigError
 from srpo.data import from_arrays
 from srpo.data.treated import treat
+from srpo.errors import ConfigError
 from srpo.evaluation import rollouts, video
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
@@ -389,7 +389,7 @@ REFUSALS = {
     "negative": (["--sweep", "policy.beta=0.1,-1"], "policy.beta: found -1, expected zero or more"),
     "out of range": (["--set", "critic.expectile=1"], "critic.expectile: found 1, expected a number in (0, 1)"),
     "dropout of all": (["--set", "behavior.dropout=1"], "behavior.dropout: found 1, expected a number in [0, 1)"),
-    "more than there are": (["--algo", "sfbc", "--set", "acting.average=33"], "expected no more than acting.candidates, 32"),
+    "more than there are": (["--algo", "sfbc", "--set", "average=33"], "expected no more than candidates, 32"),
     "wrong choice": (["--set", "policy.weight=sigma2"], "policy.weight: unknown choice 'sigma2'; did you mean 'sigma^2'?"),
     "sweep of a size": (["--sweep", "policy.hidden=8,16"], "policy.hidden is a size or a choice and cannot be swept"),
     "repeated seeds": (["--seeds", "1,1"], "seeds 1, 1: expected one or more different whole numbers"),

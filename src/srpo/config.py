@@ -17,10 +17,18 @@ from typing import Any, Literal
 
 import equinox as eqx
 
-from srpo.errors import ConfigError, UserError, closest  # noqa: F401  (UserError: for importers)
+from srpo.errors import ConfigError, closest
 
 Overrides = dict[str, Any]  # of settings, by path
 Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
+
+# What earlier versions called a setting: their run folders and command lines are still understood.
+RENAMED = {
+    "policy.critic_lr": "policy.lr_q",  # Diffusion-QL
+    "acting.candidates": "candidates",  # SfBC
+    "acting.average": "average",
+    "acting.sharpness": "sharpness",
+}
 
 
 def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):
@@ -94,9 +102,15 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
     return out
 
 
+def present(tree: Any, path: str) -> str:
+    """What the setting that was called `path` once is called now, if `tree` has it; else `path`."""
+    known, now = settings(tree), RENAMED.get(path)
+    return now if now in known and path not in known else path
+
+
 def lookup(tree: Any, path: str) -> Setting:
-    """The setting at `path`. Raises ConfigError, naming the closest path, if there is none."""
-    known = settings(tree)
+    """The setting at `path`, or at what it is called now. Raises ConfigError, naming the closest path, if there is none."""
+    known, path = settings(tree), present(tree, path)
     if path not in known:
         tails = [p for p in known if p.rpartition(".")[2] == path]
         raise ConfigError(f"unknown setting {path!r}; did you mean {tails[0]!r}?" if tails else closest(path, known, "setting"))
@@ -110,7 +124,8 @@ def assign(tree: Any, path: str, value: Any) -> Any:
 
 def assign_all(tree: Any, values: Mapping[str, Any]) -> Any:
     """`assign` for several paths at once: what must fit together is judged when all of them are there."""
-    return _replace(tree, {tuple(path.split(".")): lookup(tree, path).read(value) for path, value in values.items()})
+    found = [(lookup(tree, path), value) for path, value in values.items()]
+    return _replace(tree, {tuple(setting.path.split(".")): setting.read(value) for setting, value in found})
 
 
 def _replace(tree, values):

@@ -74,7 +74,7 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of the policy (Adam)")
-    critic_lr: float = setting(3e-4, "learning rate of Q (Adam)")
+    lr_q: float = setting(3e-4, "learning rate of Q (Adam)")
     clip_norm: float = setting(5.0, "largest 2-norm of the gradients of policy and Q, each", "(0, inf)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q, and the policy's moving average the policy", "[0, 1]")
@@ -90,7 +90,7 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
         optimize = self._optimizer
         return State(
             TrainState.create(actor, optimize(self.lr), target=True),
-            TrainState.create(q, optimize(self.critic_lr), target=True),
+            TrainState.create(q, optimize(self.lr_q), target=True),
         )
 
     def update(self, state: State, batch: Batch, given, key, step) -> Updated[State]:
@@ -110,7 +110,7 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
             loss = jnp.sum(jnp.mean((value - y) ** 2, -1))
             return loss, {"q_loss": loss, "q": jnp.mean(value)}
 
-        return descend(state.q, self._optimizer(self.critic_lr), loss)
+        return descend(state.q, self._optimizer(self.lr_q), loss)
 
     def actor_step(self, actor: Followed[Model], q: QEnsemble, batch: Batch, key) -> Updated[Followed[Model]]:
         k_bc, k_act, k_head = jax.random.split(key, 3)
@@ -170,7 +170,7 @@ class DiffusionQL(Algorithm):
             "policy.batch_size": 32,
             "policy.hidden": (12,),
             "policy.diffusion_steps": 2,
-            "policy.critic_lr": 1e-2,
+            "policy.lr_q": 1e-2,
             "policy.lr": 1e-2,
             "candidates": 4,
         },

@@ -21,9 +21,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from srpo.algorithms.tables.score import TRIAL_SUPPORT
-from srpo.config import ConfigError, Overrides, Tasks, setting, static
+from srpo.config import Overrides, Tasks, setting, static
 from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
+from srpo.errors import ConfigError
 from srpo.losses import softmax_mean
 from srpo.networks.layers import QEnsemble
 from srpo.optim import adam
@@ -148,23 +149,7 @@ class PlannedCritic(Stage[PlannedState, tuple[Batch, Recorded], QEnsemble]):
         return state.q.model
 
 
-class Acting(eqx.Module):
-    """How the trained models act."""
-
-    candidates: int = static(32, "actions drawn from the behavior model")
-    average: int = static(1, "actions drawn among the candidates without replacement, and averaged")
-    sharpness: float = setting(
-        100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q"
-    )
-
-    def __check_init__(self):
-        if self.average > self.candidates:
-            raise ConfigError(
-                f"acting.average: found {self.average}, expected no more than acting.candidates, {self.candidates}"
-            )
-
-
-LOCOMOTION: Tasks = {f"{robot}*": {"acting.average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
+LOCOMOTION: Tasks = {f"{robot}*": {"average": 4} for robot in ("halfcheetah", "hopper", "walker2d")}
 ANTMAZE: Tasks = {
     "antmaze-*|pointmaze-*": {"data.episodes": "trimmed"},
     "antmaze-medium-play-v2": {"data.reward": "beyond-19"},
@@ -192,12 +177,20 @@ class SfBC(Algorithm):
     behavior: ScoreBehavior = ScoreBehavior(steps=586_000, rows="steps", min_time=1e-5)
     support: SupportActions = SupportActions(rows="steps")
     critic: PlannedCritic = PlannedCritic()
-    acting: Acting = Acting()
+    candidates: int = static(32, "actions drawn from the behavior model")
+    average: int = static(1, "actions drawn among the candidates without replacement, and averaged")
+    sharpness: float = setting(
+        100.0, "alpha: candidates are drawn with probability ~ exp(sharpness Q); larger: closer to argmax Q"
+    )
+
+    def __check_init__(self):
+        if self.average > self.candidates:
+            raise ConfigError(f"average: found {self.average}, expected no more than candidates, {self.candidates}")
 
     def make_policy(self, trained):
-        acting, sampler = self.acting, DiffusionPolicy(trained["behavior"], self.support.solver)
+        sampler = DiffusionPolicy(trained["behavior"], self.support.solver)
         return BestOf(
-            sampler, trained["critic"], acting.candidates, "softmax", acting.sharpness, heads="first", average=acting.average
+            sampler, trained["critic"], self.candidates, "softmax", self.sharpness, heads="first", average=self.average
         )
 
     title: ClassVar = "SfBC"
@@ -209,8 +202,8 @@ class SfBC(Algorithm):
             "critic.batch_size": 32,
             "critic.hidden": (12,),
             "critic.replan_every": 25,
-            "acting.candidates": 6,
-            "acting.average": 2,
+            "candidates": 6,
+            "average": 2,
         },
         ("critic.lr", 3e-3, 1e-2),
         ("behavior.loss", "critic.q_loss"),

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from srpo.algorithms.tables.srpo import TRIAL, presets
-from srpo.config import ConfigError, setting
+from srpo.config import setting
 from srpo.core import Algorithm, Trial
 from srpo.data.treatments import Treatment
+from srpo.errors import ConfigError
 from srpo.networks.actors import DialedActor
 from srpo.policies import DialedPolicy
 from srpo.stages.diffusion_behavior import DiffusionBehavior

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises DeployError and RunError."""
-    from srpo.config import ConfigError
+    from srpo.errors import ConfigError
 
     batches = tuple(args.batch or (1, 256))
     if args.calls < 100 or min(batches) < 1:

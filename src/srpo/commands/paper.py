@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from srpo import strict_json
-from srpo.config import ConfigError, closest
+from srpo.errors import ConfigError, closest
 from srpo.paper import FIGURES
 
 EXAMPLES = """examples:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
+
+
+def _from(algorithm: Any, paths: Iterable[str], origin: str) -> dict[str, str]:
+    from srpo import config
+
+    return dict.fromkeys((config.present(algorithm, path) for path in paths), origin)
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -152,7 +159,9 @@ def main(args: argparse.Namespace) -> int:
     if len(sweep) < len(axes):
         raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
     algorithm = config.assign_all(cls.default(), chosen | changes)
-    sources = dict.fromkeys(chosen, f"preset {args.preset}") | dict.fromkeys(changes, "--set") | dict.fromkeys(sweep, "--sweep")
+    sources = (
+        dict.fromkeys(chosen, f"preset {args.preset}") | _from(algorithm, changes, "--set") | _from(algorithm, sweep, "--sweep")
+    )
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
         from srpo.training.dry_run import dry_run

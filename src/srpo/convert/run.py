@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from srpo import config
-from srpo.config import ConfigError
 from srpo.convert.official import official, sizes
 from srpo.data import Dataset, load_dataset
 from srpo.data.treated import treat
+from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from srpo.config import ConfigError
 from srpo.data.recording import Dataset
 from srpo.data.spilled import spilled
-from srpo.errors import closest
+from srpo.errors import ConfigError, closest
 from srpo.files import amount, free_memory
 
 DataIn = Literal["auto", "device", "memory", "disk"]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import equinox as eqx
 import numpy as np
 
-from srpo.config import ConfigError, static
+from srpo.config import static
 from srpo.data.checks import DataError
 from srpo.data.mapped import pieces
-from srpo.errors import closest
+from srpo.errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from srpo.data.recording import Dataset

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from srpo.config import ConfigError
 from srpo.data import DataError
 from srpo.data.load import recorded_source, reload
 from srpo.data.sources.builtin import BUILTIN
@@ -26,6 +25,7 @@ from srpo.deploy.safety import Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
 from srpo.environments import MissingEnvironment
+from srpo.errors import ConfigError
 from srpo.surroundings import in_float32
 
 CHECK = "policy_check.c"

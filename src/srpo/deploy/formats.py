@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from srpo.config import closest
 from srpo.deploy import c_file, ctarget, numpy_file
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import DeployError
 from srpo.deploy.runtime import Policy
+from srpo.errors import closest
 
 Act = Callable[[np.ndarray], np.ndarray]
 CONTRACT = "contract.json"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from srpo.config import ConfigError
+from srpo.errors import ConfigError
 from srpo.networks.layers import MLP, LayerNorm, Linear, mish
 from srpo.networks.precision import full, reduced
 from srpo.networks.score import sinusoidal

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo import config
-from srpo.config import ConfigError
 from srpo.core import Algorithm
+from srpo.errors import ConfigError
 
 Point = tuple[tuple[str, float], ...]
 
@@ -47,8 +47,8 @@ class Grid:
                 raise ConfigError(
                     f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=..."
                 )
-            axes[path] = tuple(found.read(v) for v in values)
-            if not axes[path] or len(set(axes[path])) < len(axes[path]):
+            axis = axes[found.path] = tuple(found.read(v) for v in values)
+            if not axis or len(set(axis)) < len(axis):
                 raise ConfigError(f"{path}: expected one or more different values to sweep, found {list(values)}")
         return cls(algorithm, seeds, axes)
 

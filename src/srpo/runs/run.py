@@ -287,6 +287,7 @@ def load_run(path: str | Path) -> Run:
         if found > FORMAT:
             raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
         algorithm = config.assign_all(_trained_by(info, file).default(), info["settings"])
+        info = _in_present_words(info, algorithm)
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         (
             run.normalizers,
@@ -305,6 +306,17 @@ def load_run(path: str | Path) -> Run:
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as e:
         raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
     return run
+
+
+def _in_present_words(info: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:
+    """What run.json says, its settings called as they are now."""
+
+    def now(values: dict[str, Any]) -> dict[str, Any]:
+        return {config.present(algorithm, path): value for path, value in values.items()}
+
+    failures = [f | {"point": [*now(dict(f["point"])).items()]} for f in info.get("failures", [])]
+    said = {key: now(info[key]) for key in ("settings", "sources", "sweep") if key in info}
+    return info | said | ({"failures": failures} if failures else {})
 
 
 def _trained_by(info: dict[str, Any], file: Path) -> type[Algorithm]:

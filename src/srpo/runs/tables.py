@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from srpo import config
 from srpo.runs.checkpoint import write_atomically
 
 
@@ -32,7 +33,8 @@ class Table:
 
     def read(self) -> list[dict[str, str]]:
         with open(self.path, newline="") as f:
-            return [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
+            whole = [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
+        return [{config.RENAMED.get(column, column): value for column, value in row.items()} for row in whole]
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Drop the rows that are not wanted, and a torn last line."""

@@ -18,14 +18,14 @@ from srpo.diffusion.solver import Solver
 from srpo.stages.score_behavior import Rows
 
 
-class Support(eqx.Module):
+class Proposals(eqx.Module):
     """Proposed actions by row of the data, at its state and, if they were asked for, at its next state."""
 
     here: Float[Array, "N M act"]
     after: Float[Array, "N M act"] | None
 
 
-class SupportActions(Stage[Support, Batch, Support]):
+class SupportActions(Stage[Proposals, Batch, Proposals]):
     needs: ClassVar = ("behavior",)
     trains: ClassVar = False
     batch_size: int = eqx.field(
@@ -48,13 +48,13 @@ class SupportActions(Stage[Support, Batch, Support]):
     def draw(self, view, key, step):
         return jnp.minimum(self._share(view.n_rows, step), view.n_rows - 1)
 
-    def init(self, data, given, key) -> Support:
+    def init(self, data, given, key) -> Proposals:
         def empty():
             return jnp.zeros((data.n_rows, self.count, data.action_size))
 
-        return Support(empty(), empty() if self.next_states else None)
+        return Proposals(empty(), empty() if self.next_states else None)
 
-    def update(self, state: Support, batch: Batch, given, key, step) -> Updated[Support]:
+    def update(self, state: Proposals, batch: Batch, given, key, step) -> Updated[Proposals]:
         at = self._share(state.here.shape[0], step)  # beyond the end: the last row was taken, and nothing is written
         behavior, shape = given["behavior"], (len(at), *state.here.shape[1:])
 
@@ -64,7 +64,7 @@ class SupportActions(Stage[Support, Batch, Support]):
         k_here, k_after = jax.random.split(key)
         here = draw(batch.obs, k_here)
         after = None if state.after is None else state.after.at[at].set(draw(batch.next_obs, k_after), mode="drop")
-        return Support(state.here.at[at].set(here, mode="drop"), after), {"action": jnp.mean(jnp.abs(here))}
+        return Proposals(state.here.at[at].set(here, mode="drop"), after), {"action": jnp.mean(jnp.abs(here))}
 
-    def result(self, state: Support) -> Support:
+    def result(self, state: Proposals) -> Proposals:
         return state

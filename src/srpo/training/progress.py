@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from srpo.config import ConfigError
+from srpo.errors import ConfigError
 from srpo.runs.run import Run
 from srpo.runs.tables import Table
 from srpo.training.curves import draw_curves

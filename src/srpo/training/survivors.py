@@ -44,7 +44,9 @@ class Survivors:
     def again(self, failures: Sequence[Mapping[str, Any]]) -> None:
         """Freeze the runs that had failed by the checkpoint, of which the state is `safe`; `failures` as in its file."""
         for found in failures:
-            failure = Failure(**dict(found) | {"point": tuple(map(tuple, found["point"]))})
+            values = [value for _, value in found["point"]]  # its paths may have other names now
+            point = next(p for p in self.points if [value for _, value in p] == values)
+            failure = Failure(**dict(found) | {"point": point})
             self.failures.append(failure)
             at = self.seeds.index(failure.seed), self.points.index(failure.point)
             self.frozen[at] = self._safe_at(at)

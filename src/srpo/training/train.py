@@ -24,7 +24,7 @@ from srpo.data.load import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment
-from srpo.errors import closest
+from srpo.errors import ConfigError, closest
 from srpo.evaluation.scores import Evaluator
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree
@@ -88,22 +88,22 @@ def train(
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     if precision not in get_args(Precision):
-        raise config.ConfigError(closest(str(precision), get_args(Precision), "precision"))
+        raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
     data, on_device, _ = placed(data, data_in)
     treated = treat(data, algorithm.data, on_device)
     for stage in algorithm.stages.values():
         stage.view(treated)  # refuse now what a later stage cannot learn from
     last = list(algorithm.stages.values())[-1]
     if eval_every is not None and eval_every < 0:
-        raise config.ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
+        raise ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
     if eval_episodes < 1:
-        raise config.ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
+        raise ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
     if eval_every and data.env_id is None:
-        raise config.ConfigError(
+        raise ConfigError(
             f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out"
         )
     if not 1 <= keep <= last.steps:
-        raise config.ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
+        raise ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
     eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
     if eval_every:
         check_environment(data)
