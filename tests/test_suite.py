@@ -2,8 +2,13 @@
 
 import csv
 import json
+import multiprocessing
 import shutil
 import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +20,7 @@ from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe, load_run
-from srpo.suite import plan, published, scoring, tables, work
+from srpo.suite import jobs, plan, presets, published, scoring, tables, work
 from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
@@ -99,6 +104,23 @@ def test_a_suite_gets_the_settings_of_the_task_of_its_kind():
     assert configured("srpo", "another", "paper", Budget(), {"policy.beta": 3}).policy.beta == 3
 
 
+# --- presets
+
+
+def test_the_page_of_presets_is_current():
+    page = (Path(__file__).parent.parent / "docs" / "quick.md").read_text()
+    within = page.split("<!-- presets -->")[1].split("<!-- /presets -->")[0]
+    assert within.strip() == presets.page(), "run: srpo suite presets --into docs/quick.md"
+
+
+def test_changes_are_those_of_the_presets():
+    found = presets.changes("srpo", ["", "antmaze-umaze-v2"])
+    assert found["critic.lr"] == ([3e-4], [1e-3], config.settings(srpo.SRPO())["critic.lr"].meaning)
+    assert "critic.discount" not in found and found["policy.beta"][1] == [0.05]
+    told = [presets.shown(v) for v in ([1], [1, 2], [30, 1000, 2], [(256, 128)], [True], ["a", "b"], [0.0003])]
+    assert told == ["1", "1 or 2", "2 to 1,000", "256 x 128", "true", "a or b", "0.0003"]
+
+
 # --- plans
 
 
@@ -138,13 +160,14 @@ def command(tmp_path, monkeypatch):
     """`srpo suite run` on a small recording, with a handful of steps."""
     n, rng = 200, np.random.default_rng(0)
     with h5py.File(tmp_path / f"{NAME}.hdf5", "w") as file:
+        file.attrs["env_id"] = "Hopper-v4"
         file["observations"], file["actions"] = rng.normal(size=(n, 11)), rng.uniform(-0.9, 0.9, (n, 3))
         file["rewards"], file["terminals"], file["timeouts"] = rng.normal(size=n), np.zeros(n, bool), np.arange(n) % 20 == 19
     (tmp_path / "small.toml").write_text(SUITE)
     monkeypatch.chdir(tmp_path)
 
     def run(*more, algos="bc"):
-        fixed = ["suite", "run", "small.toml", "--data-dir", ".", "--quiet", "--out", "out", "--algos", algos]
+        fixed = ["suite", "run", "small.toml", "--data-dir", ".", "--quiet", "--jobs", "1", "--out", "out", "--algos", algos]
         return cli.main([*fixed, *more])
 
     run.folder, run.keep = tmp_path, tmp_path / "out" / "results"
@@ -247,6 +270,7 @@ def test_other_settings_in_the_same_folder_are_refused(command, capsys):
         (["--data-dir", "nowhere"], f"nowhere/{NAME}.hdf5 is not there"),
         (["--seeds", "1,1"], "one or more different seeds"),
         (["--minutes", "0"], "--minutes 0"),
+        (["--jobs", "0"], "--jobs 0: expected one process or more"),
         (["--iterations", "0"], "iterations is 0"),
         (["--episodes", "0"], "0 episodes"),
     ],
@@ -287,6 +311,18 @@ def test_other_mistakes_are_one_line(tmp_path, capsys):
         assert cli.main(["suite", *argv]) == 2
         told = capsys.readouterr().err
         assert complaint in told and told.count("\n") == 1
+
+
+def test_several_processes_do_what_one_does(command, capsys, monkeypatch):
+    def at_once(task, count):
+        return [task(share) or 0 for share in jobs.shares(count)]
+
+    monkeypatch.setattr(jobs, "side_by_side", at_once)  # in this process: nothing is compiled twice
+    monkeypatch.setattr(jobs, "keep_to", lambda share: None)
+    assert command("--jobs", "2", "--seeds", "1", algos="bc,bc-gaussian") == 0
+    told = capsys.readouterr().err
+    assert "2 processes side by side" in told and told.count("begins") == 2
+    assert {r["status"] for r in rows(command.keep / "cells.csv")} == {"finished"}
 
 
 # --- time, other processes, sharing
@@ -389,6 +425,51 @@ def test_a_critic_is_shared_and_waited_for(tmp_path):
     with critic.claimed():
         assert not here._must_wait(user, cells)  # what it would share is there
     assert here._donor(user, cells) == (critic.folder, ["critic"])
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(jobs, "cores", lambda: [0, 1, 2, 3, 6])
+    assert jobs.shares(1) == [[0, 1, 2, 3, 6]] and jobs.shares(2) == [[0, 2, 6], [1, 3]]
+    assert jobs.shares(6)[4:] == [[6], [0]]  # more processes than cores
+    monkeypatch.setattr(jobs, "free_memory", lambda: 3.5 * 2**30)
+    assert jobs.fitting(2, []) == 2 and jobs.fitting(9, []) == 3 and jobs.fitting(0, []) == 1
+    monkeypatch.setattr(jobs, "PROCESS_BYTES", 1 << 60)
+    assert jobs.fitting(9, []) == 1  # no memory for more
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr(jobs, "PROCESS_BYTES", 1)
+    assert jobs.fitting(9, []) == 1
+
+
+def note_cores(folder, share):  # in a process of its own
+    jobs.keep_to(share)
+    (folder / str(share[0])).write_text(str(jobs.cores()))
+    if share == jobs.cores()[:1] and share[0] % 2:
+        sys.exit(3)
+
+
+def test_processes_keep_to_their_cores(tmp_path, monkeypatch):
+    every = jobs.cores()
+    codes = jobs.side_by_side(partial(note_cores, tmp_path), 2)
+    assert codes == [3 if share[0] % 2 and len(share) == 1 else 0 for share in jobs.shares(2)]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(s[0]): str(s) for s in jobs.shares(2)}
+    assert jobs.cores() == every  # mine are as they were
+
+
+def test_interrupted_processes_are_stopped_and_waited_for(tmp_path, monkeypatch):
+    began = time.monotonic()
+
+    def interrupt(self, timeout=None):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.side_by_side(wait, 2)
+    assert time.monotonic() - began < 60 and not multiprocessing.active_children()
+
+
+def wait(share):
+    time.sleep(600)
 
 
 # --- tables

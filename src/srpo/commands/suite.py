@@ -2,12 +2,12 @@
 
   srpo suite list                                        the suites that come with srpo
   srpo suite run open --data-dir DIR --minutes 480       as many cells as fit, the most informative first
-  srpo suite run open --data-dir DIR --algos srpo,bc --iterations 20000
   srpo suite run MINE.toml --keep results                your own suite; results/ keeps what came out
   srpo suite run open --data-dir DIR --no-eval           train here, and score on a machine with MuJoCo:
   srpo suite evaluate KEEP                               what was trained with --no-eval
   srpo suite report KEEP                                 the tables and KEEP/report.html again, from what is kept
   srpo suite report KEEP --into docs/results.md          the table also into a page
+  srpo suite presets                                     what the presets `quick` change
 
 A run may be stopped at any time: the same command goes on where it was. It may run several times at once on the same
 folders; each takes the next cell that nobody is at work on. An iteration updates every network of an algorithm once.
@@ -20,6 +20,9 @@ import importlib
 import shlex
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +30,14 @@ from srpo import strict_json
 from srpo.errors import ConfigError, UserError, closest
 
 if TYPE_CHECKING:
+    from srpo.suite.cells import Cell
     from srpo.suite.findings import Findings
+    from srpo.suite.work import Clock, Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("action", help="list, run, evaluate or report")
+    add("action", help="list, run, evaluate, report or presets")
     add("suite", nargs="?", metavar="SUITE", help="run: a name of `srpo suite list` or a .toml file; else the folder of --keep")
     add(
         "--data-dir",
@@ -45,26 +50,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default the suite's")
     add("--iterations", type=int, metavar="N", help="updates of every network; default the suite's")
     add("--minutes", type=float, metavar="N", help="stop after this time; no cell is begun that would not end in it")
+    add("--jobs", type=int, metavar="N", help="processes side by side; default one a core, or one on a GPU, as memory allows")
     add("--no-eval", action="store_true", help="train only, and keep the policies for `srpo suite evaluate`")
     add("--episodes", type=int, metavar="N", help="episodes per policy; default the suite's")
     add("--out", type=Path, metavar="DIR", help="the runs; default runs/suite/SUITE")
     add("--keep", type=Path, metavar="DIR", help="the results, small enough to be kept; default OUT/results")
-    add("--into", type=Path, metavar="PAGE", help="report: also replace the table in this page")
+    add("--into", type=Path, metavar="PAGE", help="report, presets: also replace the table in this page")
     add("--pages", type=Path, metavar="DIR", help="report: also put each algorithm's scores into its page there")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="one line for each cell, no more")
 
 
 def main(args: argparse.Namespace) -> int:
-    actions = {"list": list_suites, "run": run, "evaluate": evaluate, "report": report}
+    actions = {"list": list_suites, "run": run, "evaluate": evaluate, "report": report, "presets": presets}
     if args.action not in actions:
         raise ConfigError(closest(args.action, actions, "action"))
-    if args.suite is None and args.action != "list":
+    if args.suite is None and args.action not in ("list", "presets"):
         raise ConfigError(
             f"srpo suite {args.action} needs {'a suite' if args.action == 'run' else 'a folder of results'}; see --help"
         )
     if args.minutes is not None and args.minutes <= 0:
         raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: expected one process or more")
     return actions[args.action](args)
 
 
@@ -84,14 +92,42 @@ def list_suites(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
+    from srpo.suite import jobs
+    from srpo.suite.work import Clock, tell
 
+    work, cells = planned(args, shlex.join(["srpo", *sys.argv[1:]]), Clock(args.minutes))
+    work.check(cells)
+    count = args.jobs or jobs.fitting(len(cells), work.data.values())
+    try:
+        failed = work.through(cells) if count == 1 else several(args, work, cells, count)
+    finally:
+        if work.keep.folder.exists():
+            found = work.keep.update(work.results(cells))
+    tell(f"results: {work.keep.folder}")
+    show(args, found)
+    return 1 if failed else 0
+
+
+def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: int) -> int:
+    """Work through the cells in so many processes. Returns how many cells, or processes, failed."""
+    from srpo.suite import jobs
+    from srpo.suite.work import Clock, stopping, tell
+
+    tell(f"{count} processes side by side on {len(jobs.cores())} cores")
+    with stopping(Clock()):
+        codes = jobs.side_by_side(partial(beside, args, work.command, work.clock.began), count)
+    for code in (code for code in codes if code):
+        tell(f"a process ended with code {code}; the same command goes on")
+    return sum(cell.log["error"] is not None for cell in cells) + sum(code != 0 for code in codes)
+
+
+def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work, list[Cell]]:
+    """What is to be done. Raises UserError for what cannot be."""
     from srpo.commands.train import parse_seeds
     from srpo.suite.keep import Keep
     from srpo.suite.plan import load_suite
-    from srpo.suite.work import Clock, Work, tell
+    from srpo.suite.work import Work
 
-    clock = Clock(args.minutes)
     seeds = parse_seeds(args.seeds) if args.seeds else None
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
@@ -102,18 +138,26 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs", "suite", suite.name)
     work = Work(
         suite, {s.name: load(s.name, args.data_dir) for s in suite.data}, out, Keep(args.keep or out / "results"),
-        shlex.join(["srpo", *sys.argv[1:]]), clock, not args.no_eval, args.quiet,
+        command, clock, not args.no_eval, args.quiet,
     )  # fmt: skip
-    cells = work.cells()
-    work.check(cells)
+    return work, work.cells()
+
+
+def beside(args: argparse.Namespace, command: str, began: float, cores: list[int]) -> None:
+    """One of several processes on the same suite, on these cores."""
+    from srpo.suite.jobs import keep_to
+
+    keep_to(cores)
+    from srpo.suite.work import Clock
+
+    args.quiet = True  # bars of several processes would overwrite each other
     try:
-        failed = work.through(cells)
-    finally:
-        if work.keep.folder.exists():
-            found = work.keep.update(work.results(cells))
-    tell(f"results: {work.keep.folder}")
-    show(args, found)
-    return 1 if failed else 0
+        work, cells = planned(args, command, Clock(args.minutes, began))
+        work.through(cells)
+    except UserError as e:
+        sys.exit(f"srpo: error: {e}")
+    except KeyboardInterrupt as e:
+        sys.exit(128 + getattr(e, "signum", 2))
 
 
 def load(name: str, folder: Path | None):
@@ -185,6 +229,17 @@ def report(args: argparse.Namespace) -> int:
     if args.into is not None:
         insert(args.into, "scores", page(found))
     show(args, found)
+    return 0
+
+
+def presets(args: argparse.Namespace) -> int:
+    from srpo.suite.pages import insert
+    from srpo.suite.presets import page
+
+    text = page()
+    if args.into is not None:
+        insert(args.into, "presets", text)
+    print(strict_json.dumps({"table": text}) if args.json else text)
     return 0
 
 
