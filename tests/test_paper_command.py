@@ -92,6 +92,17 @@ def test_variance_reports_single_times_and_the_ensemble(tmp_path, capsys):
     assert (tmp_path / "variance.png").exists()
 
 
+def test_the_dial_moves_from_the_maximum_of_q_as_a_policy_for_each_temperature_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
+    report, _ = run(capsys, "dial", "--out", tmp_path)
+    moved = [r["from argmax Q"] for r in report["rows"]]
+    assert moved == sorted(moved) and moved[0] < 0.1 < moved[-1]
+    points = table(tmp_path / "dial.csv")
+    assert len(points) == 3 * 9 and (tmp_path / "dial.png").exists()
+    warmest = [r for r in points if float(r["beta"]) == 1]
+    assert all(abs(float(r[f"{name}_x"]) - float(r["target_x"])) < 0.6 for r in warmest for name in ("dial", "alone"))
+
+
 def test_dtql_toys_put_both_methods_on_the_same_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
     report, _ = run(capsys, "dtql-toys", "--data", "swissroll", "--out", tmp_path)

@@ -5,5 +5,6 @@ FIGURES = {
     "fig3": "behavior density and policy shift on one 2-D bandit",
     "fig7": "the same on six 2-D bandits",
     "variance": "variance of the policy's gradient, and score error by noise level",
+    "dial": "one policy for all temperatures beside a policy for each, on one 2-D bandit",
     "dtql-toys": "DTQL's trust-region loss and one-step policies, beside SRPO's",
 }
