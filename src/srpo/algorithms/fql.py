@@ -197,7 +197,7 @@ for table, of_all in ((MAZES, MINUS_ONE), (HANDS, LEAST)):
     TASKS |= {
         f"{name}-v*": IN_TABLE | of_all | {"policy.alpha": alpha, "policy.steps": 500_000} for name, alpha in table.items()
     }
-QUICK: Overrides = {"policy.steps": 50_000, "policy.hidden": (256, 256)}
+QUICK: Overrides = {"policy.steps": 50_000, "policy.hidden": (256, 256), "policy.lr": 1e-3}
 
 
 class FQL(Algorithm):
