@@ -38,7 +38,7 @@ def each(act: Callable[[Array, PRNGKeyArray], Array], obs: Any, key: PRNGKeyArra
 class ActionSampler(Protocol):
     """What `BestOf` draws its candidates from."""
 
-    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]: ...
+    def sample(self, obs: Float[Array, "... obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n ... act"]: ...
 
 
 @runtime_checkable
@@ -150,7 +150,7 @@ class GaussianPolicy(eqx.Module):
             net = eqx.tree_at(lambda net: net.layers, net, (*net.layers[:-1], last))
         return Chain(net, getattr(self.actor, "normalizer", None))
 
-    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+    def sample(self, obs: Float[Array, "... obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n ... act"]:
         mean, log_std = self.actor(obs)
         return self.actor.bound(mean + jnp.exp(log_std) * jax.random.normal(key, (n, *mean.shape)))
 
@@ -168,7 +168,7 @@ class DiffusionPolicy(eqx.Module):
             raise ValueError("this policy draws its action at random; give a key, as in policy.act(obs, jax.random.key(0))")
         return jnp.clip(self.sample(jnp.asarray(obs), key, 1)[0], -1.0, 1.0)
 
-    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+    def sample(self, obs: Float[Array, "... obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n ... act"]:
         return self.sample_each(jnp.broadcast_to(obs, (n, *obs.shape)), key)
 
     def sample_each(self, obs: Float[Array, "... obs"], key: PRNGKeyArray) -> Float[Array, "... act"]:

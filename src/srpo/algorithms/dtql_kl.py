@@ -41,7 +41,7 @@ class Generator(eqx.Module):
     def __call__(self, obs: Float[Array, "... obs"], noise: Float[Array, "... act"]) -> Float[Array, "... act"]:
         return self.net(SCALE * noise, jnp.asarray(SCALE), obs)
 
-    def sample(self, obs: Float[Array, " obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n act"]:
+    def sample(self, obs: Float[Array, "... obs"], key: PRNGKeyArray, n: int) -> Float[Array, "n ... act"]:
         return self(obs, jax.random.normal(key, (n, self.net.action_size)))
 
 

@@ -7,7 +7,7 @@ of batches to the loop (`srpo.training.feed`). Both draw the same rows and gathe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from srpo.core import Moments, uniform_rows
 
 
+@runtime_checkable
 class Numbered(Protocol):
     """Rows, or windows of them, on the host. What `take` gives is a named tuple of arrays with a leading axis."""
 
@@ -32,6 +33,7 @@ class Numbered(Protocol):
     def release(self) -> None: ...
 
 
+@runtime_checkable
 class Held(Protocol):
     """The same rows, on the device."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ READERS = 8  # that wait for the disk at the same time
 ROWS_PER_READER = 2048
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Blocks of batches of a stage, with leading axes (seed, step)."""
 

@@ -1,0 +1,90 @@
+"""The shapes in the annotations hold: every algorithm's stages and policy are traced with every call checked.
+
+Nothing is compiled or computed. Presets count by their choices, at the sizes of the algorithm's trial. The check has to be there before srpo is imported, and
+the other tests put stand-ins in the places of networks: hence a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent / "src" / "srpo"
+ROOMS = ["core", "losses", "policies", "networks", "diffusion", "stages", "data.views", "data.treated"]
+ROOMS += [f"algorithms.{file.stem}" for file in (HOME / "algorithms").glob("[a-z]*.py")]
+TASKS = "unknown", "antmaze-medium-play-v2", "halfcheetah-medium-v2"
+
+
+def test_annotated_shapes_hold_in_every_algorithm_and_preset():
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME.parent), *sys.path]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, __file__], env=environ, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    from srpo import algorithms
+
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"checked", *algorithms.ALGORITHMS}
+
+
+def install() -> None:
+    """Check the annotations of these rooms from now on."""
+    from types import ModuleType
+
+    from beartype import BeartypeConf, beartype
+    from jaxtyping import install_import_hook
+
+    checker = sys.modules["shape_check"] = ModuleType("shape_check")
+    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float, too
+    install_import_hook([f"srpo.{room}" for room in ROOMS], "shape_check.check")
+
+
+def trace(algorithm, data) -> None:
+    """Every stage's init, update and result, then the policy, by their shapes alone."""
+    import jax
+    import jax.numpy as jnp
+
+    from srpo.data.treated import treat
+
+    key, step, given = jax.random.key(0), jnp.zeros((), jnp.int32), {}
+    treated = treat(data, algorithm.data)
+    for name, stage in algorithm.stages.items():
+        view = stage.view(treated)
+        state = jax.eval_shape(lambda given, key, stage=stage, view=view: stage.init(view, given, key), given, key)
+        batch = jax.eval_shape(lambda key, stage=stage, view=view: view.take(view.rows(key, stage.batch_size)), key)
+        after, _ = jax.eval_shape(stage.update, state, batch, given, key, step)
+        given[name] = jax.eval_shape(stage.result, after)
+
+    def act(trained, obs, key):
+        return algorithm.make_policy(trained).act(obs, key)
+
+    action = jax.eval_shape(act, given, jax.ShapeDtypeStruct((5, 3), jnp.float32), key)
+    assert action.shape == (5, 2), action
+
+
+def main() -> None:
+    install()
+    import jax.numpy as jnp
+    import numpy as np
+
+    from srpo import algorithms, config
+    from srpo.data import from_arrays
+    from srpo.losses import gaussian_log_prob
+
+    rng, end = np.random.default_rng(0), np.arange(240) % 40 == 39
+    obs, action = rng.normal(size=(240, 3)).astype(np.float32), rng.uniform(-1, 1, (240, 2)).astype(np.float32)
+    data = from_arrays(obs, action, rng.normal(size=240), end, np.zeros(240, bool))
+    for name in algorithms.ALGORITHMS:
+        cls, seen = algorithms.find(name), []
+        for values in (config.preset(cls.presets, preset, task) for preset in cls.presets for task in TASKS):
+            made = config.assign_all(cls.default(), values | cls.trial.settings)
+            choices = {p: s.value for p, s in config.settings(made).items() if isinstance(s.value, (bool, str))}
+            if choices not in seen:
+                seen.append(choices)
+                trace(made, data)
+        print(name, len(seen), flush=True)
+    try:
+        gaussian_log_prob(jnp.zeros((4, 2)), jnp.zeros((4, 3)), jnp.zeros(2))
+    except Exception as e:
+        print("checked", type(e).__name__)  # that it is: two actions beside three
+
+
+if __name__ == "__main__":
+    main()
