@@ -60,9 +60,13 @@ def random_data(rows: int = ROWS) -> srpo.Dataset:
     rng = np.random.default_rng(0)
     timeout = np.arange(rows) % EPISODE == EPISODE - 1
     return srpo.from_arrays(
-        obs=rng.normal(size=(rows, OBS)), action=rng.uniform(-1, 1, (rows, ACT)), reward=rng.normal(size=rows),
-        terminal=np.zeros(rows, bool), timeout=timeout, name=TASK,
-    )  # fmt: skip
+        obs=rng.normal(size=(rows, OBS)),
+        action=rng.uniform(-1, 1, (rows, ACT)),
+        reward=rng.normal(size=rows),
+        terminal=np.zeros(rows, bool),
+        timeout=timeout,
+        name=TASK,
+    )
 
 
 def untrained(algorithm, data: srpo.Dataset) -> Any:
@@ -135,9 +139,13 @@ def acting(policies: dict[str, Any], rounds: int) -> dict[str, Row]:
             seconds, cpu_seconds = medians[name]
             ratio, cpu_ratio = medians[name] / medians[REFERENCE]
             out[name][f"batch_{batch}"] = {
-                "seconds": seconds, "ratio": ratio, "cpu_seconds": cpu_seconds, "cpu_ratio": cpu_ratio,
-                "quartiles": np.nanquantile(t[:, 0], [0.25, 0.75]).tolist(), "measured_at": calls[name].batch,
-            }  # fmt: skip
+                "seconds": seconds,
+                "ratio": ratio,
+                "cpu_seconds": cpu_seconds,
+                "cpu_ratio": cpu_ratio,
+                "quartiles": np.nanquantile(t[:, 0], [0.25, 0.75]).tolist(),
+                "measured_at": calls[name].batch,
+            }
     return out
 
 

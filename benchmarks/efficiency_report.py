@@ -21,15 +21,27 @@ MARKER = {"one pass": "o", "candidates": "s", "diffusion": "D", "other": "x"}
 MEANING = {"one pass": "one forward pass", "candidates": "many candidates, no diffusion", "diffusion": "diffusion sampling"}
 
 STYLE = {
-    "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7, "axes.linewidth": 0.6,
-    "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 300, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+}
 
 # Where a label may stand: offset from its point, and how it is aligned there
 SIDES = (
-    ((6, 0), "left", "center"), ((-6, 0), "right", "center"), ((0, 4), "center", "bottom"), ((0, -5), "center", "top"),
-    ((3, 3), "right", "bottom"), ((-3, 3), "left", "bottom"),
-)  # fmt: skip
+    ((6, 0), "left", "center"),
+    ((-6, 0), "right", "center"),
+    ((0, 4), "center", "bottom"),
+    ((0, -5), "center", "top"),
+    ((3, 3), "right", "bottom"),
+    ((-3, 3), "left", "bottom"),
+)
 
 Row = dict[str, Any]
 
@@ -87,9 +99,13 @@ def place(ax, row: Row, y: float, taken: list) -> None:
     """A point's label beside it, on the first of `SIDES` where it covers no point and no label (`taken`, in pixels)."""
     name = row["algorithm"]
     text = ax.annotate(
-        row.get("title", name), (1e3 * row["batch_1"]["seconds"], y), (0, 0), textcoords="offset points",
-        fontsize=7, weight="bold" if name == "srpo" else "normal",
-    )  # fmt: skip
+        row.get("title", name),
+        (1e3 * row["batch_1"]["seconds"], y),
+        (0, 0),
+        textcoords="offset points",
+        fontsize=7,
+        weight="bold" if name == "srpo" else "normal",
+    )
     for position, ha, va in SIDES:
         text.set(position=position, ha=ha, va=va)
         box = text.get_window_extent()
@@ -140,8 +156,9 @@ def tables(rows: list[Row], device: str) -> str:
             return ", ".join(f"{name} {number(s[key])}" for name, s in r["stages"].items())
 
         cells = [
-            [r["algorithm"], steps(r, "ms_per_step"), steps(r, "cpu_ms_per_step"), number(r["hours"]), number(r["hours_ratio"])] for r in timed
-        ]  # fmt: skip
+            [r["algorithm"], steps(r, "ms_per_step"), steps(r, "cpu_ms_per_step"), number(r["hours"]), number(r["hours_ratio"])]
+            for r in timed
+        ]
         header = [
             "algorithm",
             "s per 1000 steps of each stage",

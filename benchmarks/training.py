@@ -147,12 +147,23 @@ def measure(
     product, product_cpu = (statistics.median(r) for r in zip(*rates, strict=True))
     gflop = flops / 1e9
     return {
-        "stage": name, "seeds": seeds, "ms": 1e3 * step, "steps_per_s": 1 / step, "gflops": gflop / step,
-        "product_gflops": product, "share": gflop / step / product, "cpu_ms": 1e3 * step_cpu,
-        "cpu_share": gflop / step_cpu / product_cpu, "ms_min": 1e3 * min(wall), "cpu_ms_min": 1e3 * min(cpu),
-        "gflop_per_step": gflop, "product_gflops_max": max(r[0] for r in rates), "product_gflops_per_cpu_s": product_cpu,
-        "calls": len(wall), "timed_steps": stage_loop.step - first,
-    }  # fmt: skip
+        "stage": name,
+        "seeds": seeds,
+        "ms": 1e3 * step,
+        "steps_per_s": 1 / step,
+        "gflops": gflop / step,
+        "product_gflops": product,
+        "share": gflop / step / product,
+        "cpu_ms": 1e3 * step_cpu,
+        "cpu_share": gflop / step_cpu / product_cpu,
+        "ms_min": 1e3 * min(wall),
+        "cpu_ms_min": 1e3 * min(cpu),
+        "gflop_per_step": gflop,
+        "product_gflops_max": max(r[0] for r in rates),
+        "product_gflops_per_cpu_s": product_cpu,
+        "calls": len(wall),
+        "timed_steps": stage_loop.step - first,
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -169,8 +180,15 @@ def machine() -> dict[str, Any]:
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
         platform.processor(),
     )
-    return {"backend": jax.default_backend(), "device": str(jax.devices()[0].device_kind), "cpu": cpu, "cores": os.cpu_count(),
-            "load": os.getloadavg()[0], "jax": jax.__version__, "python": platform.python_version()}  # fmt: skip
+    return {
+        "backend": jax.default_backend(),
+        "device": str(jax.devices()[0].device_kind),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,11 +39,18 @@ def test_the_model_has_the_numbers_of_d4rl_s_file(env):
     ant = model.geom_type != mujoco.mjtGeom.mjGEOM_BOX
     assert ant.sum() == 14 and env.dt == pytest.approx(0.1)
     for values, expected in (
-        (model.geom_solref[ant], [0.02, 1]), (model.geom_solimp[ant][:, :3], [0.8, 0.8, 0.01]),
-        (model.geom_friction[ant], [1, 0.5, 0.5]), (model.geom_margin[ant], 0.01), (model.geom_condim[ant], 3),
-        (model.dof_armature[6:], 1), (model.dof_damping[6:], 1), (model.dof_armature[:6], 0), (model.dof_damping[:6], 0),
-        (model.actuator_ctrlrange, [-30, 30]), (model.actuator_gear[:, 0], 1),
-    ):  # fmt: skip
+        (model.geom_solref[ant], [0.02, 1]),
+        (model.geom_solimp[ant][:, :3], [0.8, 0.8, 0.01]),
+        (model.geom_friction[ant], [1, 0.5, 0.5]),
+        (model.geom_margin[ant], 0.01),
+        (model.geom_condim[ant], 3),
+        (model.dof_armature[6:], 1),
+        (model.dof_damping[6:], 1),
+        (model.dof_armature[:6], 0),
+        (model.dof_damping[:6], 0),
+        (model.actuator_ctrlrange, [-30, 30]),
+        (model.actuator_gear[:, 0], 1),
+    ):
         assert (values == expected).all()
     assert [model.joint(i).name for i in range(model.njnt)] == JOINTS
     moved = [model.joint(i).name for i in model.actuator_trnid[:, 0]]
@@ -99,10 +106,36 @@ def test_five_steps_on_the_ground_are_those_of_d4rl_s_model(env):
     for step in range(5):
         obs, *_ = env.step(np.sin(0.7 * step + np.arange(8)))
     known = [
-        -0.21667, -0.18551, 0.5144, 0.99454, 0.02568, -0.09129, -0.04347, -0.00168, 0.4914, -0.44632, -0.70517, 0.56227,
-        -0.58176, 0.53372, 1.03438, -0.5958, -0.3076, -1.0658, -1.0907, -0.3548, 0.9354, -5.2488, -1.4052, 1.5438, 5.2424,
-        -0.5609, -1.1914, -0.1784, -2.4751,
-    ]  # fmt: skip
+        -0.21667,
+        -0.18551,
+        0.5144,
+        0.99454,
+        0.02568,
+        -0.09129,
+        -0.04347,
+        -0.00168,
+        0.4914,
+        -0.44632,
+        -0.70517,
+        0.56227,
+        -0.58176,
+        0.53372,
+        1.03438,
+        -0.5958,
+        -0.3076,
+        -1.0658,
+        -1.0907,
+        -0.3548,
+        0.9354,
+        -5.2488,
+        -1.4052,
+        1.5438,
+        5.2424,
+        -0.5609,
+        -1.1914,
+        -0.1784,
+        -2.4751,
+    ]
     np.testing.assert_allclose(obs, known, atol=2e-3)
 
 

@@ -146,10 +146,25 @@ def names_that_paint(f, other):
 
 
 HDF5 = [
-    external_link, soft_link_through_another_file, link_to_itself, external_storage, virtual, virtual_of_itself, never_written,
-    never_written_pieces, written_in_part, bomb, huge_piece, compound, variable_length, references, opaque, nothing,
-    endless_groups, names_that_paint,
-]  # fmt: skip
+    external_link,
+    soft_link_through_another_file,
+    link_to_itself,
+    external_storage,
+    virtual,
+    virtual_of_itself,
+    never_written,
+    never_written_pieces,
+    written_in_part,
+    bomb,
+    huge_piece,
+    compound,
+    variable_length,
+    references,
+    opaque,
+    nothing,
+    endless_groups,
+    names_that_paint,
+]
 
 
 @pytest.mark.parametrize("attack", HDF5, ids=lambda f: f.__name__)

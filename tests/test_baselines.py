@@ -66,9 +66,17 @@ def train(stage, data, given=None, steps=1500, state=None):
 CRITIC = IQLCritic(**SMALL, layer_init="orthogonal sqrt2", next_value="after", lr=3e-3, ema=0.05)
 TD3BC = TD3BCPolicy(**SMALL, lr=3e-3, ema=0.05)
 BEAR_STAGE = BEARPolicy(
-    **SMALL, vae_hidden=(32, 32), next_actions=4, kernel="gaussian", sigma=20.0, random_multiplier=False, warmup=0.0,
-    lr_dual=0.01, lr_q=3e-3, ema=0.05,
-)  # fmt: skip
+    **SMALL,
+    vae_hidden=(32, 32),
+    next_actions=4,
+    kernel="gaussian",
+    sigma=20.0,
+    random_multiplier=False,
+    warmup=0.0,
+    lr_dual=0.01,
+    lr_q=3e-3,
+    ema=0.05,
+)
 
 CRITICS = {  # stage, the path of its discount, where its Q and V are
     "iql": (CRITIC, "discount", lambda s: s.q.model, lambda s: s.v.model),
@@ -78,13 +86,17 @@ CRITICS = {  # stage, the path of its discount, where its Q and V are
     "bear": (BEAR_STAGE, "discount", lambda s: s.q.model, None),
     "diffusion-ql": (
         DiffusionPolicyQ(**SMALL, diffusion_steps=2, lr=3e-3, lr_q=3e-3, ema=0.05, ema_start=0, ema_every=1),
-        "discount", lambda s: s.q.model, None,
+        "discount",
+        lambda s: s.q.model,
+        None,
     ),
     "dtql": (
         WarmUp(batch_size=64, critic=JointCritic(hidden=(32, 32), lr=3e-3, ema=0.05), behavior=DenoisedBehavior(hidden=(8,))),
-        "critic.discount", lambda s: s.critic.model.q, lambda s: s.critic.model.v,
+        "critic.discount",
+        lambda s: s.critic.model.q,
+        lambda s: s.critic.model.v,
     ),
-}  # fmt: skip
+}
 
 # --- formulas
 

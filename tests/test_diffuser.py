@@ -93,9 +93,14 @@ def episodes(n=60, length=20, **options):
 
 
 TINY = {
-    "data.horizon": 4, "trajectories.width": 8, "trajectories.multipliers": (4,), "trajectories.diffusion_steps": 5,
-    "value.width": 8, "value.multipliers": (4,), "planning.plans": 6,
-}  # fmt: skip
+    "data.horizon": 4,
+    "trajectories.width": 8,
+    "trajectories.multipliers": (4,),
+    "trajectories.diffusion_steps": 5,
+    "value.width": 8,
+    "value.multipliers": (4,),
+    "planning.plans": 6,
+}
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,15 @@ def exact_flow(schedule, x, start, stop):
 @pytest.mark.parametrize(
     "t, alpha, sigma, log_snr",
     [
-        (1e-3, 0.999945, 0.010485, 4.55771), (0.02, 0.997014, 0.077215, 2.55817), (0.25, 0.723657, 0.690160, 0.04739),
-        (0.50, 0.281183, 0.959654, -1.22757), (0.75, 0.058664, 0.998278, -2.83421), (0.98, 0.008011, 0.999968, -4.82696),
+        (1e-3, 0.999945, 0.010485, 4.55771),
+        (0.02, 0.997014, 0.077215, 2.55817),
+        (0.25, 0.723657, 0.690160, 0.04739),
+        (0.50, 0.281183, 0.959654, -1.22757),
+        (0.75, 0.058664, 0.998278, -2.83421),
+        (0.98, 0.008011, 0.999968, -4.82696),
         (1.00, 0.006572, 0.999978, -5.02498),
     ],
-)  # fmt: skip
+)
 def test_vp_schedule_table_and_inverse(t, alpha, sigma, log_snr):
     vp, t = VP(), jnp.asarray(t)
     np.testing.assert_allclose(vp(t), (alpha, sigma), atol=1e-6)
@@ -139,10 +143,14 @@ def test_training_noise_levels_have_the_quantiles_of_their_law():
 @pytest.mark.parametrize(
     "evaluations, order, orders",
     [
-        (15, 3, (3, 3, 3, 3, 2, 1)), (16, 3, (3,) * 5 + (1,)), (17, 3, (3,) * 5 + (2,)),
-        (15, 2, (2,) * 7 + (1,)), (6, 2, (2, 2, 2)), (4, 1, (1,) * 4),
+        (15, 3, (3, 3, 3, 3, 2, 1)),
+        (16, 3, (3,) * 5 + (1,)),
+        (17, 3, (3,) * 5 + (2,)),
+        (15, 2, (2,) * 7 + (1,)),
+        (6, 2, (2, 2, 2)),
+        (4, 1, (1,) * 4),
     ],
-)  # fmt: skip
+)
 def test_block_orders(evaluations, order, orders):
     assert dpm_solver.block_orders(evaluations, order) == orders
 

@@ -136,9 +136,16 @@ def test_presets_differ_where_paper_and_code_do():
 
 
 SMALL = {
-    "warm_up.steps": 800, "warm_up.batch_size": 128, "warm_up.critic.hidden": (32, 32), "warm_up.critic.lr": 3e-3,
-    "warm_up.behavior.hidden": (32, 32), "warm_up.behavior.lr": 3e-3, "policy.steps": 600, "policy.batch_size": 128, "policy.lr": 3e-3,
-}  # fmt: skip
+    "warm_up.steps": 800,
+    "warm_up.batch_size": 128,
+    "warm_up.critic.hidden": (32, 32),
+    "warm_up.critic.lr": 3e-3,
+    "warm_up.behavior.hidden": (32, 32),
+    "warm_up.behavior.lr": 3e-3,
+    "policy.steps": 600,
+    "policy.batch_size": 128,
+    "policy.lr": 3e-3,
+}
 
 
 @pytest.fixture(scope="module")

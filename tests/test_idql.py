@@ -15,9 +15,15 @@ from srpo.diffusion.schedules import Discrete
 
 SMALL = {"critic.steps": 1500, "critic.hidden": (32, 32), "critic.lr": 3e-3, "critic.ema": 0.05}
 SMALL_BEHAVIOR = {
-    "behavior.steps": 1500, "behavior.batch_size": 128, "behavior.width": 32, "behavior.blocks": 1, "behavior.time_size": 16,
-    "behavior.dropout": 0.0, "behavior.lr": 3e-3, "behavior.ema": 0.01,
-}  # fmt: skip
+    "behavior.steps": 1500,
+    "behavior.batch_size": 128,
+    "behavior.width": 32,
+    "behavior.blocks": 1,
+    "behavior.time_size": 16,
+    "behavior.dropout": 0.0,
+    "behavior.lr": 3e-3,
+    "behavior.ema": 0.01,
+}
 
 
 def small(algorithm, values):
@@ -46,12 +52,15 @@ def exact_sampler(clip):
 @pytest.mark.parametrize(
     "loss, level, u, value",
     [
-        ("expectile", 0.7, 2.0, 0.7 * 4), ("expectile", 0.7, -2.0, 0.3 * 4),
-        ("quantile", 0.7, 2.0, 0.7 * 2), ("quantile", 0.7, -2.0, 0.3 * 2),
-        ("exponential", 2.0, 0.5, (np.e - 2) / 2), ("exponential", 2.0, -1.0, (np.exp(-2) + 1) / 2),
+        ("expectile", 0.7, 2.0, 0.7 * 4),
+        ("expectile", 0.7, -2.0, 0.3 * 4),
+        ("quantile", 0.7, 2.0, 0.7 * 2),
+        ("quantile", 0.7, -2.0, 0.3 * 2),
+        ("exponential", 2.0, 0.5, (np.e - 2) / 2),
+        ("exponential", 2.0, -1.0, (np.exp(-2) + 1) / 2),
         ("exponential", 1.0, 3.0, 5 - np.log(6) + 5 * (3 - np.log(6))),  # a line of slope 5 from exp(z) = 6
     ],
-)  # fmt: skip
+)
 def test_value_losses_by_hand(loss, level, u, value):
     assert LOSSES[loss](jnp.asarray(u), level) == pytest.approx(value, rel=1e-5)
 

@@ -103,8 +103,13 @@ def recording():
 def test_a_recording_is_one_trajectory_inside_the_maze_labeled_with_the_goal(recording):
     env = PointMaze("umaze")
     assert {key: x.shape for key, x in recording.items()} == {
-        "obs": (3000, 4), "action": (3000, 2), "reward": (3000,), "terminal": (3000,), "timeout": (3000,), "next_obs": (3000, 4)
-    }  # fmt: skip
+        "obs": (3000, 4),
+        "action": (3000, 2),
+        "reward": (3000,),
+        "terminal": (3000,),
+        "timeout": (3000,),
+        "next_obs": (3000, 4),
+    }
     assert (recording["next_obs"][:-1] == recording["obs"][1:]).all()
     assert np.abs(recording["action"]).max() <= 1
     assert {env.cell(xy) for xy in recording["obs"][:, :2]} == set(env.maze.free)  # random goals lead everywhere

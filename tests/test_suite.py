@@ -88,10 +88,13 @@ def test_what_counts_steps_is_declared():
         if s.scales
     }
     assert found == {
-        ("bear", "policy.warmup"), ("diffusion-ql", "policy.ema_start"), ("sfbc", "critic.replan_every"),
-        ("dtql", "warm_up.steps"), ("dtql-kl", "warm_up.steps"),
+        ("bear", "policy.warmup"),
+        ("diffusion-ql", "policy.ema_start"),
+        ("sfbc", "critic.replan_every"),
+        ("dtql", "warm_up.steps"),
+        ("dtql-kl", "warm_up.steps"),
         *(("diffuser", f"{stage}.average.{what}") for stage in ("trajectories", "value") for what in ("every", "start")),
-    }  # fmt: skip
+    }
 
 
 def test_a_suite_gets_the_settings_of_the_task_of_its_kind():

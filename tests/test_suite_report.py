@@ -73,9 +73,18 @@ def test_the_best_interquartile_mean_comes_first_and_profiles_fall():
 
 def result(algorithm, data, level, status="finished", error="", curve=True):
     about = {
-        "data": data, "algorithm": algorithm, "seeds": "0 1", "status": status, "train_seconds": 60.0, "eval_seconds": 6.0,
-        "time_incomplete": False, "error": error, "command": "srpo suite run small", "run": f"../{data}/{algorithm}/0-1", "device": "a chip",
-    }  # fmt: skip
+        "data": data,
+        "algorithm": algorithm,
+        "seeds": "0 1",
+        "status": status,
+        "train_seconds": 60.0,
+        "eval_seconds": 6.0,
+        "time_incomplete": False,
+        "error": error,
+        "command": "srpo suite run small",
+        "run": f"../{data}/{algorithm}/0-1",
+        "device": "a chip",
+    }
     if status != "finished":
         return tables.Result(about, [])
     episodes = [
@@ -90,9 +99,14 @@ def result(algorithm, data, level, status="finished", error="", curve=True):
 @pytest.fixture
 def keep(tmp_path):
     about = {
-        "name": "small", "title": "small <suite>", "preset": "paper", "budget": {"iterations": 20, "batch_factor": 1}, "episodes": 2,
-        "algorithms": ["srpo", "bc", "<b>"], "data": [{"name": n, "task": n, "mean_score": 30.0} for n in ("x-v0", "y-v0")],
-    }  # fmt: skip
+        "name": "small",
+        "title": "small <suite>",
+        "preset": "paper",
+        "budget": {"iterations": 20, "batch_factor": 1},
+        "episodes": 2,
+        "algorithms": ["srpo", "bc", "<b>"],
+        "data": [{"name": n, "task": n, "mean_score": 30.0} for n in ("x-v0", "y-v0")],
+    }
     kept = Keep(tmp_path / "results")
     kept.folder.mkdir()
     (kept.folder / "suite.json").write_text(json.dumps(about))

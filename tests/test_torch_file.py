@@ -43,9 +43,14 @@ def test_views_share_storages(write, tmp_path):
     }
     found = read_tensors(write(tmp_path / "views.pth", items))
     wanted = {
-        "whole": base.reshape(3, 4), "transposed": base.reshape(3, 4).T, "every other, from 1": base[1:10:2], "scalar": base[7],
-        "parameter": [[2, 5], [8, 11]], "integers": [0, 1, 2], "flags": [True, False],
-    }  # fmt: skip
+        "whole": base.reshape(3, 4),
+        "transposed": base.reshape(3, 4).T,
+        "every other, from 1": base[1:10:2],
+        "scalar": base[7],
+        "parameter": [[2, 5], [8, 11]],
+        "integers": [0, 1, 2],
+        "flags": [True, False],
+    }
     assert found.keys() == wanted.keys()
     for key, x in wanted.items():
         np.testing.assert_array_equal(found[key], x, err_msg=key)

@@ -29,10 +29,18 @@ from srpo.training import train as training
 from srpo.training.progress import Bars, Reporter
 
 TINY = {
-    "critic.steps": 12, "critic.batch_size": 8, "critic.hidden": (8,),
-    "behavior.steps": 9, "behavior.batch_size": 8, "behavior.width": 8, "behavior.blocks": 1,
-    "policy.steps": 10, "policy.batch_size": 8, "policy.hidden": (8,), "data.reward": "none",
-}  # fmt: skip
+    "critic.steps": 12,
+    "critic.batch_size": 8,
+    "critic.hidden": (8,),
+    "behavior.steps": 9,
+    "behavior.batch_size": 8,
+    "behavior.width": 8,
+    "behavior.blocks": 1,
+    "policy.steps": 10,
+    "policy.batch_size": 8,
+    "policy.hidden": (8,),
+    "data.reward": "none",
+}
 
 
 def arrays(n=120, seed=0):

@@ -167,11 +167,22 @@ class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
 
 RELEASE: Tasks = {"walker2d-*": {"policy.kernel": "gaussian", "policy.sigma": 20.0}}
 PORT: Overrides = {
-    "policy.steps": 3_000_000, "policy.batch_size": 256, "policy.hidden": (256, 256), "policy.target_actor": False,
-    "policy.match_actions": 4, "policy.q_samples": "first", "policy.random_multiplier": False, "policy.warmup": 40_000.0,
-    "policy.max_noise": 100.0, "policy.lr_actor": 1e-4, "policy.lr_q": 3e-4, "policy.lr_vae": 3e-4,
-    "policy.kernel": "gaussian", "policy.sigma": 50.0, "candidates": 100,
-}  # fmt: skip
+    "policy.steps": 3_000_000,
+    "policy.batch_size": 256,
+    "policy.hidden": (256, 256),
+    "policy.target_actor": False,
+    "policy.match_actions": 4,
+    "policy.q_samples": "first",
+    "policy.random_multiplier": False,
+    "policy.warmup": 40_000.0,
+    "policy.max_noise": 100.0,
+    "policy.lr_actor": 1e-4,
+    "policy.lr_q": 3e-4,
+    "policy.lr_vae": 3e-4,
+    "policy.kernel": "gaussian",
+    "policy.sigma": 50.0,
+    "candidates": 100,
+}
 PORT_TASKS: Tasks = {
     "halfcheetah-*": {"policy.sigma": 20.0},
     "hopper-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},

@@ -185,13 +185,21 @@ class Planning(eqx.Module):
 
 
 CHEETAH: Overrides = {
-    "data.horizon": 4, "trajectories.multipliers": (1, 4, 8), "trajectories.attention": True, "value.multipliers": (1, 4, 8),
-    "planning.scale": 1e-3, "planning.free_steps": 4,
-}  # fmt: skip
+    "data.horizon": 4,
+    "trajectories.multipliers": (1, 4, 8),
+    "trajectories.attention": True,
+    "value.multipliers": (1, 4, 8),
+    "planning.scale": 1e-3,
+    "planning.free_steps": 4,
+}
 TASKS: Tasks = {"halfcheetah*": CHEETAH, "hopper-medium-expert*": {"planning.scale": 1e-4, "planning.free_steps": 4}}
 QUICK: Overrides = {
-    "trajectories.steps": 10_000, "trajectories.width": 16, "value.steps": 5_000, "value.width": 16, "planning.plans": 16,
-}  # fmt: skip
+    "trajectories.steps": 10_000,
+    "trajectories.width": 16,
+    "value.steps": 5_000,
+    "value.width": 16,
+    "planning.plans": 16,
+}
 
 
 class Diffuser(Algorithm):

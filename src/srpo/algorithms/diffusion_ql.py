@@ -132,15 +132,27 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
 # eta, 2-norm of the clipped gradients, further settings (authors' main.py)
 BACKUP: Overrides = {"policy.backup_actions": 10}
 TABLE: dict[str, tuple[float, float, Overrides]] = {
-    "halfcheetah-medium": (1.0, 9.0, {}), "hopper-medium": (1.0, 9.0, {}), "walker2d-medium": (1.0, 1.0, {}),
-    "halfcheetah-medium-replay": (1.0, 2.0, {}), "hopper-medium-replay": (1.0, 4.0, {}), "walker2d-medium-replay": (1.0, 4.0, {}),
-    "halfcheetah-medium-expert": (1.0, 7.0, {}), "hopper-medium-expert": (1.0, 5.0, {}), "walker2d-medium-expert": (1.0, 5.0, {}),
-    "antmaze-umaze": (0.5, 2.0, {}), "antmaze-umaze-diverse": (2.0, 3.0, BACKUP),
-    "antmaze-medium-play": (2.0, 2.0, BACKUP | {"policy.lr": 1e-3}), "antmaze-medium-diverse": (3.0, 1.0, BACKUP),
-    "antmaze-large-play": (4.5, 10.0, BACKUP), "antmaze-large-diverse": (3.5, 7.0, BACKUP),
-    "pen-human": (0.15, 7.0, {"policy.lr": 3e-5}), "pen-cloned": (0.1, 8.0, {"policy.lr": 3e-5}),
-    "kitchen-complete": (0.005, 9.0, {"policy.steps": 250_000}), "kitchen-partial": (0.005, 10.0, {}), "kitchen-mixed": (0.005, 10.0, {}),
-}  # fmt: skip
+    "halfcheetah-medium": (1.0, 9.0, {}),
+    "hopper-medium": (1.0, 9.0, {}),
+    "walker2d-medium": (1.0, 1.0, {}),
+    "halfcheetah-medium-replay": (1.0, 2.0, {}),
+    "hopper-medium-replay": (1.0, 4.0, {}),
+    "walker2d-medium-replay": (1.0, 4.0, {}),
+    "halfcheetah-medium-expert": (1.0, 7.0, {}),
+    "hopper-medium-expert": (1.0, 5.0, {}),
+    "walker2d-medium-expert": (1.0, 5.0, {}),
+    "antmaze-umaze": (0.5, 2.0, {}),
+    "antmaze-umaze-diverse": (2.0, 3.0, BACKUP),
+    "antmaze-medium-play": (2.0, 2.0, BACKUP | {"policy.lr": 1e-3}),
+    "antmaze-medium-diverse": (3.0, 1.0, BACKUP),
+    "antmaze-large-play": (4.5, 10.0, BACKUP),
+    "antmaze-large-diverse": (3.5, 7.0, BACKUP),
+    "pen-human": (0.15, 7.0, {"policy.lr": 3e-5}),
+    "pen-cloned": (0.1, 8.0, {"policy.lr": 3e-5}),
+    "kitchen-complete": (0.005, 9.0, {"policy.steps": 250_000}),
+    "kitchen-partial": (0.005, 10.0, {}),
+    "kitchen-mixed": (0.005, 10.0, {}),
+}
 FAMILIES: Tasks = {
     "antmaze-*|pointmaze-*": {"data.reward": "four-centered", "policy.steps": 1_000_000},
     "pen-*": {"data.reward": "standardize", "policy.steps": 1_000_000},

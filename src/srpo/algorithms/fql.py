@@ -174,20 +174,39 @@ class FlowPolicy(Stage[FQLState, Batch, OneStep]):
 LEAST: Overrides = {"policy.heads": "min"}
 LONG: Overrides = {"policy.discount": 0.995}
 OGBENCH: dict[str, tuple[float, Overrides]] = {  # alpha and further settings, the same for all five tasks of an environment
-    "antmaze-large-navigate": (10.0, LEAST), "antmaze-giant-navigate": (10.0, LEAST | LONG),
-    "humanoidmaze-medium-navigate": (30.0, LONG), "humanoidmaze-large-navigate": (30.0, LONG),
-    "antsoccer-arena-navigate": (10.0, LONG), "cube-single-play": (300.0, {}), "cube-double-play": (300.0, {}),
-    "scene-play": (300.0, {}), "puzzle-3x3-play": (1000.0, {}), "puzzle-4x4-play": (1000.0, {}),
-}  # fmt: skip
+    "antmaze-large-navigate": (10.0, LEAST),
+    "antmaze-giant-navigate": (10.0, LEAST | LONG),
+    "humanoidmaze-medium-navigate": (30.0, LONG),
+    "humanoidmaze-large-navigate": (30.0, LONG),
+    "antsoccer-arena-navigate": (10.0, LONG),
+    "cube-single-play": (300.0, {}),
+    "cube-double-play": (300.0, {}),
+    "scene-play": (300.0, {}),
+    "puzzle-3x3-play": (1000.0, {}),
+    "puzzle-4x4-play": (1000.0, {}),
+}
 MAZES = {
-    "antmaze-umaze": 10.0, "antmaze-umaze-diverse": 10.0, "antmaze-medium-play": 10.0, "antmaze-medium-diverse": 10.0,
-    "antmaze-large-play": 3.0, "antmaze-large-diverse": 3.0,
-}  # fmt: skip
+    "antmaze-umaze": 10.0,
+    "antmaze-umaze-diverse": 10.0,
+    "antmaze-medium-play": 10.0,
+    "antmaze-medium-diverse": 10.0,
+    "antmaze-large-play": 3.0,
+    "antmaze-large-diverse": 3.0,
+}
 HANDS = {
-    "pen-human": 10_000.0, "pen-cloned": 10_000.0, "pen-expert": 3_000.0, "door-human": 30_000.0, "door-cloned": 30_000.0,
-    "door-expert": 30_000.0, "hammer-human": 30_000.0, "hammer-cloned": 10_000.0, "hammer-expert": 30_000.0,
-    "relocate-human": 10_000.0, "relocate-cloned": 30_000.0, "relocate-expert": 30_000.0,
-}  # fmt: skip
+    "pen-human": 10_000.0,
+    "pen-cloned": 10_000.0,
+    "pen-expert": 3_000.0,
+    "door-human": 30_000.0,
+    "door-cloned": 30_000.0,
+    "door-expert": 30_000.0,
+    "hammer-human": 30_000.0,
+    "hammer-cloned": 10_000.0,
+    "hammer-expert": 30_000.0,
+    "relocate-human": 10_000.0,
+    "relocate-cloned": 30_000.0,
+    "relocate-expert": 30_000.0,
+}
 MINUS_ONE: Overrides = {"data.reward": "minus-one"}
 IN_TABLE: Overrides = {"policy.normalize_q": False, "data.reward": "none"}
 UNKNOWN: Overrides = {"policy.normalize_q": True, "policy.alpha": 1.0}  # the authors' range for new tasks: 0.03 to 10

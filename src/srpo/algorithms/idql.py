@@ -141,9 +141,14 @@ class ImplicitWeight(eqx.Module):
 
 ANTMAZE: Overrides = {"data.reward": "minus-one", "critic.level": 0.9}
 NEWEST: Overrides = {
-    "critic.steps": 3_000_000, "critic.batch_size": 512, "critic.value_norm": True, "behavior.batch_size": 512,
-    "behavior.activation": "swish", "behavior.time_size": 128, "behavior.weight_decay": 1e-4,
-}  # fmt: skip
+    "critic.steps": 3_000_000,
+    "critic.batch_size": 512,
+    "critic.value_norm": True,
+    "behavior.batch_size": 512,
+    "behavior.activation": "swish",
+    "behavior.time_size": 128,
+    "behavior.weight_decay": 1e-4,
+}
 QUICK: Overrides = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
 
 

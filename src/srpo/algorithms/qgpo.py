@@ -131,17 +131,28 @@ class Guidance(eqx.Module):
 
 # The choices of an independent implementation (CleanDiffuser), at its own beta.
 SCALE = {
-    "halfcheetah-medium-v2": 5.0, "halfcheetah-medium-replay-v2": 5.0, "halfcheetah-medium-expert-v2": 3.0,
-    "hopper-medium-v2": 5.0, "hopper-medium-replay-v2": 4.0, "hopper-medium-expert-v2": 0.7,
-    "walker2d-medium-v2": 3.0, "walker2d-medium-replay-v2": 3.0, "walker2d-medium-expert-v2": 5.0,
-}  # fmt: skip
+    "halfcheetah-medium-v2": 5.0,
+    "halfcheetah-medium-replay-v2": 5.0,
+    "halfcheetah-medium-expert-v2": 3.0,
+    "hopper-medium-v2": 5.0,
+    "hopper-medium-replay-v2": 4.0,
+    "hopper-medium-expert-v2": 0.7,
+    "walker2d-medium-v2": 3.0,
+    "walker2d-medium-replay-v2": 3.0,
+    "walker2d-medium-expert-v2": 5.0,
+}
 TASKS: Tasks = {name: {"guidance.scale": scale} for name, scale in SCALE.items()}
 ANTMAZE: Overrides = {"data.reward": "minus-one", "support.count": 32}
 UNKNOWN: Overrides = {"guidance.scale": 3.0}  # the middle of the authors' sweep
 QUICK: Overrides = {
-    "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32), "critic.steps": 50_000,
-    "critic.hidden": (256, 256), "energy.steps": 50_000, "energy.hidden": (128, 128, 128),
-}  # fmt: skip
+    "behavior.steps": 10_000,
+    "behavior.batch_size": 512,
+    "behavior.widths": (128, 64, 32),
+    "critic.steps": 50_000,
+    "critic.hidden": (256, 256),
+    "energy.steps": 50_000,
+    "energy.hidden": (128, 128, 128),
+}
 
 
 class QGPO(Algorithm):

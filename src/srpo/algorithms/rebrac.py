@@ -124,28 +124,58 @@ class PenalizedPolicy(Stage[ReBRACState, Batch, DeterministicActor]):
 
 
 BETAS = {  # beta_1 (actor), beta_2 (critic): the authors' configurations
-    "halfcheetah-random": (0.001, 0.1), "halfcheetah-medium": (0.001, 0.01), "halfcheetah-expert": (0.01, 0.01),
-    "halfcheetah-medium-expert": (0.01, 0.1), "halfcheetah-medium-replay": (0.01, 0.001), "halfcheetah-full-replay": (0.001, 0.1),
-    "hopper-random": (0.001, 0.01), "hopper-medium": (0.01, 0.01), "hopper-expert": (0.1, 0.1),
-    "hopper-medium-expert": (0.1, 0.01), "hopper-medium-replay": (0.05, 0.5), "hopper-full-replay": (0.01, 0.01),
-    "walker2d-random": (0.01, 0.0), "walker2d-medium": (0.05, 0.1), "walker2d-expert": (0.01, 0.5),
-    "walker2d-medium-expert": (0.01, 0.01), "walker2d-medium-replay": (0.05, 0.01), "walker2d-full-replay": (0.01, 0.01),
-    "antmaze-umaze": (0.003, 0.002), "antmaze-umaze-diverse": (0.003, 0.001), "antmaze-medium-play": (0.001, 0.0005),
-    "antmaze-medium-diverse": (0.001, 0.0), "antmaze-large-play": (0.002, 0.001), "antmaze-large-diverse": (0.002, 0.002),
-    "pen-human": (0.1, 0.5), "pen-cloned": (0.05, 0.5), "pen-expert": (0.01, 0.01),
-    "door-human": (0.1, 0.1), "door-cloned": (0.01, 0.1), "door-expert": (0.05, 0.01),
-    "hammer-human": (0.01, 0.5), "hammer-cloned": (0.1, 0.5), "hammer-expert": (0.01, 0.01),
-    "relocate-human": (0.1, 0.01), "relocate-cloned": (0.1, 0.01), "relocate-expert": (0.05, 0.01),
-}  # fmt: skip
+    "halfcheetah-random": (0.001, 0.1),
+    "halfcheetah-medium": (0.001, 0.01),
+    "halfcheetah-expert": (0.01, 0.01),
+    "halfcheetah-medium-expert": (0.01, 0.1),
+    "halfcheetah-medium-replay": (0.01, 0.001),
+    "halfcheetah-full-replay": (0.001, 0.1),
+    "hopper-random": (0.001, 0.01),
+    "hopper-medium": (0.01, 0.01),
+    "hopper-expert": (0.1, 0.1),
+    "hopper-medium-expert": (0.1, 0.01),
+    "hopper-medium-replay": (0.05, 0.5),
+    "hopper-full-replay": (0.01, 0.01),
+    "walker2d-random": (0.01, 0.0),
+    "walker2d-medium": (0.05, 0.1),
+    "walker2d-expert": (0.01, 0.5),
+    "walker2d-medium-expert": (0.01, 0.01),
+    "walker2d-medium-replay": (0.05, 0.01),
+    "walker2d-full-replay": (0.01, 0.01),
+    "antmaze-umaze": (0.003, 0.002),
+    "antmaze-umaze-diverse": (0.003, 0.001),
+    "antmaze-medium-play": (0.001, 0.0005),
+    "antmaze-medium-diverse": (0.001, 0.0),
+    "antmaze-large-play": (0.002, 0.001),
+    "antmaze-large-diverse": (0.002, 0.002),
+    "pen-human": (0.1, 0.5),
+    "pen-cloned": (0.05, 0.5),
+    "pen-expert": (0.01, 0.01),
+    "door-human": (0.1, 0.1),
+    "door-cloned": (0.01, 0.1),
+    "door-expert": (0.05, 0.01),
+    "hammer-human": (0.01, 0.5),
+    "hammer-cloned": (0.1, 0.5),
+    "hammer-expert": (0.01, 0.01),
+    "relocate-human": (0.1, 0.01),
+    "relocate-cloned": (0.1, 0.01),
+    "relocate-expert": (0.05, 0.01),
+}
 LARGE: Overrides = {"policy.batch_size": 1024}
 MAZE: Overrides = {
-    "data.reward": "times-100", "policy.discount": 0.999, "policy.lr_actor": 3e-4, "policy.lr_q": 5e-5,
-    "policy.actor_penalty": 0.002, "policy.critic_penalty": 0.001,
-}  # fmt: skip
+    "data.reward": "times-100",
+    "policy.discount": 0.999,
+    "policy.lr_actor": 3e-4,
+    "policy.lr_q": 5e-5,
+    "policy.actor_penalty": 0.002,
+    "policy.critic_penalty": 0.001,
+}
 SLOW: Overrides = {"policy.lr_actor": 3e-4, "policy.lr_q": 3e-4}
 TASKS: Tasks = {
-    "halfcheetah-*|hopper-*|walker2d-*": LARGE, "antmaze-*|pointmaze-*": MAZE, "pen-*|door-*|hammer-*|relocate-*": SLOW
-}  # fmt: skip
+    "halfcheetah-*|hopper-*|walker2d-*": LARGE,
+    "antmaze-*|pointmaze-*": MAZE,
+    "pen-*|door-*|hammer-*|relocate-*": SLOW,
+}
 TASKS |= {f"{name}-v*": {"policy.actor_penalty": one, "policy.critic_penalty": two} for name, (one, two) in BETAS.items()}
 QUICK: Overrides = {"policy.steps": 50_000, "policy.batch_size": 256}
 

@@ -158,16 +158,23 @@ ANTMAZE: Tasks = {
 TASKS = LOCOMOTION | ANTMAZE
 # The authors' 199 epochs, the returns planned anew after 100. Batches of an epoch, by D4RL's rows: 1M, or as many passes as come closest.
 EPOCH = {
-    "halfcheetah-medium-replay-v2": 247, "hopper-medium-replay-v2": 197, "walker2d-medium-replay-v2": 222,
-    "*-medium-expert-v2": 489, "antmaze-*-v*": 488,
-}  # fmt: skip
+    "halfcheetah-medium-replay-v2": 247,
+    "hopper-medium-replay-v2": 197,
+    "walker2d-medium-replay-v2": 222,
+    "*-medium-expert-v2": 489,
+    "antmaze-*-v*": 488,
+}
 LENGTH: Tasks = {
     pattern: {"critic.steps": 199 * batches, "critic.replan_every": 100 * batches} for pattern, batches in EPOCH.items()
 }
 QUICK: Overrides = {
-    "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.widths": (128, 64, 32),
-    "critic.steps": 20_000, "critic.batch_size": 512, "critic.replan_every": 10_000,
-}  # fmt: skip
+    "behavior.steps": 10_000,
+    "behavior.batch_size": 512,
+    "behavior.widths": (128, 64, 32),
+    "critic.steps": 20_000,
+    "critic.batch_size": 512,
+    "critic.replan_every": 10_000,
+}
 
 
 class SfBC(Algorithm):

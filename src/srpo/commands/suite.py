@@ -137,9 +137,15 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
         require_simulator()
     out = args.out or Path("runs", "suite", suite.name)
     work = Work(
-        suite, {s.name: load(s.name, args.data_dir) for s in suite.data}, out, Keep(args.keep or out / "results"),
-        command, clock, not args.no_eval, args.quiet,
-    )  # fmt: skip
+        suite,
+        {s.name: load(s.name, args.data_dir) for s in suite.data},
+        out,
+        Keep(args.keep or out / "results"),
+        command,
+        clock,
+        not args.no_eval,
+        args.quiet,
+    )
     return work, work.cells()
 
 

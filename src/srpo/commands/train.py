@@ -169,9 +169,20 @@ def main(args: argparse.Namespace) -> int:
         return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, data_in=args.data_in, **options)
     eval_every = 0 if args.no_eval else args.eval_every
     run = training.train(
-        algorithm, data, **options, out=args.out, start_from=args.start_from, eval_every=eval_every,
-        eval_episodes=args.eval_episodes, keep=args.keep, precision=args.precision, data_in=args.data_in, quiet=args.quiet, sources=sources, sinks=args.sinks or (),
-    )  # fmt: skip
+        algorithm,
+        data,
+        **options,
+        out=args.out,
+        start_from=args.start_from,
+        eval_every=eval_every,
+        eval_episodes=args.eval_episodes,
+        keep=args.keep,
+        precision=args.precision,
+        data_in=args.data_in,
+        quiet=args.quiet,
+        sources=sources,
+        sinks=args.sinks or (),
+    )
     return report(run, args.json)
 
 

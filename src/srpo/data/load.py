@@ -36,9 +36,17 @@ def load_dataset(source: str | Path, *, env_id: str | None = None, action_range:
 
 
 def from_arrays(
-    obs, action, reward, terminal, timeout=None, next_obs=None,
-    env_id: str | None = None, name: str = "arrays", *, action_range: Asked = None,
-) -> Dataset:  # fmt: skip
+    obs,
+    action,
+    reward,
+    terminal,
+    timeout=None,
+    next_obs=None,
+    env_id: str | None = None,
+    name: str = "arrays",
+    *,
+    action_range: Asked = None,
+) -> Dataset:
     """A data set from arrays in memory: (N, obs), (N, act), (N,), (N,), (N,), (N, obs). Raises DataError.
 
     The arrays are copied. `action_range` as in `load_dataset`.

@@ -55,7 +55,14 @@ def _solve(field, state, start, stop, tolerance):
         return jnp.max(jnp.stack([jnp.max(jnp.abs(e)) for e in jax.tree.leaves(error)]))
 
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field), diffrax.Tsit5(), start, stop, None, state, max_steps=100_000,
-        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=worst), adjoint=diffrax.DirectAdjoint(),
-    )  # fmt: skip
+        diffrax.ODETerm(field),
+        diffrax.Tsit5(),
+        start,
+        stop,
+        None,
+        state,
+        max_steps=100_000,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=worst),
+        adjoint=diffrax.DirectAdjoint(),
+    )
     return jax.tree.map(lambda y: y[-1], solution.ys)

@@ -116,9 +116,17 @@ def judgement(data: str, discount: float, candidates: Sequence[Candidate], evide
     ranking = weigh(candidates, evidence, shares)
     answer, advice = _advise(ranking, evidence)
     return Judgement(
-        data, len(evidence.returns), discount, float(evidence.returns.mean()), float(evidence.start_value[-1].mean()),
-        evidence.slope, evidence.correlation, tuple(ranking), answer, tuple(advice),
-    )  # fmt: skip
+        data,
+        len(evidence.returns),
+        discount,
+        float(evidence.returns.mean()),
+        float(evidence.start_value[-1].mean()),
+        evidence.slope,
+        evidence.correlation,
+        tuple(ranking),
+        answer,
+        tuple(advice),
+    )
 
 
 def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[str]]:

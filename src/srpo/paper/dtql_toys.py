@@ -128,10 +128,17 @@ def make(job: Job) -> list[dict]:
     density, own, held = np.split(found, [len(points), len(points) + len(placed)])
     inside = own >= np.quantile(held, OUTSIDE)
     n = len(placed) // len(names)
-    job.csv("dtql-toys_policies", {
-        "reward": np.repeat([r for r, _ in names], n), "method": np.repeat([m for _, m in names], n),
-        "x": placed[:, 0], "y": placed[:, 1], "log_density": own, "in_support": inside,
-    })  # fmt: skip
+    job.csv(
+        "dtql-toys_policies",
+        {
+            "reward": np.repeat([r for r, _ in names], n),
+            "method": np.repeat([m for _, m in names], n),
+            "x": placed[:, 0],
+            "y": placed[:, 1],
+            "log_density": own,
+            "in_support": inside,
+        },
+    )
     job.csv("dtql-toys_landscape", {"x": points[:, 0], "y": points[:, 1], "trust_region_loss": trust, "log_density": density})
 
     def square(values):

@@ -41,19 +41,32 @@ def make(job: Job) -> list[dict]:
         job.bars,
         "weighted diffusion",
     )
-    drawn = dict(zip(METHODS, (
-        bandit.actions(SHOWN, job.seed + 1),
-        rng.multivariate_normal(weight @ actions, np.cov(actions.T, aweights=weight), SHOWN),
-        _diffusion_samples(weighted, job.key(2)),
-        _srpo(job, behavior, target),
-    ), strict=True))  # fmt: skip
+    drawn = dict(
+        zip(
+            METHODS,
+            (
+                bandit.actions(SHOWN, job.seed + 1),
+                rng.multivariate_normal(weight @ actions, np.cov(actions.T, aweights=weight), SHOWN),
+                _diffusion_samples(weighted, job.key(2)),
+                _srpo(job, behavior, target),
+            ),
+            strict=True,
+        )
+    )
     floor = np.quantile(mixture.log_density(jnp.asarray(bandit.actions(100_000, job.seed + 2))), OUTSIDE)
     density = {name: np.asarray(mixture.log_density(jnp.asarray(a, jnp.float32))) for name, a in drawn.items()}
     value = {name: -((a - target) ** 2).sum(-1) for name, a in drawn.items()}
-    job.csv("fig2", {
-        "policy": np.repeat(METHODS, SHOWN).astype(object), "x": _all(drawn)[:, 0], "y": _all(drawn)[:, 1], "q": _all(value),
-        "log_density": _all(density), "in_support": _all(density) >= floor,
-    })  # fmt: skip
+    job.csv(
+        "fig2",
+        {
+            "policy": np.repeat(METHODS, SHOWN).astype(object),
+            "x": _all(drawn)[:, 0],
+            "y": _all(drawn)[:, 1],
+            "q": _all(value),
+            "log_density": _all(density),
+            "in_support": _all(density) >= floor,
+        },
+    )
     outside = {name: 100 * float(np.mean(d < floor)) for name, d in density.items()}
     with panels.style():
         job.picture("fig2", draw(bandit.extent, mixture, floor, target, drawn, outside))

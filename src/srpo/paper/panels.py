@@ -13,11 +13,26 @@ from matplotlib.figure import Figure
 Layout = Literal["constrained", "compressed", "tight"]
 TEXT_WIDTH, COLUMN_WIDTH = 6.75, 3.25  # inches
 STYLE: dict[Any, Any] = {
-    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6, "ytick.labelsize": 6, "legend.fontsize": 6,
-    "axes.linewidth": 0.5, "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
-    "xtick.major.pad": 1.5, "ytick.major.pad": 1.5, "axes.titlepad": 3, "axes.labelpad": 1.5, "lines.linewidth": 1.0,
-    "mathtext.fontset": "cm", "legend.frameon": False, "legend.handlelength": 1.5,
-}  # fmt: skip
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "axes.linewidth": 0.5,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.major.pad": 1.5,
+    "ytick.major.pad": 1.5,
+    "axes.titlepad": 3,
+    "axes.labelpad": 1.5,
+    "lines.linewidth": 1.0,
+    "mathtext.fontset": "cm",
+    "legend.frameon": False,
+    "legend.handlelength": 1.5,
+}
 TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
 BLUE, GREEN, RED, DARK, ORANGE, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#1f4e79", "#ff7f0e", "#777777"
 

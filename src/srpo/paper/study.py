@@ -95,11 +95,16 @@ def write_numbers(job: Job, figure: str, studies: Sequence[Study]) -> None:
     tables: dict[str, list[dict]] = {"policies": [], "density": []}
     for s in studies:
         k, n = s.policies.shape[:2]
-        tables["policies"].append({
-            "data": np.full(k * n, s.name), "inverse_beta": np.repeat(s.inverse_beta, n),
-            "target_x": np.tile(s.targets[:, 0], k), "target_y": np.tile(s.targets[:, 1], k),
-            "action_x": s.policies[..., 0].ravel(), "action_y": s.policies[..., 1].ravel(),
-        })  # fmt: skip
+        tables["policies"].append(
+            {
+                "data": np.full(k * n, s.name),
+                "inverse_beta": np.repeat(s.inverse_beta, n),
+                "target_x": np.tile(s.targets[:, 0], k),
+                "target_y": np.tile(s.targets[:, 1], k),
+                "action_x": s.policies[..., 0].ravel(),
+                "action_y": s.policies[..., 1].ravel(),
+            }
+        )
         points = grid_points(s.bandit.extent, len(s.log_density))
         density = s.log_density.ravel()
         tables["density"].append(

@@ -31,9 +31,17 @@ def score_terms(behavior, action, t, noise, baseline: bool):
     """w(t) (noise_hat [- noise]) at each of n actions for m draws of t and noise: (n, m, 2)."""
     n, m = noise.shape[:2]
     direction = policy_direction(
-        Quadratic(jnp.zeros(2)), behavior, behavior.schedule, jnp.zeros((n * m, 0)), jnp.repeat(action, m, 0), t.reshape(-1),
-        noise.reshape(-1, 2), beta=0.0, weight="sigma^2", baseline=baseline,
-    )  # fmt: skip
+        Quadratic(jnp.zeros(2)),
+        behavior,
+        behavior.schedule,
+        jnp.zeros((n * m, 0)),
+        jnp.repeat(action, m, 0),
+        t.reshape(-1),
+        noise.reshape(-1, 2),
+        beta=0.0,
+        weight="sigma^2",
+        baseline=baseline,
+    )
     return direction.reshape(n, m, 2)
 
 
@@ -83,10 +91,14 @@ def make(job: Job) -> list[dict]:
     error = {
         kind: np.array([float(score_error(model, exact, held, t, spread)) for t in LEVELS]) for kind, model in models.items()
     }
-    job.csv("variance", {
-        "t": np.array([*(f"{t:.4g}" for t in LEVELS), ENSEMBLE.replace(",", " to")], object), **table,
-        **{f"score_error_{kind}": np.append(e, np.nan) for kind, e in error.items()},
-    })  # fmt: skip
+    job.csv(
+        "variance",
+        {
+            "t": np.array([*(f"{t:.4g}" for t in LEVELS), ENSEMBLE.replace(",", " to")], object),
+            **table,
+            **{f"score_error_{kind}": np.append(e, np.nan) for kind, e in error.items()},
+        },
+    )
     with panels.style():
         job.picture("variance", draw(table, error))
     return _report(table, error)
@@ -96,13 +108,16 @@ def _report(table, error):
     rows = []
     for i in [*(int(np.argmin(abs(LEVELS - t))) for t in MARKED), len(LEVELS)]:
         one = {name: column[i] for name, column in table.items()}
-        rows.append({
-            "t": f"{LEVELS[i]:.2f}" if i < len(LEVELS) else ENSEMBLE,
-            "variance without baseline": f"{one['without_baseline']:.3g}", "with": f"{one['with_baseline']:.3g}",
-            "noise / mean": f"{np.sqrt(one['with_baseline'] / one['mean_square']):.3g}",
-            "model bias / mean": f"{np.sqrt(one['bias_square'] / one['mean_square']):.3g}",
-            **{f"score error, {kind}": f"{e[i]:.2g}" if i < len(LEVELS) else "" for kind, e in error.items()},
-        })  # fmt: skip
+        rows.append(
+            {
+                "t": f"{LEVELS[i]:.2f}" if i < len(LEVELS) else ENSEMBLE,
+                "variance without baseline": f"{one['without_baseline']:.3g}",
+                "with": f"{one['with_baseline']:.3g}",
+                "noise / mean": f"{np.sqrt(one['with_baseline'] / one['mean_square']):.3g}",
+                "model bias / mean": f"{np.sqrt(one['bias_square'] / one['mean_square']):.3g}",
+                **{f"score error, {kind}": f"{e[i]:.2g}" if i < len(LEVELS) else "" for kind, e in error.items()},
+            }
+        )
     return rows
 
 
@@ -113,10 +128,12 @@ def draw(table, error):
     bare, kept = table["without_baseline"], table["with_baseline"]
     noise, bias = (np.sqrt(table[name] / table["mean_square"]) for name in ("with_baseline", "bias_square"))
     lines = [
-        (axes[0], bare, panels.RED, "without baseline"), (axes[0], kept, panels.DARK, "with baseline"),
+        (axes[0], bare, panels.RED, "without baseline"),
+        (axes[0], kept, panels.DARK, "with baseline"),
         (axes[1], np.sqrt(bare / table["mean_square"]), panels.RED, "noise, without baseline"),
-        (axes[1], noise, panels.DARK, "noise, with baseline"), (axes[1], bias, "#2ca02c", "error of the model"),
-    ]  # fmt: skip
+        (axes[1], noise, panels.DARK, "noise, with baseline"),
+        (axes[1], bias, "#2ca02c", "error of the model"),
+    ]
     for axis, values, color, label in lines:
         axis.plot(LEVELS, values[:-1], color=color, label=label)
         axis.axhline(values[-1], color=color, linestyle=":", linewidth=0.9)

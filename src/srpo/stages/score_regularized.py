@@ -105,9 +105,18 @@ class ScoreRegularized(Stage[Alone[A], Batch, A]):
         def loss(actor):
             action = self.act(actor, batch.obs, beta)
             direction = policy_direction(
-                critic, behavior, behavior.schedule, batch.obs, jax.lax.stop_gradient(action), t, noise,
-                beta=beta, weight=self.weight, baseline=self.baseline, normalize=self.normalize,
-            )  # fmt: skip
+                critic,
+                behavior,
+                behavior.schedule,
+                batch.obs,
+                jax.lax.stop_gradient(action),
+                t,
+                noise,
+                beta=beta,
+                weight=self.weight,
+                baseline=self.baseline,
+                normalize=self.normalize,
+            )
             value = jnp.mean(jnp.sum(direction * action, -1))
             return value, {"direction": jnp.mean(jnp.linalg.norm(direction, axis=-1)), "action": jnp.mean(jnp.abs(action))}
 

@@ -89,10 +89,16 @@ def means(found: Findings) -> str:
     ]
     middle = [dot(name, order[name], e) for name, e in found.comparison.middle.items()]
     note = f"Over {len(found.comparison.data)} data sets, of what is finished on all of them. The interquartile mean leaves out the lowest and the highest quarter of all runs."
-    return section("Means over the suite", note, charts([
-        figure("Mean", dots(over, "Mean of the suite", "normalized score")),
-        figure("Interquartile mean", dots(middle, "Interquartile mean", "normalized score")),
-    ]))  # fmt: skip
+    return section(
+        "Means over the suite",
+        note,
+        charts(
+            [
+                figure("Mean", dots(over, "Mean of the suite", "normalized score")),
+                figure("Interquartile mean", dots(middle, "Interquartile mean", "normalized score")),
+            ]
+        ),
+    )
 
 
 def dot(name: str, place: int, e: Estimate) -> Dot:

@@ -106,7 +106,10 @@ def compare(data: Sequence[str], scores: Mapping[str, np.ndarray]) -> Comparison
     highest = max((float(s.max()) for s in scores.values()), default=0.0)
     at = np.arange(0.0, max(100.0, highest) + 1, 2.0)
     return Comparison(
-        tuple(data), {n: scores[n] for n in names}, {n: middle[n] for n in names}, at,
+        tuple(data),
+        {n: scores[n] for n in names},
+        {n: middle[n] for n in names},
+        at,
         {n: estimate(lambda s: profile(s, at), scores[n]) for n in names},
         {(a, b): estimate(improvement, scores[a], scores[b]) for a in names for b in names if a != b},
-    )  # fmt: skip
+    )

@@ -87,9 +87,13 @@ class Suite:
         budget = self.budget if iterations is None else replace(self.budget, iterations=iterations)
         picked = tuple(names or self.algorithms)
         return replace(
-            self, data=tuple(known[n] for n in data) if data else self.data, algorithms=picked, budget=budget,
-            seeds=tuple(seeds or self.seeds), settings={n: v for n, v in self.settings.items() if n in picked},
-        )  # fmt: skip
+            self,
+            data=tuple(known[n] for n in data) if data else self.data,
+            algorithms=picked,
+            budget=budget,
+            seeds=tuple(seeds or self.seeds),
+            settings={n: v for n, v in self.settings.items() if n in picked},
+        )
 
     @property
     def curve_episodes(self) -> int:
@@ -145,9 +149,21 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
 
 
 KINDS = {
-    "title": str, "preset": str, "name": str, "task": str, "episodes": int, "curve": int, "iterations": int, "batch_factor": int,
-    "algorithms": list, "data": list, "seeds": list, "budget": dict, "first": dict, "settings": dict,
-}  # fmt: skip
+    "title": str,
+    "preset": str,
+    "name": str,
+    "task": str,
+    "episodes": int,
+    "curve": int,
+    "iterations": int,
+    "batch_factor": int,
+    "algorithms": list,
+    "data": list,
+    "seeds": list,
+    "budget": dict,
+    "first": dict,
+    "settings": dict,
+}
 
 
 def _expect(where: str, found: Any, known: Sequence[str], needed: Sequence[str]) -> None:

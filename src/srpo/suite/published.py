@@ -9,10 +9,16 @@ from __future__ import annotations
 from statistics import fmean
 
 TASKS = (
-    "halfcheetah-medium-expert-v2", "hopper-medium-expert-v2", "walker2d-medium-expert-v2",
-    "halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2",
-    "halfcheetah-medium-replay-v2", "hopper-medium-replay-v2", "walker2d-medium-replay-v2",
-)  # fmt: skip
+    "halfcheetah-medium-expert-v2",
+    "hopper-medium-expert-v2",
+    "walker2d-medium-expert-v2",
+    "halfcheetah-medium-v2",
+    "hopper-medium-v2",
+    "walker2d-medium-v2",
+    "halfcheetah-medium-replay-v2",
+    "hopper-medium-replay-v2",
+    "walker2d-medium-replay-v2",
+)
 ROWS = {
     "bc": (56.0, 52.3, 99.0, 42.4, 53.5, 63.2, 35.7, 29.8, 21.8),
     "bear": (53.4, 96.3, 40.1, 41.7, 52.1, 59.1, 38.6, 33.7, 19.2),

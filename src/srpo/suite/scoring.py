@@ -22,8 +22,13 @@ def figures(values: np.ndarray) -> Row:
     """Mean, deviation over seeds and 95 % bootstrap interval of scores (seed, episode)."""
     low, high = bootstrap(values)
     return {
-        "seeds": values.shape[0], "episodes": values.shape[1], "mean": values.mean(), "std": values.mean(1).std(), "low": low, "high": high,
-    }  # fmt: skip
+        "seeds": values.shape[0],
+        "episodes": values.shape[1],
+        "mean": values.mean(),
+        "std": values.mean(1).std(),
+        "low": low,
+        "high": high,
+    }
 
 
 def score_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:

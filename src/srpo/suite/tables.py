@@ -31,16 +31,47 @@ RECORDED = "(the data)"
 ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command", "run")
 VERSIONS = ("python", "srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
 CELL_COLUMNS = (
-    "data", "algorithm", "seeds", "status", "train_seconds", "eval_seconds", "time_incomplete", "error", *ABOUT, *VERSIONS,
-)  # fmt: skip
+    "data",
+    "algorithm",
+    "seeds",
+    "status",
+    "train_seconds",
+    "eval_seconds",
+    "time_incomplete",
+    "error",
+    *ABOUT,
+    *VERSIONS,
+)
 EPISODE_COLUMNS = (
-    "data", "algorithm", "seed", "step", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco",
-)  # fmt: skip
+    "data",
+    "algorithm",
+    "seed",
+    "step",
+    "episode",
+    "env_seed",
+    "return",
+    "length",
+    "score",
+    "env_id",
+    "gymnasium",
+    "mujoco",
+)
 CURVE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", "score")
 SCORE_COLUMNS = (
-    "data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", "train_seconds", "eval_seconds",
-    "time_incomplete", "error",
-)  # fmt: skip
+    "data",
+    "algorithm",
+    "status",
+    "seeds",
+    "episodes",
+    "mean",
+    "std",
+    "low",
+    "high",
+    "train_seconds",
+    "eval_seconds",
+    "time_incomplete",
+    "error",
+)
 
 Row = dict[str, Any]
 

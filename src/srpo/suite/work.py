@@ -75,9 +75,14 @@ class Work:
         """In the order in which they are worked through."""
         groups = seed_groups(self.suite.seeds, together=jax.default_backend() != "cpu")
         found = [
-            ((i, *self.suite.rank(source.name, name)), Cell(self.suite, source.name, self.data[source.name].sha256, source.task, name, seeds, self.out))
-            for i, seeds in enumerate(groups) for source in self.suite.data for name in self.suite.algorithms
-        ]  # fmt: skip
+            (
+                (i, *self.suite.rank(source.name, name)),
+                Cell(self.suite, source.name, self.data[source.name].sha256, source.task, name, seeds, self.out),
+            )
+            for i, seeds in enumerate(groups)
+            for source in self.suite.data
+            for name in self.suite.algorithms
+        ]
         return [cell for _, cell in sorted(found, key=lambda pair: pair[0])]
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -187,9 +192,15 @@ class Work:
             donor, shared = self._donor(cell, cells)
             cell.note(shared=shared, command=self.command)
             return srpo.train(
-                cell.configured, data, seeds=cell.seeds, out=cell.folder, start_from=donor, eval_every=0, keep=self.suite.curve,
+                cell.configured,
+                data,
+                seeds=cell.seeds,
+                out=cell.folder,
+                start_from=donor,
+                eval_every=0,
+                keep=self.suite.curve,
                 quiet=self.quiet,
-            )  # fmt: skip
+            )
 
     def _donor(self, cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]:
         """The run with most stages to share, and their names."""

@@ -31,9 +31,15 @@ TABLE = {
 
 def task(lr, alpha, lr_decay, steps, batch_size, expectile) -> Overrides:
     return {
-        "warm_up.behavior.lr": lr, "policy.lr": lr, "policy.alpha": alpha, "policy.lr_decay": lr_decay, "policy.steps": steps,
-        "warm_up.batch_size": batch_size, "policy.batch_size": batch_size, "warm_up.critic.expectile": expectile,
-    }  # fmt: skip
+        "warm_up.behavior.lr": lr,
+        "policy.lr": lr,
+        "policy.alpha": alpha,
+        "policy.lr_decay": lr_decay,
+        "policy.steps": steps,
+        "warm_up.batch_size": batch_size,
+        "policy.batch_size": batch_size,
+        "warm_up.critic.expectile": expectile,
+    }
 
 
 # For a data set that no table names: rewards scaled by the spread of the returns, so that alpha does not depend on their unit.
@@ -54,7 +60,13 @@ def presets(antmaze: Overrides) -> dict[str, Tasks]:
 
 
 TRIAL: Overrides = {
-    "warm_up.steps": 60, "warm_up.batch_size": 32, "warm_up.critic.hidden": (12,), "warm_up.critic.lr": 1e-2,
-    "warm_up.behavior.hidden": (12,), "warm_up.behavior.lr": 1e-2,
-    "policy.steps": 20, "policy.batch_size": 32, "candidates": 8,
-}  # fmt: skip
+    "warm_up.steps": 60,
+    "warm_up.batch_size": 32,
+    "warm_up.critic.hidden": (12,),
+    "warm_up.critic.lr": 1e-2,
+    "warm_up.behavior.hidden": (12,),
+    "warm_up.behavior.lr": 1e-2,
+    "policy.steps": 20,
+    "policy.batch_size": 32,
+    "candidates": 8,
+}

@@ -6,21 +6,35 @@ from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
 from srpo.config import Overrides, Tasks
 
 TEMPERATURE = {  # Table 2
-    "halfcheetah-medium-expert-v2": 0.01, "halfcheetah-medium-v2": 0.2, "halfcheetah-medium-replay-v2": 0.2,
-    "hopper-medium-expert-v2": 0.01, "hopper-medium-v2": 0.05, "hopper-medium-replay-v2": 0.2,
-    "walker2d-medium-expert-v2": 0.1, "walker2d-medium-v2": 0.05, "walker2d-medium-replay-v2": 0.5,
-    "antmaze-umaze-v2": 0.02, "antmaze-umaze-diverse-v2": 0.04, "antmaze-medium-play-v2": 0.08,
-    "antmaze-medium-diverse-v2": 0.05, "antmaze-large-play-v2": 0.06, "antmaze-large-diverse-v2": 0.05,
-}  # fmt: skip
+    "halfcheetah-medium-expert-v2": 0.01,
+    "halfcheetah-medium-v2": 0.2,
+    "halfcheetah-medium-replay-v2": 0.2,
+    "hopper-medium-expert-v2": 0.01,
+    "hopper-medium-v2": 0.05,
+    "hopper-medium-replay-v2": 0.2,
+    "walker2d-medium-expert-v2": 0.1,
+    "walker2d-medium-v2": 0.05,
+    "walker2d-medium-replay-v2": 0.5,
+    "antmaze-umaze-v2": 0.02,
+    "antmaze-umaze-diverse-v2": 0.04,
+    "antmaze-medium-play-v2": 0.08,
+    "antmaze-medium-diverse-v2": 0.05,
+    "antmaze-large-play-v2": 0.06,
+    "antmaze-large-diverse-v2": 0.05,
+}
 ANTMAZE: Overrides = {"data.reward": "minus-one", "critic.expectile": 0.9, "policy.hidden": (256,) * 4}
 # For a data set that no table names: rewards scaled by the spread of the returns, so that beta does not depend on
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
 UNKNOWN: Overrides = {"data.reward": "return-range", "behavior.parametrization": "preconditioned"}
 MAZES = "antmaze-*|pointmaze-*"
 QUICK: Overrides = QUICK_CRITIC | {  # chosen by experiment: docs/quick.md
-    "behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128, "behavior.lr": 1e-3,
-    "policy.steps": 15_000, "policy.lr": 1e-3,
-}  # fmt: skip
+    "behavior.steps": 10_000,
+    "behavior.batch_size": 512,
+    "behavior.width": 128,
+    "behavior.lr": 1e-3,
+    "policy.steps": 15_000,
+    "policy.lr": 1e-3,
+}
 
 
 def presets(beta: str) -> dict[str, Tasks]:
@@ -40,6 +54,13 @@ def presets(beta: str) -> dict[str, Tasks]:
 
 
 TRIAL: Overrides = TRIAL_CRITIC | {
-    "behavior.steps": 60, "behavior.batch_size": 32, "behavior.width": 12, "behavior.blocks": 1, "behavior.lr": 1e-2,
-    "policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2,
-}  # fmt: skip
+    "behavior.steps": 60,
+    "behavior.batch_size": 32,
+    "behavior.width": 12,
+    "behavior.blocks": 1,
+    "behavior.lr": 1e-2,
+    "policy.steps": 60,
+    "policy.batch_size": 32,
+    "policy.hidden": (12,),
+    "policy.lr": 1e-2,
+}
