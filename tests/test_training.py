@@ -460,10 +460,13 @@ def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
             "has format 99, this version reads up to",
         ),
         "json": (lambda: (path / "run.json").write_text("{"), "run.json is damaged"),
-        "stage": (lambda: stage.write_bytes(stage.read_bytes()[:-100]), "policy.safetensors is damaged"),
-        "shape": (lambda: info["settings"].update({"policy.hidden": [9]}), "expected float32"),
+        "stage": (
+            lambda: stage.write_bytes(stage.read_bytes()[:-100]),
+            "policy.safetensors is not the file that its run wrote",
+        ),
+        "shape": (lambda: info["settings"].update({"policy.hidden": [9]}), "is of another run (settings: other than"),
         "setting": (lambda: info["settings"].update({"critic.depth": 3}), "unknown setting 'critic.depth'"),
-        "key": (lambda: info["data"].pop("sha256"), "run.json is damaged (KeyError: 'sha256')"),
+        "key": (lambda: info["data"].pop("sha256"), "missing required field `sha256` - at `$.data`"),
     }
     act, message = change[damage]
     act()

@@ -22,11 +22,27 @@ class TooLarge(UserError):
 def opened(path: str | os.PathLike) -> io.BufferedReader:
     """A plain file, open for reading. Raises OSError for anything else, such as a device or a pipe, without waiting for it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    return _plain(os.open(path, flags), "rb", path)
+
+
+def _plain(descriptor: int, mode: str, path: str | os.PathLike) -> BinaryIO:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return file
+    return os.fdopen(descriptor, mode)
+
+
+def created(path: str | os.PathLike) -> BinaryIO:
+    """A new plain file, open for writing; what had this name, were it a link to another file, is removed. Raises OSError."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
+
+
+def appended(path: str | os.PathLike) -> BinaryIO:
+    """A plain file, made if there is none, open for writing at its end; never the target of a link. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return _plain(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab", path)
 
 
 def read_bytes(path: str | os.PathLike, limit: int | None = None) -> bytes:

@@ -1,24 +1,28 @@
 """Pytrees of arrays on disk: safetensors, strict about every name, shape and type, replaced atomically.
 
-Nothing loaded from these files can run code.
+Nothing loaded from these files can run code, and nothing is allocated before their sizes were looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from srpo import strict_json
 from srpo.errors import UserError
+from srpo.files import created, opened, read_bytes
+
+PART = ".part"  # the end of a file's name while it is written
+HEADER = 16 << 20  # bytes that the header of a safetensors file may have
 
 
 class CheckpointError(UserError):
@@ -27,10 +31,10 @@ class CheckpointError(UserError):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, completely or not at all. Raises CheckpointError if it cannot be written."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as f:
+        with created(part) as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
@@ -39,6 +43,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {e.strerror or e}; what was there before is intact") from e
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what a killed process left half written in a run's folder."""
+    for place in (folder, folder / "stages", folder / "state", folder / "policy"):
+        for part in place.glob(f"*{PART}"):
+            if part.is_file() or part.is_symlink():
+                part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,33 +63,30 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def save_tree(path: Path, tree: Any, **info: Any) -> None:
-    """Write the arrays of `tree`, and `info` (anything JSON can hold) beside them."""
+def save_tree(path: Path, tree: Any, **info: Any) -> str:
+    """Write the arrays of `tree`, and `info` (anything JSON can hold) beside them; the file's SHA-256."""
     arrays = {name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in flatten(tree).items()}
-    write_atomically(path, save(arrays, {"info": json.dumps(info)}))
+    content = save(arrays, {"info": json.dumps(info)})
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def _opened(path: Path, read: Callable) -> Any:
-    try:
-        with safe_open(path, framework="numpy") as f:
-            return read(f)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; the run is incomplete or its folder was changed") from None
-    except (OSError, SafetensorError, json.JSONDecodeError) as e:
-        raise CheckpointError(f"{path} is damaged ({e}); restore it or train again") from e
+def load_info(path: Path) -> Any:
+    """The `info` that `save_tree` was given, unchecked. Raises CheckpointError if the file is damaged."""
+    with _reading(path), opened(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        return json.loads(json.loads(file.read(size)).get("__metadata__", {}).get("info", "{}"))
 
 
-def load_info(path: Path) -> dict[str, Any]:
-    return _opened(path, lambda f: json.loads((f.metadata() or {}).get("info", "{}")))
-
-
-def load_tree(path: Path, like: Any) -> Any:
+def load_tree(path: Path, like: Any, sha256: str | None = None) -> Any:
     """The tree that `save_tree` wrote, in the structure of `like` (arrays or their shapes).
 
-    Raises CheckpointError if the file is damaged or holds other names, shapes or types.
+    Raises CheckpointError if the file is damaged, holds other names, shapes or types, or has another hash than `sha256`.
     """
     wanted = flatten(like)
-    found = _opened(path, lambda f: {name: f.get_tensor(name) for name in f.keys()})  # noqa: SIM118
+    found = _arrays(path, sha256)
     if found.keys() != wanted.keys():
         odd = sorted(found.keys() ^ wanted.keys())
         raise CheckpointError(
@@ -88,3 +97,33 @@ def load_tree(path: Path, like: Any) -> Any:
         if a.shape != tuple(leaf.shape) or a.dtype != leaf.dtype:
             raise CheckpointError(f"{path}: {name} is {a.dtype}{list(a.shape)}, expected {leaf.dtype}{list(leaf.shape)}")
     return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])
+
+
+def require_finite(path: Path, tree: Any) -> None:
+    """Raises CheckpointError, naming the array, if a number of a tree that was read from `path` is not finite."""
+    for name, leaf in flatten(tree).items():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite; restore it or train again")
+
+
+def _arrays(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    with _reading(path):
+        content = read_bytes(path)
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise CheckpointError(f"{path} is not the file that its run wrote (its hash differs); restore it or train again")
+        if int.from_bytes(content[:8], "little") > HEADER:
+            raise ValueError("its header is too long")
+        return load(content)
+
+
+@contextlib.contextmanager
+def _reading(path: Path):
+    """Whatever goes wrong with a file from outside is one CheckpointError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; the run is incomplete or its folder was changed") from None
+    except Exception as e:  # a malformed file can raise many kinds
+        raise CheckpointError(f"{path} is damaged ({e or type(e).__name__}); restore it or train again") from e

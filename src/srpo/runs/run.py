@@ -27,21 +27,17 @@ from srpo.core import Algorithm, Frozen
 from srpo.data.ranges import ActionRange
 from srpo.data.sizes import ShapeOnly
 from srpo.data.treated import Treated
-from srpo.errors import ConfigError, UserError
+from srpo.errors import ConfigError
+from srpo.files import read_bytes
 from srpo.networks.layers import Normalizer
 from srpo.networks.precision import Precision
 from srpo.policies import InUnits, Normalized
-from srpo.runs.checkpoint import load_tree, save_tree, write_atomically, write_json
+from srpo.runs.checkpoint import load_info, load_tree, require_finite, save_tree, write_atomically, write_json
 from srpo.runs.grid import Grid, Point, one_run
+from srpo.runs.schema import FORMAT, RunError, read_info
+from srpo.runs.trust import check_whole, require_mine
 from srpo.surroundings import in_float32
 from srpo.text import command
-
-FORMAT = 1
-NEEDED = ("name", "source", "sha256", "obs_size", "action_size", "env_id", "reference")  # of what run.json says of the data
-
-
-class RunError(UserError):
-    """A run folder that cannot be used as asked."""
 
 
 def versions() -> dict[str, str]:
@@ -84,6 +80,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),
         "versions": versions(),
+        "stages": {},
         **more,
     }
 
@@ -123,12 +120,26 @@ class Run:
         return self.path / ("policy.safetensors" if step in (None, self.kept[-1]) else f"policy@{step}.safetensors")
 
     @property
+    def compact(self) -> bool:
+        """Whether its policies alone were kept, in `policy_file`."""
+        return self.info.get("compact") is not None
+
+    @property
     def finished(self) -> list[str]:
-        return [name for name in self.algorithm.stages if self.stage_file(name).exists()]
+        return [name for name in self.algorithm.stages if self._vouched(self.stage_file(name))]
+
+    def _vouched(self, file: Path) -> bool:
+        """Whether a stage file is there, and run.json knows it: without that, its writing was cut off."""
+        return file.exists() and (self.info["format"] == 1 or file.stem in self.info["stages"])
+
+    def identity(self, stage: str) -> dict[str, Any]:
+        """What makes the files of a stage this run's, as JSON gives it back."""
+        mine = {key: self.info[key] for key in ("format", "algorithm", "settings", "seeds", "sweep")}
+        return json.loads(json.dumps({"stage": stage, **mine, "data": self.info["data"]["sha256"]}))
 
     @property
     def complete(self) -> bool:
-        return self.policy_file().exists() or len(self.finished) == len(self.algorithm.stages)
+        return self.compact or len(self.finished) == len(self.algorithm.stages)
 
     def require_complete(self) -> None:
         if self.complete:
@@ -166,7 +177,17 @@ class Run:
         return {name: self._load(name) for name in self.finished}
 
     def _load(self, name: str, step: int | None = None) -> Any:
-        return load_tree(self.stage_file(name, step), self._shapes[name])
+        file = self.stage_file(name, step)
+        require_mine(file, load_info(file).get("run"), self.identity(name))
+        found = load_tree(file, self._shapes[name], self.info.get("stages", {}).get(file.stem))
+        require_finite(file, found)
+        return found
+
+    def save_stage(self, name: str, result: Any, step: int | None = None) -> Run:
+        """Write a stage's result, and note its hash in run.json. Raises CheckpointError."""
+        file = self.stage_file(name, step)
+        sha256 = save_tree(file, result, run=self.identity(name))
+        return save_info(self, stages=self.info.get("stages", {}) | {file.stem: sha256})
 
     @cached_property
     @in_float32
@@ -234,8 +255,10 @@ class Run:
             raise RunError(
                 f"{self.path}: found step {step}, expected one of {', '.join(map(str, self.kept))}; train with --keep N to keep more"
             )
-        if self.policy_file().exists():
-            return jax.tree.map(jnp.asarray, load_tree(self.policy_file(step), jax.eval_shape(self.assemble, self._shapes)))
+        if self.compact:
+            file = self.policy_file(step)
+            shapes = jax.eval_shape(self.assemble, self._shapes)
+            return jax.tree.map(jnp.asarray, load_tree(file, shapes, self.info["compact"].get(file.stem, "unknown")))
         last = list(self.algorithm.stages)[-1]
         results = {
             name: self._load(name, step if name == last and step != self.kept[-1] else None) for name in self.grid.acting
@@ -244,11 +267,11 @@ class Run:
 
     def save_compact(self, path: Path) -> Run:
         """A copy of this finished run with its policies alone, on which everything works that acts. Raises CheckpointError."""
-        for step in self.kept:
-            save_tree(path / self.policy_file(step).name, self.policies_at(step))
+        files = {step: path / self.policy_file(step).name for step in self.kept}
+        hashes = {file.stem: save_tree(file, self.policies_at(step)) for step, file in files.items()}
         if (self.path / "metrics.csv").exists():
-            write_atomically(path / "metrics.csv", (self.path / "metrics.csv").read_bytes())
-        return save_info(Run(path, self.info, self.grid))
+            write_atomically(path / "metrics.csv", read_bytes(self.path / "metrics.csv"))
+        return save_info(Run(path, self.info | {"stages": {}, "compact": hashes}, self.grid))
 
     def policy(self, seed: int | None = None, step: int | None = None, **point: float) -> Any:
         """The policy of one seed and one point of the sweep, such as `run.policy(seed=3, **{"policy.beta": 0.1})`.
@@ -281,30 +304,16 @@ def load_run(path: str | Path) -> Run:
     another package and not registered."""
     path = Path(path)
     file = path / "run.json"
+    info = read_info(file)
     try:
-        info = json.loads(file.read_text())
-        found = info["format"]
-        if found > FORMAT:
-            raise RunError(f"{file} has format {found}, this version reads up to {FORMAT}; update srpo")
         algorithm = config.assign_all(_trained_by(info, file).default(), info["settings"])
         info = _in_present_words(info, algorithm)
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
-        (
-            run.normalizers,
-            run.action_range,
-            run.kept,
-            [info["data"][key] for key in NEEDED],
-            info["eval_every"],
-            info["eval_episodes"],
-        )  # refuse now what is not there
+        check_whole(info, run.grid)
     except RunError:
         raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{path} holds no run (no run.json); give the folder that `srpo train` named") from None
-    except OSError as e:
-        raise RunError(f"{file} cannot be read ({e.strerror}); give yourself the right to") from None
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as e:
-        raise RunError(f"{file} is damaged ({type(e).__name__}: {e}); restore it or train again") from e
+        raise RunError(f"{file} is damaged ({e}); restore it or train again") from e
     return run
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from srpo.core import Log, Stage, advance, metric_names
 from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
-from srpo.runs.checkpoint import load_info, load_tree, save_tree
+from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.grid import Grid
 from srpo.runs.mapping import Axes, Mapping, default_mapping, over_runs
+from srpo.runs.schema import Checkpoint, convert
+from srpo.runs.trust import check_failure, require_mine
 from srpo.training.feed import feed
 from srpo.training.survivors import Failure, Survivors
 
@@ -73,6 +75,7 @@ class StageLoop:
     file: Path
     mapping: Mapping = field(default_factory=default_mapping)
     precision: Precision = "float32"
+    run: dict[str, Any] | None = None  # whose checkpoints are taken; None: anybody's
 
     def __post_init__(self):
         self.stage = self.grid.stacked_stage(self.name)
@@ -105,9 +108,10 @@ class StageLoop:
         self.log = jax.tree.map(lambda x: jnp.broadcast_to(x, (*self.shape, *x.shape)) + 0, log)
         failures = []
         if self.file.exists():
-            info = load_info(self.file)
-            self.step, failures = info["step"], info["failures"]
-            self.state, self.log = jax.device_put(load_tree(self.file, (shapes, self.log)))
+            self.step, failures = self._checkpoint()
+            state, log = load_tree(self.file, (shapes, self.log))
+            require_finite(self.file, state)
+            self.state, self.log = jax.device_put((state, log))
         else:
             self.state = jax.tree.map(jnp.copy, jax.jit(init)(*args))  # buffers are donated: no sharing, within or with results
         self.survivors.keep(self.state, self.step)
@@ -117,7 +121,22 @@ class StageLoop:
         """Write a checkpoint, from which training continues bit for bit."""
         self.survivors.keep(self.state, self.step)
         failures = [vars(f) for f in self.failures]
-        save_tree(self.file, (self.survivors.safe, self.log), step=self.step, failures=failures)
+        save_tree(self.file, (self.survivors.safe, self.log), step=self.step, failures=failures, run=self.run)
+
+    def _checkpoint(self) -> tuple[int, list[dict[str, Any]]]:
+        """The step of the checkpoint and what failed by then. Raises CheckpointError if it cannot be this run's."""
+        found = load_info(self.file)
+        try:
+            info = convert(found, Checkpoint)
+            if info.step > self.stage.steps:
+                raise ValueError(f"step {info.step} of {self.stage.steps}")
+            for failure in found["failures"]:
+                check_failure(failure, self.grid)
+        except ValueError as e:
+            raise CheckpointError(f"{self.file} is damaged ({e}); delete it to train this stage anew") from None
+        if self.run is not None:
+            require_mine(self.file, info.run, self.run)
+        return info.step, found["failures"]
 
     def calls(self, *stop_every: int) -> Iterator[dict | None]:
         """Train to the end in short calls that also stop at every multiple of each `stop_every` (0: none); after each, yields

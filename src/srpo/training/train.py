@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 from srpo import algorithms, config
 from srpo.core import Algorithm
@@ -26,8 +26,9 @@ from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment
 from srpo.errors import ConfigError, closest
 from srpo.evaluation.scores import Evaluator
+from srpo.files import appended
 from srpo.networks.precision import Precision
-from srpo.runs.checkpoint import CheckpointError, save_tree
+from srpo.runs.checkpoint import CheckpointError, save_tree, sweep_parts
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
 from srpo.surroundings import in_float32, require_devices
@@ -157,9 +158,8 @@ def new_run(run: Run, results: Mapping[str, Any]) -> Run:
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{run.path} exists and is not an empty folder; choose another --out")
     try:
-        for name, result in results.items():
-            save_tree(run.stage_file(name), result)
-        return save_info(run)  # last: run.json makes it a run
+        hashes = {name: save_tree(run.stage_file(name), result, run=run.identity(name)) for name, result in results.items()}
+        return save_info(run, stages=hashes)  # last: run.json makes it a run
     except CheckpointError:
         shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
         raise
@@ -213,6 +213,7 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run
     with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
+        sweep_parts(run.path)
         results = dict(run.results)
         evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None
         if evaluator is not None:
@@ -222,10 +223,11 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run
                 report.skipped(name)
                 continue
             last = name == list(run.algorithm.stages)[-1]
-            loop = StageLoop(name, run.grid, stage.view(data), results, run.state_file(name), precision=run.precision)
+            file, whose = run.state_file(name), run.identity(name)
+            loop = StageLoop(name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose)
             run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
             results[name] = loop.result()
-            save_tree(run.stage_file(name), results[name])
+            run = run.save_stage(name, results[name])
             run.state_file(name).unlink(missing_ok=True)
         run = load_run(run.path)
         report.finished(run)
@@ -254,7 +256,7 @@ def _train_stage(
         if evaluator is not None and (loop.step % every == 0 or loop.step == loop.stage.steps):
             report.scored(evaluator.at(run, loop.step, loop.name, loop.result()))
         if loop.step in kept[:-1]:
-            save_tree(run.stage_file(loop.name, loop.step), loop.result())
+            run = run.save_stage(loop.name, loop.result(), loop.step)
         if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
             loop.save()
             saved = time.monotonic()
@@ -282,9 +284,16 @@ def _signals() -> Iterator[list[int]]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Only one process may train in a folder."""
-    with open(path / "lock", "w") as f:
+    with _lock_file(path) as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{path} is being trained by another process; wait for it or choose another --out") from None
         yield
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    try:
+        return appended(path / "lock")
+    except OSError as e:
+        raise RunError(f"cannot write {path / 'lock'} ({e.strerror}); give yourself the right to, or remove it") from None

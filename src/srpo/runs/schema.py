@@ -1,0 +1,156 @@
+"""What run.json must say, checked strictly before anything of it is used: a run folder may come from anybody.
+
+Format 2 adds the SHA-256 of every stage file. Runs of format 1 still load: their files are only checked for names,
+shapes, types and finite numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from srpo.errors import UserError
+from srpo.files import read_bytes
+from srpo.text import plain
+
+FORMAT = 2
+LARGEST = 64 << 20  # bytes of run.json
+RUNS = 100_000  # seeds times swept values
+
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, Meta(max_length=4096)]
+Step = Annotated[int, Meta(ge=0, lt=2**31)]
+Size = Annotated[int, Meta(ge=1, lt=2**40)]
+Columns = Annotated[int, Meta(ge=1, le=10**6)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Value = bool | int | float | str | None
+
+
+class RunError(UserError):
+    """A run folder that cannot be used as asked."""
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """Nothing but its fields."""
+
+
+class Failure(Strict):
+    stage: Word
+    step: Step
+    metric: Word
+    seed: Seed
+    point: Annotated[list[tuple[Word, float]], Meta(max_length=20)]
+
+
+class File(Strict):
+    file: Line
+    sha256: Hash
+
+
+class ActionRange(Strict):
+    low: list[float]
+    high: list[float]
+    origin: Line
+
+
+class Data(Strict):
+    name: Annotated[str, Meta(min_length=1, max_length=300)]
+    source: Line
+    sha256: Hash
+    rows: Size
+    transitions: Size
+    obs_size: Columns
+    action_size: Columns
+    env_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,100}$")] | None
+    reference: tuple[float, float] | None
+    mean_return: float | None = None
+    obs_statistics: tuple[list[float], list[float]] | None = None
+    longest_episode: Size | None = None
+    obs_offset: list[float] | None = None
+    action_range: ActionRange | None = None
+
+
+class Info(Strict):
+    """run.json. What has a default was not always written."""
+
+    format: Annotated[int, Meta(ge=1)]
+    algorithm: Word
+    settings: dict[Word, Value | Annotated[list[Value], Meta(max_length=100)]]
+    seeds: Annotated[list[Seed], Meta(min_length=1, max_length=RUNS)]
+    sweep: Annotated[dict[Word, Annotated[list[float], Meta(min_length=1, max_length=RUNS)]], Meta(max_length=20)]
+    data: Data
+    eval_every: Step
+    eval_episodes: Annotated[int, Meta(ge=1, le=10**6)]
+    created: Annotated[str, Meta(max_length=100)]
+    device: Annotated[str, Meta(max_length=300)]
+    versions: dict[Word, Annotated[str, Meta(max_length=100)]]
+    sources: dict[Word, Annotated[str, Meta(max_length=300)]] = {}
+    start_from: Line = ""
+    failures: Annotated[list[Failure], Meta(max_length=RUNS)] = []
+    stages: dict[Word, Hash] = {}  # SHA-256 of each file in stages/ by its stem
+    compact: dict[Word, Hash] | None = None  # of the policies' files, which are all that a compact run has
+    keep: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    precision: Word = "float32"
+    class_: Line | None = msgspec.field(default=None, name="class")  # of an algorithm of another package
+    converted: dict[Word, list[File]] | None = None
+
+
+class Checkpoint(Strict):
+    """What a file in state/ says beside its arrays."""
+
+    step: Step
+    failures: Annotated[list[Failure], Meta(max_length=RUNS)]
+    run: dict[str, Any] | None = None  # whose it is; None in runs of format 1
+
+
+def read_info(file: Path) -> dict[str, Any]:
+    """The contents of run.json. Raises RunError, with the place of the first thing that cannot be."""
+    try:
+        found = json.loads(read_bytes(file, LARGEST), parse_constant=_no_number, parse_float=_finite)
+        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+            raise RunError(f"{file} has format {found['format']}, this version reads up to {FORMAT}; update srpo")
+        info = convert(found, Info)
+        if len(info.seeds) * math.prod(map(len, info.sweep.values())) > RUNS:
+            raise ValueError(f"more than {RUNS} runs")
+        _check_columns(info.data)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{file.parent} holds no run (no run.json); give the folder that `srpo train` named") from None
+    except OSError as e:
+        raise RunError(f"{file} cannot be read ({e.strerror}); give yourself the right to, or restore it") from None
+    except RunError:
+        raise
+    except (ValueError, RecursionError, MemoryError) as e:
+        raise RunError(f"{file} is damaged ({plain(e, 200)}); restore it or train again") from None
+    return found
+
+
+def convert(found: Any, kind: type) -> Any:
+    """Plain JSON as one of the structs above. Raises ValueError, naming the place."""
+    return msgspec.convert(found, kind, strict=True)
+
+
+def _check_columns(data: Data) -> None:
+    """Raises ValueError for numbers per column that are not one per column, or make no sense."""
+    mean, std = data.obs_statistics or ([0.0] * data.obs_size, [1.0] * data.obs_size)
+    offset = data.obs_offset or [0.0] * data.obs_size
+    if not len(mean) == len(std) == len(offset) == data.obs_size or min(std) <= 0:
+        raise ValueError(f"obs_statistics or obs_offset are not for {data.obs_size} columns, or a deviation is not above zero")
+    if (bounds := data.action_range) is not None:
+        same = len(bounds.low) == len(bounds.high) == data.action_size
+        if not same or any(low >= high for low, high in zip(bounds.low, bounds.high, strict=True)):
+            raise ValueError(f"action_range is not for {data.action_size} columns, or a low bound is not below its high one")
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} in the place of a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
