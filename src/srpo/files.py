@@ -22,27 +22,27 @@ class TooLarge(UserError):
 def opened(path: str | os.PathLike) -> io.BufferedReader:
     """A plain file, open for reading. Raises OSError for anything else, such as a device or a pipe, without waiting for it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    return _plain(os.open(path, flags), "rb", path)
+    return os.fdopen(_plain(os.open(path, flags), path), "rb")
 
 
-def _plain(descriptor: int, mode: str, path: str | os.PathLike) -> BinaryIO:
+def _plain(descriptor: int, path: str | os.PathLike) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return os.fdopen(descriptor, mode)
+    return descriptor
 
 
-def created(path: str | os.PathLike) -> BinaryIO:
+def created(path: str | os.PathLike) -> io.BufferedWriter:
     """A new plain file, open for writing; what had this name, were it a link to another file, is removed. Raises OSError."""
     path = Path(path)
     path.unlink(missing_ok=True)
     return open(path, "xb")
 
 
-def appended(path: str | os.PathLike) -> BinaryIO:
+def appended(path: str | os.PathLike) -> io.BufferedWriter:
     """A plain file, made if there is none, open for writing at its end; never the target of a link. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    return _plain(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "ab", path)
+    return os.fdopen(_plain(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), path), "ab")
 
 
 def read_bytes(path: str | os.PathLike, limit: int | None = None) -> bytes:

@@ -135,7 +135,8 @@ class Run:
     def identity(self, stage: str) -> dict[str, Any]:
         """What makes the files of a stage this run's, as JSON gives it back."""
         mine = {key: self.info[key] for key in ("format", "algorithm", "settings", "seeds", "sweep")}
-        return json.loads(json.dumps({"stage": stage, **mine, "data": self.info["data"]["sha256"]}))
+        mine |= {"precision": self.precision, "data": self.info["data"]["sha256"]}
+        return json.loads(json.dumps({"stage": stage, **mine}))
 
     @property
     def complete(self) -> bool:

@@ -106,7 +106,7 @@ class StageLoop:
         state = jax.eval_shape(lambda *a: one.stage.init(*a), self.data, one.given, one.init_key)
         log = Log.create(metric_names(one.stage, state, self.data, one.given, one.key))
         self.log = jax.tree.map(lambda x: jnp.broadcast_to(x, (*self.shape, *x.shape)) + 0, log)
-        failures = []
+        failures: list[dict[str, Any]] = []
         if self.file.exists():
             self.step, failures = self._checkpoint()
             state, log = load_tree(self.file, (shapes, self.log))
