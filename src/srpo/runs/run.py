@@ -324,7 +324,7 @@ def _in_present_words(info: dict[str, Any], algorithm: Algorithm) -> dict[str, A
     def now(values: dict[str, Any]) -> dict[str, Any]:
         return {config.present(algorithm, path): value for path, value in values.items()}
 
-    failures = [f | {"point": [*now(dict(f["point"])).items()]} for f in info.get("failures", [])]
+    failures = [f | {"point": list(map(list, now(dict(f["point"])).items()))} for f in info.get("failures", [])]
     said = {key: now(info[key]) for key in ("settings", "sources", "sweep") if key in info}
     return info | said | ({"failures": failures} if failures else {})
 
