@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep N policies at even intervals of the last stage, for srpo judge to choose from; default 1, the last",
     )
     add(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="how many GPUs (or forced host devices) share the runs; default all; same numbers",
+    )
+    add(
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
@@ -112,7 +118,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    free = ("data", "data_in", "env", "resume", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
+    free = ("data", "data_in", "env", "resume", "devices", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
     changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
     if changed:
         what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
@@ -141,7 +147,9 @@ def main(args: argparse.Namespace) -> int:
         if args.env is not None:
             _same_environment(args.env, known["env_id"])
         data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
-        run = training.resume(args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in)
+        run = training.resume(
+            args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in, devices=args.devices
+        )
         return report(run, args.json)
 
     if args.data is None:
@@ -179,6 +187,7 @@ def main(args: argparse.Namespace) -> int:
         keep=args.keep,
         precision=args.precision,
         data_in=args.data_in,
+        devices=args.devices,
         quiet=args.quiet,
         sources=sources,
         sinks=args.sinks or (),

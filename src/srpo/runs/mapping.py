@@ -31,22 +31,32 @@ class Mapping(Protocol):
     def __call__(self, fn: Callable[..., Any], moves: Sequence[bool], /) -> Callable[..., Any]: ...
 
 
-def sequential(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
-    """One run after the other."""
-
-    def mapped(*args: Any) -> Any:
-        def one(moving: tuple[Any, ...]) -> Any:
-            rest = iter(moving)
-            return fn(*(next(rest) if move else arg for arg, move in zip(args, moves, strict=True)))
-
-        return lax.map(one, tuple(arg for arg, move in zip(args, moves, strict=True) if move))
-
-    return mapped
-
-
 def vectorized(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
     """All runs at once."""
     return jax.vmap(fn, tuple(0 if move else None for move in moves))
+
+
+def in_rounds(size: int) -> Mapping:
+    """`size` runs at once, one such round after the other."""
+
+    def mapping(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
+        def mapped(*args: Any) -> Any:
+            def one(moving: tuple[Any, ...]) -> Any:
+                rest = iter(moving)
+                return fn(*(next(rest) if move else arg for arg, move in zip(args, moves, strict=True)))
+
+            return lax.map(
+                one, tuple(arg for arg, move in zip(args, moves, strict=True) if move), batch_size=size if size > 1 else None
+            )
+
+        return mapped
+
+    return mapping
+
+
+def sequential(fn: Callable[..., Any], moves: Sequence[bool]) -> Callable[..., Any]:
+    """One run after the other."""
+    return in_rounds(1)(fn, moves)
 
 
 def default_mapping() -> Mapping:

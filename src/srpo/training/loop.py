@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from srpo.core import Log, Stage, advance, metric_names
 from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
+from srpo.runs.devices import local_devices, over_devices
 from srpo.runs.grid import Grid
-from srpo.runs.mapping import Axes, Mapping, default_mapping, over_runs
+from srpo.runs.mapping import Axes, Mapping, default_mapping, in_rounds, over_runs
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
 from srpo.training.feed import feed
@@ -76,6 +77,7 @@ class StageLoop:
     mapping: Mapping = field(default_factory=default_mapping)
     precision: Precision = "float32"
     run: dict[str, Any] | None = None  # whose checkpoints are taken; None: anybody's
+    devices: int | None = None  # local ones, for the runs to share; None: all there are
 
     def __post_init__(self):
         self.stage = self.grid.stacked_stage(self.name)
@@ -88,8 +90,25 @@ class StageLoop:
         self.step = 0
         self.survivors = Survivors(self.name, self.grid.seeds, self.points)
         self._feed = feed(self.single(0, 0).stage, self.data, self.keys) if isinstance(self.data, TableView) else None
+        self.on = local_devices(self.devices, self.shape[0] * self.shape[1])
+        self._fits = False  # not known before the first call
+        self.rounds = 1  # in which the runs of a device are computed, so that they fit into its memory
+        self._program = self._compiled()
+
+    def _mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
+        """`fn`, a function of one run, for all of them, on all devices."""
+        mapping = self.mapping if self.rounds == 1 else in_rounds(-(-self._runs_per_device // self.rounds))
+        if len(self.on) > 1 or self.rounds > 1:
+            return over_devices(fn, axes, mapping, self.on)
+        return over_runs(fn, axes, mapping)
+
+    @property
+    def _runs_per_device(self) -> int:
+        return -(-self.shape[0] * self.shape[1] // len(self.on))
+
+    def _compiled(self) -> Callable[..., Any]:
         axes = ADVANCE_AXES + (VIEW_AXES if self._feed is None else TAKEN_AXES)
-        self._program = jax.jit(computed_in(self.precision, over_runs(_advance, axes, self.mapping)), donate_argnums=(1, 2))
+        return jax.jit(computed_in(self.precision, self._mapped(_advance, axes)), donate_argnums=(1, 2))
 
     def single(self, seed: int, point: int) -> SingleRun:
         """What the run at these places in `grid.seeds` and `points` trains with."""
@@ -99,7 +118,7 @@ class StageLoop:
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
-        init = over_runs(_init, INIT_AXES, self.mapping)
+        init = self._mapped(_init, INIT_AXES)
         args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
         shapes = jax.eval_shape(init, *args)
         one = self.single(0, 0)
@@ -166,12 +185,29 @@ class StageLoop:
         """Train up to step `stop` (exclusive), in one call of the compiled program per block of batches."""
         while self.step < stop:
             data, end = (self.data, stop) if self._feed is None else self._feed.at(self.step)
-            bounds = np.int32(self.step), np.int32(min(end, stop))
-            self.state, self.log = self._program(
-                self.stage, self.state, self.log, self.own, self.keys, self.shared, data, *bounds
-            )
-            self.step = int(bounds[1])
+            self._call(data, min(end, stop))
         jax.block_until_ready(self.state)
+
+    def _call(self, data: Any, stop: int) -> None:
+        """Up to step `stop` with one call; the first one finds how many runs fit into the memory at once."""
+        log = None if self._fits else jax.tree.map(np.array, self.log)  # what is given to the program is gone with it
+        shared = self.own, self.keys, self.shared, data, np.int32(self.step), np.int32(stop)
+        try:
+            self.state, self.log = self._program(self.stage, self.state, self.log, *shared)
+            if not self._fits:
+                jax.block_until_ready(self.state)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e) or log is None or self.rounds >= self._runs_per_device:
+                raise
+            self._in_more_rounds(log)
+            return self._call(data, stop)
+        self._fits, self.step = True, stop
+
+    def _in_more_rounds(self, log: Log) -> None:
+        """Half as many runs at once, from the last good state: the memory did not hold what they need together."""
+        self.rounds = min(2 * self.rounds, self._runs_per_device)
+        self._program = self._compiled()
+        self.state, self.log = jax.tree.map(jnp.array, (self.survivors.safe, log))
 
     def close(self) -> None:
         """Gather no more batches ahead."""
@@ -191,7 +227,9 @@ class StageLoop:
     def result(self) -> Any:
         """What later stages and the policy see, with leading axes (seed, point)."""
         over_points = jax.vmap(lambda stage, state: stage.result(state))
-        return jax.vmap(over_points, (None, 0))(self.stage, self.state)
+        found = jax.vmap(over_points, (None, 0))(self.stage, self.state)
+        # what lies on several devices belongs to them; what follows may run on others
+        return found if len(self.on) == 1 else jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), found)
 
     @property
     def failures(self) -> list[Failure]:

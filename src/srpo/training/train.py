@@ -29,6 +29,7 @@ from srpo.evaluation.scores import Evaluator
 from srpo.files import appended
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree, sweep_parts
+from srpo.runs.devices import local_devices
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
 from srpo.surroundings import in_float32, require_devices
@@ -71,6 +72,7 @@ def train(
     keep: int = 1,
     precision: Precision = "float32",
     data_in: DataIn = "auto",
+    devices: int | None = None,
     quiet: bool = False,
     sources: Mapping[str, str] | None = None,
     sinks: Sequence[str] = (),
@@ -82,7 +84,9 @@ def train(
     settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
     it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end.
     precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. data_in: where the
-    rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit. Raises ConfigError, DataError, RunError for what cannot be done, before anything is written; TrainingFailed if no run is left;
+    rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit. devices: how
+    many of this machine's the runs are shared out to; all by default, with the same numbers. Raises ConfigError, DataError,
+    RunError for what cannot be done, before anything is written; TrainingFailed if no run is left;
     Interrupted, after saving, on SIGINT or SIGTERM.
     """
     require_devices()
@@ -90,6 +94,7 @@ def train(
     grid = Grid.create(algorithm, seeds, sweep)
     if precision not in get_args(Precision):
         raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
+    local_devices(devices, 1)  # refuse now
     data, on_device, _ = placed(data, data_in)
     treated = treat(data, algorithm.data, on_device)
     for stage in algorithm.stages.values():
@@ -115,17 +120,23 @@ def train(
     more |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **more)
     run = new_run(Run(out, info, grid), inherited)
-    return _continue(run, treated, quiet, sinks)
+    return _continue(run, treated, quiet, sinks, devices)
 
 
 @in_float32
 def resume(
-    path: str | Path, data: Dataset | None = None, quiet: bool = False, sinks: Sequence[str] = (), data_in: DataIn = "auto"
+    path: str | Path,
+    data: Dataset | None = None,
+    quiet: bool = False,
+    sinks: Sequence[str] = (),
+    data_in: DataIn = "auto",
+    devices: int | None = None,
 ) -> Run:
-    """Continue a run that was stopped; where its rows are may differ from before. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
+    """Continue a run that was stopped; its rows and devices may be others than before. Raises RunError, DataError if the run or its data are not what they were, ConfigError for
     a logger that is not installed."""
     check_sinks(sinks)
     require_devices()
+    local_devices(devices, 1)
     run = load_run(path)
     if run.complete:
         return run
@@ -136,7 +147,7 @@ def resume(
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
     _require_same_units(run, data)
     data, on_device, _ = placed(data, data_in)
-    return _continue(run, treat(data, run.algorithm.data, on_device), quiet, sinks)
+    return _continue(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices)
 
 
 def _require_same_units(run: Run, data: Dataset) -> None:
@@ -209,7 +220,7 @@ def _misfit(other: Run, grid: Grid) -> str:
     return f"its {name} is not finished, or not the same for all runs of a sweep"
 
 
-def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run:
+def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None) -> Run:
     with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
@@ -224,7 +235,8 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str]) -> Run
                 continue
             last = name == list(run.algorithm.stages)[-1]
             file, whose = run.state_file(name), run.identity(name)
-            loop = StageLoop(name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose)
+            options: dict[str, Any] = {"precision": run.precision, "run": whose, "devices": devices}
+            loop = StageLoop(name, run.grid, stage.view(data), results, file, **options)
             run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
             results[name] = loop.result()
             run = run.save_stage(name, results[name])
@@ -244,9 +256,12 @@ def _train_stage(
     if evaluator is not None:
         evaluator.forget_after(loop.step)
     saved, others = time.monotonic(), [f for f in run.failures if f["stage"] != loop.name]
-    known = len(loop.failures)
+    known, rounds = len(loop.failures), loop.rounds
     for means in loop.calls(every, kept[0] if kept else 0):
         report.step(loop, means)
+        if loop.rounds != rounds:
+            rounds = loop.rounds
+            report.warn(f"{loop.name}: the device's memory does not hold all runs at once; they take turns in {rounds} rounds")
         for failure in loop.failures[known:]:
             report.warn(str(failure))
             known += 1
