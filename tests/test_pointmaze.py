@@ -15,6 +15,7 @@ from srpo.data import load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.sources import made
 from srpo.environments import make_env
+from srpo.errors import UserError
 from srpo.evaluation.rollouts import Rollouts
 from srpo.worlds.mazes import MAZES, point_maze_id
 from srpo.worlds.pointmaze import PointMaze
@@ -180,7 +181,7 @@ def test_without_gymnasium_robotics_the_extra_is_named(tmp_path, monkeypatch, ca
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     assert main(["data", "make", "pointmaze-umaze", "--quiet"]) == 2
     assert "pip install 'srpo[mazes]'" in capsys.readouterr().err
-    with pytest.raises(config.UserError, match=r"srpo/PointMaze-umaze-v0' is not available .*pip install 'srpo\[mazes\]'"):
+    with pytest.raises(UserError, match=r"srpo/PointMaze-umaze-v0' is not available .*pip install 'srpo\[mazes\]'"):
         make_env("srpo/PointMaze-umaze-v0")
 
 
