@@ -12,7 +12,6 @@ from pathlib import Path
 HOME = Path(__file__).parent.parent / "src" / "srpo"
 ROOMS = ["core", "losses", "policies", "networks", "diffusion", "stages", "data.views", "data.treated"]
 ROOMS += [f"algorithms.{file.stem}" for file in (HOME / "algorithms").glob("[a-z]*.py")]
-TASKS = "unknown", "antmaze-medium-play-v2", "halfcheetah-medium-v2"
 
 
 def test_annotated_shapes_hold_in_every_algorithm_and_preset():
@@ -73,7 +72,7 @@ def main() -> None:
     data = from_arrays(obs, action, rng.normal(size=240), end, np.zeros(240, bool))
     for name in algorithms.ALGORITHMS:
         cls, seen = algorithms.find(name), []
-        for values in (config.preset(cls.presets, preset, task) for preset in cls.presets for task in TASKS):
+        for values in (config.preset(cls.presets, preset, "unknown") for preset in cls.presets):
             made = config.assign_all(cls.default(), values | cls.trial.settings)
             choices = {p: s.value for p, s in config.settings(made).items() if isinstance(s.value, (bool, str))}
             if choices not in seen:

@@ -25,7 +25,8 @@ from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
 from srpo.suite.pages import insert
-from srpo.training.train import alike, new_run
+from srpo.training.inherit import alike
+from srpo.training.train import new_run
 
 NAME = "hopper-medium-replay-open-v0"
 TASK = "hopper-medium-replay-v2"

@@ -27,8 +27,8 @@ from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
 from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
+from srpo.training.inherit import alike
 from srpo.training.progress import Bars
-from srpo.training.train import alike
 
 WAIT_SECONDS = 2.0  # between two looks at what another process is at work on
 

@@ -50,32 +50,35 @@ def _draw_data(ax, data: dict[str, Any], unit: str) -> None:
         )
 
 
+def _finish(ax) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    ax.set_visible(bool(ax.lines))
+    ax.set_xlabel("gradient step", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def draw_curves(run: Run) -> None:
     """Write curves.png beside the tables it is drawn from: lines are means over seeds, bands standard deviations."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import EngFormatter
 
     rows = Table(run.path / "metrics.csv", []).read()
     panels = sorted({(r["stage"], r["metric"]) for r in rows}, key=lambda p: (list(run.algorithm.stages).index(p[0]), p[1]))
-    evals = (
-        [r for r in Table(run.path / "evals.csv", []).read() if r["kind"] == "training"]
-        if (run.path / "evals.csv").exists()
-        else []
-    )
+    known = Table(run.path / "evals.csv", []).read() if (run.path / "evals.csv").exists() else []
+    evals = [row for row in known if row["kind"] == "training"]
     columns = min(4, len(panels) + bool(evals))
     if columns == 0:
         return
     height = -(-(len(panels) + bool(evals)) // columns)
     fig, grid = plt.subplots(height, columns, figsize=(3.2 * columns, 2.4 * height), squeeze=False, layout="constrained")
     axes = list(grid.flat)
-    colors = (
-        {point: plt.cm.viridis(i / max(len(run.points) - 1, 1) * 0.9) for i, point in enumerate(run.points)}
-        if len(run.points) > 1
-        else {}
-    )
+    swept = run.points if len(run.points) > 1 else []
+    colors = {point: plt.cm.viridis(i / (len(swept) - 1) * 0.9) for i, point in enumerate(swept)}
     if evals:
         unit = "score" if evals[0]["score"] != "" else "return"
         _plot(axes[0], _series(evals, run, unit), colors)
@@ -87,11 +90,7 @@ def draw_curves(run: Run) -> None:
         _plot(ax, _series([r for r in rows if (r["stage"], r["metric"]) == (stage, metric)], run, "value"), colors)
         ax.set_title(f"{stage}: {metric}", fontsize=9)
     for ax in axes:
-        ax.set_visible(bool(ax.lines))
-        ax.set_xlabel("gradient step", fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.spines[["top", "right"]].set_visible(False)
+        _finish(ax)
     title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
     fig.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # `wrap` would parse math
     content = io.BytesIO()

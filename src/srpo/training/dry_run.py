@@ -88,25 +88,35 @@ def dry_run(
             )
         )
         return 0
-    table = Table(
-        "path", "value", "from", "meaning", title=escape(f"{type(algorithm).__name__} on {data.name}"), title_justify="left"
-    )
+    _print_settings(rows, f"{type(algorithm).__name__} on {data.name}")
+    _print_times(grid, times, data.name, where, peak)
+    return 0
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _print_settings(rows: list[dict[str, Any]], title: str) -> None:
+    table = Table("path", "value", "from", "meaning", title=escape(title), title_justify="left")
     for row in rows:
         table.add_row(*(escape(str(row[key])) for key in ("path", "value", "source", "meaning")))
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(table)
+    _console().print(table)
+
+
+def _print_times(grid: Grid, times: dict[str, dict[str, float]], data: str, where: str, peak: float) -> None:
+    console = _console()
     for name, t in times.items():
         points = len(grid.stage_points(name))
         many = f"{len(grid.seeds)} seed{'s' * (len(grid.seeds) > 1)}" + (f" x {points} values" if points > 1 else "")
         console.print(
-            f"{name}: {algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
+            f"{name}: {grid.algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
         )
-    console.print(f"{data.name}: {where}", highlight=False)
+    console.print(f"{data}: {where}", highlight=False)
     total = clock(sum(t["hours"] for t in times.values()))
     console.print(
         f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement"
     )
-    return 0
 
 
 def clock(hours: float) -> str:

@@ -34,6 +34,7 @@ from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
 from srpo.surroundings import in_float32, require_devices
 from srpo.text import command
+from srpo.training.inherit import inherited_from, require_same_units
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter, check_sinks
 
@@ -92,6 +93,7 @@ def train(
     require_devices()
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
+    eval_every = _asked(algorithm, data, eval_every, eval_episodes, keep)
     if precision not in get_args(Precision):
         raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
     local_devices(devices, 1)  # refuse now
@@ -99,6 +101,20 @@ def train(
     treated = treat(data, algorithm.data, on_device)
     for stage in algorithm.stages.values():
         stage.view(treated)  # refuse now what a later stage cannot learn from
+    if eval_every:
+        check_environment(data)
+    check_sinks(sinks)
+    out = Path(out) if out is not None else _default_folder(data, algorithm)
+    inherited, failures = inherited_from(start_from, grid, data, precision) if start_from is not None else ({}, [])
+    more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep, "precision": precision}
+    more |= {"start_from": str(start_from or ""), "failures": failures}
+    info = describe(grid, treated, dict(sources or {}), **more)
+    run = new_run(Run(out, info, grid), inherited)
+    return _continue(run, treated, quiet, sinks, devices)
+
+
+def _asked(algorithm: Algorithm, data: Dataset, eval_every: int | None, eval_episodes: int, keep: int) -> int:
+    """Steps between evaluations. Raises ConfigError for numbers that cannot be meant."""
     last = list(algorithm.stages.values())[-1]
     if eval_every is not None and eval_every < 0:
         raise ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
@@ -110,17 +126,7 @@ def train(
         )
     if not 1 <= keep <= last.steps:
         raise ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
-    eval_every = (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
-    if eval_every:
-        check_environment(data)
-    check_sinks(sinks)
-    out = Path(out) if out is not None else _default_folder(data, algorithm)
-    inherited, failures = _inherit(start_from, grid, data, precision) if start_from is not None else ({}, [])
-    more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep, "precision": precision}
-    more |= {"start_from": str(start_from or ""), "failures": failures}
-    info = describe(grid, treated, dict(sources or {}), **more)
-    run = new_run(Run(out, info, grid), inherited)
-    return _continue(run, treated, quiet, sinks, devices)
+    return (max(last.steps // 20, 1) if data.env_id else 0) if eval_every is None else eval_every
 
 
 @in_float32
@@ -145,19 +151,9 @@ def resume(
     data = reload(run.info["data"]) if data is None else data
     if data.sha256 != run.info["data"]["sha256"]:
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
-    _require_same_units(run, data)
+    require_same_units(run, data)
     data, on_device, _ = placed(data, data_in)
     return _continue(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices)
-
-
-def _require_same_units(run: Run, data: Dataset) -> None:
-    """Raises RunError if the actions or observations of `data` are mapped in another way than when `run` was trained."""
-    mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.action_range))
-    if mine != theirs:
-        raise RunError(
-            f"{run.path} was trained on actions in {'[-1, 1]' if theirs is None else theirs}, found {'[-1, 1]' if mine is None else mine}; "
-            "load the data with the same action_range (--action-range)"
-        )
 
 
 def new_run(run: Run, results: Mapping[str, Any]) -> Run:
@@ -178,46 +174,6 @@ def new_run(run: Run, results: Mapping[str, Any]) -> Run:
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
     return Path("runs", data.name, algorithms.name_of(algorithm).replace(":", "."), time.strftime("%Y%m%d-%H%M%S"))
-
-
-def _inherit(path: str | Path, grid: Grid, data: Dataset, precision: Precision) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them."""
-    other = load_run(path)
-    if other.info["data"]["sha256"] != data.sha256:
-        raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
-    _require_same_units(other, data)
-    if other.seeds != grid.seeds:
-        same_seeds = "".join(f"{seed}," for seed in other.seeds)
-        raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
-    if other.precision != precision:
-        raise RunError(f"{path} was trained in {other.precision}, not in {precision}; add --precision {other.precision}")
-    same = {name: other.results[name] for name in alike(other.grid, grid) if name in other.finished}
-    if not same:
-        raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
-    return same, [failure for failure in other.failures if failure["stage"] in same]
-
-
-def alike(one: Grid, other: Grid) -> list[str]:
-    """The stages that, with all they need, train to the same result in both, on the same data and with the same seeds."""
-    same: list[str] = []
-    for name, stage in other.algorithm.stages.items():
-        theirs = one.algorithm.stages.get(name)
-        unswept = other.stage_points(name) == [()] and theirs is not None and one.stage_points(name) == [()]
-        if unswept and stage == theirs and other.algorithm.data == one.algorithm.data and all(n in same for n in stage.needs):
-            same.append(name)
-    return same
-
-
-def _misfit(other: Run, grid: Grid) -> str:
-    """What keeps the first stage of another run, and so all that need it, from being used."""
-    name, stage = next(iter(grid.algorithm.stages.items()))
-    if type(other.algorithm.stages.get(name)) is not type(stage):
-        return f"it has no stage {name} of this kind"
-    theirs = config.settings(other.algorithm)
-    for path, here in config.settings(grid.algorithm).items():
-        if path.startswith(("data.", f"{name}.")) and theirs[path].value != here.value:
-            return f"its {path} is {theirs[path].value}, not {here.value}"
-    return f"its {name} is not finished, or not the same for all runs of a sweep"
 
 
 def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None) -> Run:

@@ -1,0 +1,64 @@
+"""Starting from another run: which of its finished stages are the same here, so that they are not trained again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from srpo import config
+from srpo.data import Dataset
+from srpo.networks.precision import Precision
+from srpo.runs.grid import Grid
+from srpo.runs.run import Run, RunError, load_run
+
+
+def inherited_from(
+    path: str | Path, grid: Grid, data: Dataset, precision: Precision
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them."""
+    other = load_run(path)
+    if other.info["data"]["sha256"] != data.sha256:
+        raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
+    require_same_units(other, data)
+    if other.seeds != grid.seeds:
+        same_seeds = "".join(f"{seed}," for seed in other.seeds)
+        raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
+    if other.precision != precision:
+        raise RunError(f"{path} was trained in {other.precision}, not in {precision}; add --precision {other.precision}")
+    same = {name: other.results[name] for name in alike(other.grid, grid) if name in other.finished}
+    if not same:
+        raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
+    return same, [failure for failure in other.failures if failure["stage"] in same]
+
+
+def alike(one: Grid, other: Grid) -> list[str]:
+    """The stages that, with all they need, train to the same result in both, on the same data and with the same seeds."""
+    same: list[str] = []
+    for name, stage in other.algorithm.stages.items():
+        theirs = one.algorithm.stages.get(name)
+        unswept = other.stage_points(name) == [()] and theirs is not None and one.stage_points(name) == [()]
+        if unswept and stage == theirs and other.algorithm.data == one.algorithm.data and all(n in same for n in stage.needs):
+            same.append(name)
+    return same
+
+
+def _misfit(other: Run, grid: Grid) -> str:
+    """What keeps the first stage of another run, and so all that need it, from being used."""
+    name, stage = next(iter(grid.algorithm.stages.items()))
+    if type(other.algorithm.stages.get(name)) is not type(stage):
+        return f"it has no stage {name} of this kind"
+    theirs = config.settings(other.algorithm)
+    for path, here in config.settings(grid.algorithm).items():
+        if path.startswith(("data.", f"{name}.")) and theirs[path].value != here.value:
+            return f"its {path} is {theirs[path].value}, not {here.value}"
+    return f"its {name} is not finished, or not the same for all runs of a sweep"
+
+
+def require_same_units(run: Run, data: Dataset) -> None:
+    """Raises RunError if the actions or observations of `data` are mapped in another way than when `run` was trained."""
+    mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.action_range))
+    if mine != theirs:
+        raise RunError(
+            f"{run.path} was trained on actions in {'[-1, 1]' if theirs is None else theirs}, found {'[-1, 1]' if mine is None else mine}; "
+            "load the data with the same action_range (--action-range)"
+        )
