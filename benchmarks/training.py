@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(table(rows))
     if args.json:
-        report = {"command": sys.argv[1:], "data": data.name, "machine": machine(), "rows": rows}
+        report = {"command": sys.argv[1:], "data": data.recording.name, "machine": machine(), "rows": rows}
         write_atomically(args.json, (json.dumps(report, indent=1) + "\n").encode())
     return 0
 

@@ -173,6 +173,17 @@ def test_the_tables_hold_the_measures(keep, capsys):
     assert "| 61.0 [60.5, 61.5] |" in (keep.folder / "scores.md").read_text()
 
 
+def test_means_over_some_of_the_data_sets(keep, capsys):
+    keep.update([result("iql", "x-v0", 50.0)])
+    assert "iql" not in keep.update([]).means
+    assert cli.main(["suite", "report", str(keep.folder), "--data", "x-v0"]) == 0
+    told = capsys.readouterr().out
+    assert "Means and comparisons are over x." in told and re.search(r"iql \| 51.0 ± 0.5 \[.*\] \| - \| 51.0 ±", told)
+    assert keep.update([]).means["iql"] == 51.0  # remembered
+    assert cli.main(["suite", "report", str(keep.folder), "--data", "z-v0"]) == 2
+    assert "did you mean 'y-v0'" in capsys.readouterr().err and keep.about["compared"] == ["x-v0"]
+
+
 def test_learning_curves_end_with_the_last_policies(keep):
     steps, values = scoring.curves("x-v0", tables.read(keep.folder))["srpo"]
     np.testing.assert_array_equal(steps, [10, 20])

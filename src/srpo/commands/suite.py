@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where NAME.hdf5 of each data set is; without it, as `srpo train NAME` finds it",
     )
-    add("--data", metavar="NAMES", help="only these data sets, separated by commas")
+    add("--data", metavar="NAMES", help="only these data sets, separated by commas; report: means over these")
     add("--algos", metavar="NAMES", help="only these algorithms, separated by commas")
     add("--seeds", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default the suite's")
     add("--iterations", type=int, metavar="N", help="updates of every network; default the suite's")
@@ -66,9 +66,8 @@ def main(args: argparse.Namespace) -> int:
     if args.action not in actions:
         raise ConfigError(closest(args.action, actions, "action"))
     if args.suite is None and args.action not in ("list", "presets"):
-        raise ConfigError(
-            f"srpo suite {args.action} needs {'a suite' if args.action == 'run' else 'a folder of results'}; see --help"
-        )
+        needed = "a suite" if args.action == "run" else "a folder of results"
+        raise ConfigError(f"srpo suite {args.action} needs {needed}; see --help")
     if args.minutes is not None and args.minutes <= 0:
         raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
     if args.jobs is not None and args.jobs < 1:
@@ -85,9 +84,8 @@ def list_suites(args: argparse.Namespace) -> int:
         return 0
     for name, suite in suites.items():
         print(f"{name:<17}{suite.title}")
-        print(
-            f"{'':<17}{len(suite.data)} data sets x {len(suite.algorithms)} algorithms x {len(suite.seeds)} seeds; {suite.budget}"
-        )
+        size = f"{len(suite.data)} data sets x {len(suite.algorithms)} algorithms x {len(suite.seeds)} seeds"
+        print(f"{'':<17}{size}; {suite.budget}")
     return 0
 
 
@@ -227,6 +225,8 @@ def report(args: argparse.Namespace) -> int:
     if args.into is not None:
         check_place(args.into, "scores")
     own_pages = places(args.pages, about["algorithms"]) if args.pages is not None else {}
+    if args.data is not None:
+        keep.compare(args.data.split(","))
     found = keep.update([])
     if all(row["algorithm"] == RECORDED for row in found.rows):
         raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")

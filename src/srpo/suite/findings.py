@@ -47,6 +47,12 @@ class Findings:
         names = [d["name"] for d in self.about["data"]]
         return [d for d in names if any("std" in r for r in self.rows if r["data"] == d)] or names
 
+    @property
+    def partly(self) -> str:
+        """The data sets of the means, where there are others as well."""
+        left_out = set(self.used) - set(self.comparison.data)
+        return f"Means and comparisons are over {' and '.join(map(short, self.comparison.data))}." if left_out else ""
+
     @cached_property
     def counts(self) -> str:
         """Seeds x episodes of what is finished."""
@@ -65,9 +71,10 @@ class Findings:
 def findings(about: Mapping[str, Any], results: Sequence[Result]) -> Findings:
     """What results of the suite `about` come to."""
     data = {d["name"]: d["mean_score"] for d in about["data"]}
-    used, scores = everywhere(list(data), results)
+    compared = [name for name in data if name in about.get("compared", data)]
+    used, scores = everywhere(compared, results)
     comparison = compare(used, {name: values.mean(-1).T for name, values in scores.items()})
-    return Findings(about, results, score_rows(data, results), comparison)
+    return Findings(about, results, score_rows(data, results, compared), comparison)
 
 
 def short(name: str) -> str:

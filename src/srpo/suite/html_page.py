@@ -88,7 +88,7 @@ def means(found: Findings) -> str:
         for r in sorted(means, key=lambda r: -r["mean"])
     ]
     middle = [dot(name, order[name], e) for name, e in found.comparison.middle.items()]
-    note = f"Over {len(found.comparison.data)} data sets, of what is finished on all of them. The interquartile mean leaves out the lowest and the highest quarter of all runs."
+    note = f"Over {', '.join(map(short, found.comparison.data))}: of what is finished on all of them. The interquartile mean leaves out the lowest and the highest quarter of all runs."
     return section(
         "Means over the suite",
         note,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo.data import Dataset
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, closest
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.run import Run, load_run, versions
 from srpo.suite import measures, tables
@@ -68,7 +68,18 @@ class Keep:
         before = self.about if file.exists() else {"data": [], "algorithms": []}
         data = {d["name"]: d for d in (*before["data"], *about["data"])}
         names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
-        write_json(file, about | {"algorithms": list(names), "data": list(data.values())})
+        compared = {key: before[key] for key in ("compared",) if key in before}
+        write_json(file, about | compared | {"algorithms": list(names), "data": list(data.values())})
+
+    def compare(self, names: Sequence[str]) -> None:
+        """Means and comparisons are over these data sets from here on. Raises ConfigError for one that is not there."""
+        with self.locked():
+            about = self.about
+            known = [d["name"] for d in about["data"]]
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"{self.folder}: {closest(name, known, 'data set')}")
+            write_json(self.folder / "suite.json", about | {"compared": list(names)})
 
     def adopt(self, other: Keep) -> None:
         """Put the results of another folder beside those in this one."""

@@ -37,6 +37,7 @@ def page(found: Findings) -> str:
         "",
         markdown(header, table),
     ]
+    lines += ["", found.partly] if found.partly else []
     lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found.about)}."] if found.counts else []
     if found.below_cloning is not None:
         below = ", ".join(f"`{n}`" for n in found.below_cloning)

@@ -31,8 +31,10 @@ def figures(values: np.ndarray) -> Row:
     }
 
 
-def score_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> list[Row]:
-    """Rows of scores.csv: the data's own, every algorithm on every data set, and the means of the suite. data: name -> mean score."""
+def score_rows(data: Mapping[str, float | None], results: Sequence[Result], compared: Sequence[str]) -> list[Row]:
+    """Rows of scores.csv: the data's own, every algorithm on every data set, and the means of those `compared`.
+
+    data: name -> mean score."""
     out: list[Row] = [
         {"data": name, "algorithm": RECORDED, "status": "recorded", "mean": mean}
         for name, mean in data.items()
@@ -45,7 +47,7 @@ def score_rows(data: Mapping[str, float | None], results: Sequence[Result]) -> l
         row = {"data": name, "algorithm": algorithm, "status": status, **times(here)}
         row["error"] = "; ".join(r.about["error"] for r in here if r.about["error"])
         out.append(row | (figures(same_length(found)) if found else {}))
-    return out + suite_rows(data, results)
+    return out + suite_rows({name: data[name] for name in compared}, results)
 
 
 def same_length(found: Mapping[int, np.ndarray]) -> np.ndarray:
