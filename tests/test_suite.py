@@ -501,12 +501,15 @@ def test_each_algorithm_has_its_scores_on_its_page(command, capsys):
     pages = command.folder / "pages"
     pages.mkdir()
     (pages / "cloning.md").write_text("bc:\n<!-- scores bc -->\n<!-- /scores bc -->\nend\n")
+    (pages / "iql.md").write_text("<!-- scores iql -->\nan old table\n<!-- /scores iql -->\n")
     (command.folder / "page.md").write_text("before\n<!-- scores -->\nold\n<!-- /scores -->\nafter\n")
     assert cli.main(["suite", "report", str(command.keep), "--pages", "pages", "--into", "page.md"]) == 0
     text = (pages / "cloning.md").read_text()
     [mean] = [float(r["mean"]) for r in rows(command.keep / "scores.csv") if (r["algorithm"], r["data"]) == ("bc", NAME)]
     theirs = published.SCORES["bc"][TASK]
     assert f"| `bc` | measured | {mean:.1f} ±" in text and f"| `bc` | published for D4RL's task | {theirs} |" in text
+    other = (pages / "iql.md").read_text()
+    assert "Not measured" in other and "--algos iql" in other and "old table" not in other
     assert text.startswith("bc:\n<!-- scores bc -->") and text.endswith("<!-- /scores bc -->\nend\n")
     page = (command.folder / "page.md").read_text()
     assert page.startswith("before\n<!-- scores -->") and page.endswith("<!-- /scores -->\nafter\n") and "old" not in page

@@ -39,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", help="list, run, evaluate, report or presets")
     add("suite", nargs="?", metavar="SUITE", help="run: a name of `srpo suite list` or a .toml file; else the folder of --keep")
-    add(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="where NAME.hdf5 of each data set is; without it, as `srpo train NAME` finds it",
-    )
+    add("--data-dir", type=Path, metavar="DIR", help="where NAME.hdf5 of each data set is; else as `srpo train NAME` finds it")
     add("--data", metavar="NAMES", help="only these data sets, separated by commas; report: means over these")
     add("--algos", metavar="NAMES", help="only these algorithms, separated by commas")
     add("--seeds", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default the suite's")
@@ -215,6 +210,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
+    from srpo.algorithms import ALGORITHMS
     from srpo.suite.keep import Keep
     from srpo.suite.page import one, page, places
     from srpo.suite.pages import check_place, insert
@@ -224,13 +220,14 @@ def report(args: argparse.Namespace) -> int:
     about = keep.about
     if args.into is not None:
         check_place(args.into, "scores")
-    own_pages = places(args.pages, about["algorithms"]) if args.pages is not None else {}
     if args.data is not None:
         keep.compare(args.data.split(","))
     found = keep.update([])
-    if all(row["algorithm"] == RECORDED for row in found.rows):
+    measured = [name for name in found.names if name != RECORDED]
+    if not measured:
         raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
-    for name, its_page in own_pages.items():
+    pages = places(args.pages, measured, ALGORITHMS) if args.pages is not None else {}
+    for name, its_page in pages.items():
         insert(its_page, f"scores {name}", one(name, found.rows, {d["name"]: d["task"] for d in about["data"]}))
     if args.into is not None:
         insert(args.into, "scores", page(found))

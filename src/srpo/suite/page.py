@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from srpo.errors import ConfigError
 from srpo.suite import published
 from srpo.suite.findings import CLONING, Findings, short
@@ -56,11 +54,13 @@ def span(e: Estimate | None) -> str:
 def one(name: str, rows: Sequence[Row], tasks: Mapping[str, str]) -> str:
     """One algorithm's scores by data set beside cloning's, the data's own and the published ones. tasks: data set -> D4RL task."""
     at, columns = {(r["algorithm"], r["data"]): r for r in rows}, [*tasks, SUITE]
+    if not any("mean" in at.get((name, c), {}) for c in columns):
+        return f"Not measured in the suite yet: `srpo suite run open --data-dir DIR --algos {name}` does it."
     measured = [[f"`{n}`", "measured", *(cell(at.get((n, c))) for c in columns)] for n in dict.fromkeys((name, CLONING))]
     recorded = ["", "the recorded episodes", *(cell(at.get((RECORDED, c))) for c in columns)]
     known = published.SCORES.get(name, {})
-    scores = [known[task] for task in tasks.values() if task in known]
-    there = [] if len(scores) < len(tasks) else [[f"`{name}`", "published for D4RL's task", *scores, f"{np.mean(scores):.1f}"]]
+    scores = [known.get(task, "-") for task in tasks.values()]
+    there = [[f"`{name}`", "published for D4RL's task", *scores, "-"]] if known else []
     return markdown(["", "", *map(short, columns)], [*measured, recorded, *there], text=2)
 
 
@@ -83,10 +83,10 @@ def hours(rows: Sequence[Row]) -> str:
     return f"{least}{total['train_seconds']:.2f} + {total['eval_seconds']:.2f}"
 
 
-def places(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The page of each algorithm in a folder: the one with a place `scores NAME`. Raises ConfigError if there is none."""
-    found = {name: file for file in sorted(folder.glob("*.md")) for name in names if has_place(file, f"scores {name}")}
-    missing = [name for name in names if name not in found]
+def places(folder: Path, measured: Iterable[str], others: Iterable[str]) -> dict[str, Path]:
+    """The page of each algorithm in a folder: the one with a place `scores NAME`. Raises ConfigError if one that was measured has none."""
+    found = {n: file for file in sorted(folder.glob("*.md")) for n in (*measured, *others) if has_place(file, f"scores {n}")}
+    missing = [name for name in measured if name not in found]
     if missing:
         mark = f"<!-- scores {missing[0]} -->"
         raise ConfigError(f"no page in {folder} has a place for {missing[0]}: expected a line {mark} and its end; add them")
