@@ -118,7 +118,7 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     """What is to be done. Raises UserError for what cannot be."""
     from srpo.commands.train import parse_seeds
     from srpo.suite.keep import Keep
-    from srpo.suite.plan import load_suite
+    from srpo.suite.plan import load_data, load_suite
     from srpo.suite.work import Work
 
     seeds = parse_seeds(args.seeds) if args.seeds else None
@@ -131,7 +131,7 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     out = args.out or Path("runs", "suite", suite.name)
     work = Work(
         suite,
-        {s.name: load(s.name, args.data_dir) for s in suite.data},
+        {s.name: load_data(s.name, args.data_dir) for s in suite.data},
         out,
         Keep(args.keep or out / "results"),
         command,
@@ -157,20 +157,6 @@ def beside(args: argparse.Namespace, command: str, began: float, cores: list[int
         sys.exit(f"srpo: error: {e}")
     except KeyboardInterrupt as e:
         sys.exit(128 + getattr(e, "signum", 2))
-
-
-def load(name: str, folder: Path | None):
-    """A data set of a suite. Raises DataError, ConfigError that says which file goes where."""
-    from srpo.data import load_dataset
-
-    if folder is None:
-        try:
-            return load_dataset(name)
-        except UserError as e:
-            raise ConfigError(f"data set {name}: {e}; or put {name}.hdf5 into a folder and name it with --data-dir") from None
-    if not (folder / f"{name}.hdf5").exists():
-        raise ConfigError(f"{folder / name}.hdf5 is not there; put it there, or choose among the others with --data")
-    return load_dataset(folder / f"{name}.hdf5")
 
 
 def require_simulator() -> None:

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from srpo import algorithms
-from srpo.errors import ConfigError, closest
+from srpo.data import Dataset, load_dataset
+from srpo.errors import ConfigError, UserError, closest
 from srpo.suite.budget import Budget
 
 
@@ -131,6 +132,18 @@ def load_suite(name: str) -> Suite:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is no TOML ({e}); mend it") from None
     return read_suite(found, path.stem)
+
+
+def load_data(name: str, folder: Path | None) -> Dataset:
+    """A data set of a suite. Raises DataError, ConfigError that says which file goes where."""
+    if folder is None:
+        try:
+            return load_dataset(name)
+        except UserError as e:
+            raise ConfigError(f"data set {name}: {e}; or put {name}.hdf5 into a folder and name it with --data-dir") from None
+    if not (folder / f"{name}.hdf5").exists():
+        raise ConfigError(f"{folder / name}.hdf5 is not there; put it there, or choose among the others with --data")
+    return load_dataset(folder / f"{name}.hdf5")
 
 
 def read_suite(found: Mapping[str, Any], name: str) -> Suite:
