@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from srpo.core import Batch, Log, advance, metric_names
+from srpo.core import Batch
 from srpo.networks import layers as nets
 from srpo.networks import score as score_nets
 from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.steps import Log, advance, metric_names
 
 REWRITTEN = {"mish": nets.mish, "dropout": nets.dropout, "product": nets.product}
 

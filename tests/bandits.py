@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import random
 
-from srpo.core import Batch, Log, advance, metric_names
+from srpo.core import Batch
+from srpo.steps import Log, advance, metric_names
 
 BEST = 0.45  # of the actions; the behavior's modes are -0.6 and 0.6, of standard deviation 0.1
 

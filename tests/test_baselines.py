@@ -19,11 +19,12 @@ from srpo.algorithms.diffusion_ql import DiffusionPolicyQ
 from srpo.algorithms.idql import ImplicitCritic
 from srpo.algorithms.iql import IQL, AdvantageWeightedPolicy
 from srpo.algorithms.td3_bc import TD3BCPolicy
-from srpo.core import Batch, Log, TrainState, advance, metric_names
+from srpo.core import Batch, TrainState
 from srpo.losses import advantage_weight, gaussian_log_prob, mmd
 from srpo.optim import adam
 from srpo.stages.iql_critic import IQLCritic
 from srpo.stages.trust_region import DenoisedBehavior, JointCritic, WarmUp
+from srpo.steps import Log, advance, metric_names
 
 N, SMALL = 512, {"hidden": (32, 32), "batch_size": 64}
 KEY = jax.random.key(0)

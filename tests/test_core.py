@@ -13,7 +13,7 @@ from srpo import algorithms
 from srpo.algorithms.iql import IQL
 from srpo.algorithms.sfbc import SfBC
 from srpo.config import RENAMED, assign_all, setting, settings, static
-from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, average, descend, metric_names
+from srpo.core import Batch, Frozen, Stage, TrainState, average, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
@@ -21,6 +21,7 @@ from srpo.optim import adam, adamw
 from srpo.runs.grid import Grid
 from srpo.runs.run import describe, load_run
 from srpo.runs.tables import Table
+from srpo.steps import Log, advance, metric_names
 
 KEY = jax.random.key(0)
 

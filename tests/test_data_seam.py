@@ -8,12 +8,13 @@ import pytest
 from srpo import config
 from srpo.algorithms.qgpo import QGPO
 from srpo.config import setting, static
-from srpo.core import Algorithm, Stage, TrainState, descend, step_keys
+from srpo.core import Algorithm, Stage, TrainState, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
 from srpo.optim import adam
 from srpo.runs.grid import Grid
+from srpo.steps import step_keys
 from srpo.training.feed import feed
 from srpo.training.loop import StageLoop
 

@@ -13,6 +13,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     {"files", "surroundings"},
     {"config"},
     {"core"},
+    {"steps"},
     {"networks", "losses", "optim", "diffusion", "data", "worlds", "environments"},
     {"policies", "stages"},
     {"algorithms"},

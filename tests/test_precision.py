@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo.core import Log, TrainState, advance, descend
+from srpo.core import TrainState, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import UserError
@@ -17,6 +17,7 @@ from srpo.networks.precision import computed_in
 from srpo.networks.score import ScoreResNet
 from srpo.networks.unet import TemporalUNet
 from srpo.optim import adam
+from srpo.steps import Log, advance
 from srpo.training import loop
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from srpo import config
 from srpo.algorithms.srpo import SRPO, ScoreRegularizedPolicy
-from srpo.core import Batch, Log, advance, metric_names
+from srpo.core import Batch
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.stages.score_regularized import policy_direction
+from srpo.steps import Log, advance, metric_names
 
 OBS = jnp.zeros((2, 1))
 

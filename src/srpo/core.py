@@ -1,6 +1,6 @@
-"""The three ideas of this library, and the one loop.
+"""The three ideas of this library.
 
-An algorithm is a few named stages; a stage is `init` and a pure `update`; `advance` runs any stage; what
+An algorithm is a few named stages; a stage is `init` and a pure `update`; one loop (`srpo.steps`) runs any stage; what
 comes out is a policy with one `act`. Everything here is a pytree whose leaves are arrays (or floats, in
 the settings of a stage), so that plain `jax.jit`, `vmap`, `grad` and `lax` loops work everywhere.
 """
@@ -237,86 +237,3 @@ class Algorithm(eqx.Module):
     def set(self, path: str, value: Any) -> Algorithm:
         """A copy with the setting at `path` (such as "policy.beta") replaced. Raises ConfigError."""
         return config.assign(self, path, value)
-
-
-class Log(eqx.Module):
-    """What the loop remembers of the metrics: their sums, and the first step at which one was not finite."""
-
-    total: dict[str, Float[Array, "..."]]  # of one run, or of the runs that are trained together
-    bad_step: dict[str, Int[Array, "..."]]  # -1: none
-
-    @classmethod
-    def create(cls, names) -> Log:
-        return cls({n: jnp.zeros(()) for n in names}, {n: jnp.full((), -1, jnp.int32) for n in names})
-
-    def add(self, metrics: Metrics, step) -> Log:
-        total = {n: self.total[n] + metrics[n] for n in self.total}
-
-        def first(n):
-            return jnp.where((self.bad_step[n] < 0) & ~jnp.isfinite(metrics[n]), step, self.bad_step[n])
-
-        return Log(total, {n: first(n) for n in self.bad_step})
-
-
-class Taken(eqx.Module):
-    """Batches that were taken before: those of the steps from `first` on, with a leading axis of steps."""
-
-    batches: Any
-    first: Int[Array, ""]
-
-    def at(self, step: Int[Array, ""]) -> Any:
-        return jax.tree.map(lambda x: x[step - self.first], self.batches)
-
-
-def step_keys(key: PRNGKeyArray, step) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The keys of one step: for its rows, and for all else that is random in it."""
-    k_rows, k_update = jax.random.split(jax.random.fold_in(key, step))
-    return k_rows, k_update
-
-
-def advance(
-    stage: Stage[S, B, Any],
-    state: S,
-    log: Log,
-    data: View[B] | Taken,
-    given: Given,
-    key: PRNGKeyArray,
-    start,
-    stop,
-    block: int = 1,
-) -> tuple[S, Log]:
-    """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
-
-    Step i draws everything from `fold_in(key, i)`, so that neither the length of a call nor resuming changes
-    anything; both bounds are arguments of the compiled program, so that one compilation serves every length.
-    `block`: an accelerator waits for the host after each trip of a loop whose length is not known when it is compiled;
-    steps then run in blocks of this many, and what is left over one by one.
-    """
-
-    def body(i, carry):
-        state, log = carry
-        k_rows, k_update = step_keys(key, i)
-        batch = data.at(i) if isinstance(data, Taken) else data.take(stage.draw(data, k_rows, i))
-        state, metrics = stage.update(state, batch, given, k_update, i)
-        return state, log.add(metrics, i)
-
-    if block == 1:
-        return lax.fori_loop(start, stop, body, (state, log))
-
-    def whole(n, carry):
-        first = start + n * block
-        return lax.fori_loop(0, block, lambda i, carry: body(first + i, carry), carry)
-
-    blocks = (stop - start) // block
-    carry = lax.fori_loop(0, blocks, whole, (state, log))
-    return lax.fori_loop(start + blocks * block, stop, body, carry)
-
-
-def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
-    """The names of the metrics that a stage reports, found without computing anything."""
-
-    def one(state, data, given, key):
-        step = jnp.zeros((), jnp.int32)
-        return stage.update(state, data.take(stage.draw(data, key, step)), given, key, step)[1]
-
-    return tuple(sorted(jax.eval_shape(one, state, data, given, key)))

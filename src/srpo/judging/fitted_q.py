@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
-from srpo.core import Batch, Log, Stage, TrainState, advance, descend, metric_names
+from srpo.core import Batch, Stage, TrainState, descend
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer, QEnsemble
 from srpo.optim import adam
 from srpo.runs.mapping import default_mapping
+from srpo.steps import Log, advance, metric_names
 
 Progress = Callable[[int], None]
 CALLS = 50  # into which the steps are divided, for progress

@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from srpo import config
-from srpo.core import Batch, Frozen, Log, Stage, TrainState, advance, metric_names
+from srpo.core import Batch, Frozen, Stage, TrainState
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
 from srpo.errors import ConfigError, closest
 from srpo.networks.layers import MLP
 from srpo.optim import adamw
 from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.steps import Log, advance, metric_names
 from srpo.training.progress import Bars
 
 Points = Float[np.ndarray, "n 2"]

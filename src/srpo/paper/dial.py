@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from srpo.algorithms.srpo_dial import DialedPolicyStage
-from srpo.core import Batch, Log, advance, metric_names
+from srpo.core import Batch
 from srpo.paper import panels
 from srpo.paper.bandits import Bandit, find, fit
 from srpo.paper.job import Job
 from srpo.paper.policy_shift import target_grid
 from srpo.paper.study import climb
+from srpo.steps import Log, advance, metric_names
 
 DATA = ("swissroll",)
 LOW, HIGH = 0.01, 1.0

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from srpo.core import Stage, Taken, step_keys
+from srpo.core import Stage
 from srpo.data.views import TableView
+from srpo.steps import Taken, step_keys
 
 BLOCK_BYTES = 32 << 20  # of batches handed over at once
 BLOCK_STEPS = 256

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo.core import Log, Stage, advance, metric_names
+from srpo.core import Stage
 from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
@@ -22,6 +22,7 @@ from srpo.runs.grid import Grid
 from srpo.runs.mapping import Axes, Mapping, default_mapping, in_rounds, over_runs
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
+from srpo.steps import Log, advance, metric_names
 from srpo.training.feed import feed
 from srpo.training.survivors import Failure, Survivors
 
