@@ -24,6 +24,15 @@ def test_distance_of_a_gaussian():
     assert np.mean(support.distance(fresh) > support.limit) == pytest.approx(0.01, abs=0.003)
 
 
+@pytest.mark.parametrize("n, signals", [(120, 150), (400, 60), (3000, 5)])
+def test_few_rows_of_many_signals_do_not_make_everything_new_look_far(n, signals):
+    rng = np.random.default_rng(0)
+    support = Support.of(rng.normal(size=(n, signals)).astype(np.float32))
+    refused = np.mean([support.complaint(x) is not None for x in rng.normal(size=(300, signals)).astype(np.float32)])
+    assert refused <= 0.03
+    assert support.complaint(np.full(signals, 30, np.float32)) is not None
+
+
 def test_what_is_noticed(policy):
     support, mean = policy.support, policy.support.mean
     assert support.complaint(mean) is None

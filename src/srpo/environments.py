@@ -56,6 +56,13 @@ def make_env(env_id: str, **options: Any) -> Any:
         raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
 
 
+def time_limit(env_id: str) -> int | None:
+    """The steps after which Gymnasium cuts an episode of the environment, None if it sets no limit. Raises MissingEnvironment."""
+    env = make_env(env_id)
+    env.close()
+    return env.spec.max_episode_steps
+
+
 def import_its_module(env_id: str) -> None:
     """Imports the module of an id such as "module:Name-v0" that the user, not a file, has named. Raises MissingEnvironment."""
     module, colon, _ = env_id.rpartition(":")

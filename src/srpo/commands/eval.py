@@ -11,6 +11,7 @@ Every episode is kept in the run's evals.csv, with the versions of MuJoCo and Gy
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from srpo import strict_json
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("run", type=Path, metavar="RUN", help="folder of a finished run")
     add("--episodes", type=int, default=20, metavar="N", help="episodes per seed and swept value; default 20")
     add("--env", metavar="ID", help="Gymnasium id; default the one of the data")
+    add("--max-steps", type=int, metavar="N", help="cut episodes after N steps; needed where the environment never does")
     add("--video", type=Path, metavar="FILE.mp4", help="also write a film of one episode (extra: video)")
     add("--seed", type=int, help="seed of the policy in the film; default the first one")
     add_algo(add)
@@ -34,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
+    if args.max_steps is not None and args.max_steps < 1:
+        raise ConfigError(f"--max-steps {args.max_steps}: expected one or more")
     from srpo.evaluation.scores import evaluate
     from srpo.training.progress import Bars
 
@@ -46,9 +50,11 @@ def main(args: argparse.Namespace) -> int:
         film = str(record(run, args.video, seed=args.seed, env_id=args.env))
     with Bars(args.quiet) as bars:
         bars.open("time steps", 1000)
-        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update)
+        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update, max_steps=args.max_steps)
     if args.json:
         print(strict_json.dumps(evaluation.as_dict() | {"video": film}))
+        for note in evaluation.notes:
+            print(f"warning: {note}", file=sys.stderr)
     else:
         print(evaluation)
         print(f"episodes: {run.path / 'evals.csv'}" + (f"; film: {film}" if film else ""))

@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--eval-every", type=int, metavar="STEPS", help="steps of the last stage between evaluations; default a twentieth of it"
     )
+    add(
+        "--max-steps", type=int, metavar="N", help="cut episodes of evaluations after N steps; for environments without a limit"
+    )
     add("--eval-episodes", type=int, default=10, metavar="N", help="episodes per evaluation and run; default 10")
     add(
         "--keep",
@@ -184,6 +187,7 @@ def main(args: argparse.Namespace) -> int:
         start_from=args.start_from,
         eval_every=eval_every,
         eval_episodes=args.eval_episodes,
+        max_steps=args.max_steps,
         keep=args.keep,
         precision=args.precision,
         data_in=args.data_in,

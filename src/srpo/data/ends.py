@@ -41,6 +41,19 @@ def from_another_name(terminal: np.ndarray, others: dict[str, Any]) -> tuple[np.
     return None, []
 
 
+def from_next_observations(fields: dict[str, np.ndarray], tolerance: float = 1e-6) -> tuple[np.ndarray | None, list[str]]:
+    """Time-outs (N,) where the recorded next observation is not that of the next row, or None; and what must be said about it."""
+    if "next_obs" not in fields:
+        return None, []
+    jumps = (np.abs(fields["next_obs"][:-1] - fields["obs"][1:]) > tolerance).any(axis=1)
+    cut = np.append(jumps & ~fields["terminal"][:-1], False)
+    if not cut.any():
+        return None, []
+    return cut, [
+        f"the field timeouts is missing; {cut.sum()} rows whose next observation is not that of the next row are taken as time-outs"
+    ]
+
+
 def reconciled(fields: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Terminal wins over a time-out on the same row; rows of an autoreset, which are no steps, are left out. And what to say."""
     notes = []

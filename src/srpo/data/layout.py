@@ -39,14 +39,14 @@ def wrong_rank(shape: tuple[int, ...], rank: int, shapes: Mapping[str, tuple[int
 def wrong_length(key: str, shapes: Mapping[str, tuple[int, ...]], ends: int | None) -> str:
     """Why the field `key` may have another number of rows than the observations. `ends`: how many episodes end, if known."""
     rows = _common(shapes)
-    if any(len(shape) == 2 and shape[1] == rows != shape[0] for shape in shapes.values()):
-        return TRANSPOSED
     more = shapes["obs"][0] - rows
     if more > 0 and (more == 1 or (ends is not None and more in (ends, ends + 1))):
         return (
             "looks like one more observation per episode, the one after its last step; leave it out of each episode "
             "(or give it as next_observations of that step)"
         )
+    if any(len(shape) == 2 and shape[1] == rows != shape[0] for shape in shapes.values()):
+        return TRANSPOSED
     return (
         "every field needs one row per step: a recording that broke off or is still being written has such fields; find out "
         "which rows are missing, as cutting anywhere else pairs wrong ones"
@@ -64,7 +64,8 @@ def interleaved(obs: np.ndarray, most: int = 64, rows: int = 20_000) -> int:
     x = np.asarray(obs[:rows], np.float64)
     spread = x.std(axis=0)
     x = x[:, spread > 0] / spread[spread > 0]
-    if len(x) < 8 * most or x.shape[1] == 0:
+    most = min(most, len(x) // 8)
+    if most < 2 or x.shape[1] == 0:
         return 1
     jump = np.array([np.median(np.abs(x[k:] - x[:-k]).mean(axis=1)) for k in range(1, most + 1)])
     best = int(np.argmin(jump))

@@ -70,6 +70,16 @@ def reload(known: Mapping[str, Any], source: str | Path | None = None) -> Datase
     )
 
 
+def same_units(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two runs, by what their `run.json` knows of their data, map actions and observations alike."""
+
+    def units(known):
+        found = known.get("action_range")
+        return found and (found["low"], found["high"]), known.get("obs_offset")
+
+    return units(mine) == units(theirs)
+
+
 def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] = FIELDS, asked: Asked = None) -> Dataset:
     """The data set of unchecked arrays by our names, which the user knows by `names`. Raises DataError."""
     check_env_id(about.env_id, about.source)
@@ -112,6 +122,8 @@ def _with_timeouts(fields: dict[str, np.ndarray], about: Attributes, known: Envi
     if "timeout" in fields:
         return fields, "recorded", []
     found, notes = ends.from_another_name(fields["terminal"], dict(about.others))
+    if found is None and known is None:
+        found, notes = ends.from_next_observations(fields)
     if found is not None:
         return fields | {"timeout": found}, "recorded", notes
     if known:

@@ -21,7 +21,7 @@ from srpo.deploy.describe import describe, notes
 from srpo.deploy.formats import CONTRACT, FORMATS, targets
 from srpo.deploy.graph import DeployError
 from srpo.deploy.latency import measure
-from srpo.deploy.safety import Support
+from srpo.deploy.safety import FEW, Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
 from srpo.environments import MissingEnvironment
@@ -58,6 +58,10 @@ def export_policy(
     info["notes"] = [*info.get("notes", ()), *notes(policy), *about_signals]
     network = describe(policy, low, high)
     support = None if data is None else Support.of(data)
+    if data is not None and len(data) < FEW:
+        info["notes"].append(
+            f"the limits of what is far are from {len(data)} rows: too few to promise one false alarm in a thousand observations"
+        )
     sets = observations(network, data)
     golden = sets["in-distribution"][:GOLDEN]
     bundle = Bundle(

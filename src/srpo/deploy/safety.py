@@ -15,6 +15,7 @@ from srpo.deploy.graph import DeployError
 
 MARGIN = 0.1  # of the range of the data, on both sides
 ROWS = 200_000  # that the distances are measured on, drawn at random from larger data
+FEW = 1000  # rows below which one false alarm in a thousand cannot be promised
 RIDGE = 1e-3  # added to the correlation matrix: signals that depend on each other stay usable
 PREFIX = "support."
 
@@ -31,7 +32,11 @@ class Support:
 
     @classmethod
     def of(cls, obs: np.ndarray, quantile: float = 0.999) -> Support:
-        """Of the rows of `obs` (n, obs); the limit is this quantile of their distances."""
+        """Of the rows of `obs` (n, obs); the limit is this quantile of the distances that rows have from all others.
+
+        Each row is measured against what the others say, as a new observation will be: measured against itself, too, few
+        rows of many signals look near to themselves, and everything new looks far.
+        """
         chosen = obs if len(obs) <= ROWS else obs[np.random.default_rng(0).integers(0, len(obs), ROWS)]
         rows = np.asarray(chosen, np.float64)
         mean, std = rows.mean(0), rows.std(0)
@@ -39,9 +44,11 @@ class Support:
         z = (rows - mean) / scale
         correlation = z.T @ z / len(z) + RIDGE * np.eye(z.shape[1])
         whiten = np.linalg.inv(np.linalg.cholesky(correlation)) / scale
-        distance = np.linalg.norm((rows - mean) @ whiten.T, axis=1)
+        square = (((rows - mean) @ whiten.T) ** 2).sum(axis=1)
+        m = max(len(rows) - 1, 1)  # the others: their mean and correlation, in closed form
+        distance = np.sqrt(square * (m + 1) / m / np.maximum(1 - square / m, 1e-9))
         low, high = obs.min(0).astype(np.float64), obs.max(0).astype(np.float64)
-        margin = MARGIN * (high - low)
+        margin = max(MARGIN, _beyond_the_others(rows, quantile)) * (high - low)
         arrays = (mean, whiten, low - margin, high + margin, np.quantile(distance, quantile))
         return cls(*(np.asarray(a, np.float32) for a in arrays))
 
@@ -76,6 +83,21 @@ class Support:
             if array.shape != wanted:
                 raise DeployError(f"{PREFIX}{name} has shape {array.shape}, expected {wanted}; export again")
         return cls(**arrays)
+
+
+def _beyond_the_others(rows: np.ndarray, quantile: float) -> float:
+    """How far a row leaves the box around all others in any signal, as a share of that box: this quantile over the rows (n, obs)."""
+    n = len(rows)
+    if n < 3:
+        return 0.0
+    ends = np.sort(np.partition(rows, (0, 1, n - 2, n - 1), axis=0)[[0, 1, n - 2, n - 1]], axis=0)
+    beyond = np.zeros(n)
+    for gap, room, row in (
+        (ends[1] - ends[0], ends[3] - ends[1], rows.argmin(0)),
+        (ends[3] - ends[2], ends[2] - ends[0], rows.argmax(0)),
+    ):
+        np.maximum.at(beyond, row, np.divide(gap, room, out=np.zeros_like(gap), where=room > 0))
+    return float(np.quantile(beyond, quantile, method="higher"))
 
 
 class SafePolicy:

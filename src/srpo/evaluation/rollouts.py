@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,10 +23,18 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Episodes:
-    """Undiscounted returns and lengths, of shape (seed, point, episode)."""
+    """Undiscounted returns and lengths, of shape (seed, point, episode), and what must be said about them."""
 
     returns: np.ndarray
     lengths: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+class Limit(NamedTuple):
+    """After how many steps an episode is cut, at most, and who says so; `steps` None: only by the environment itself."""
+
+    steps: int | None = None
+    why: str = ""
 
 
 class Rollouts:
@@ -36,17 +44,28 @@ class Rollouts:
     """
 
     def __init__(
-        self, env_id: str, shape: tuple[int, int], episodes: int, mapping: Mapping | None = None, in_units: bool = False
+        self,
+        env_id: str,
+        shape: tuple[int, int],
+        episodes: int,
+        mapping: Mapping | None = None,
+        in_units: bool = False,
+        limit: Limit = Limit(),
     ):
         """`shape`: how many seeds and points. `in_units`: the policies act in the environment's units, not in [-1, 1]."""
-        self.env_id, self.in_units = env_id, in_units
+        self.env_id, self.in_units, self.limit = env_id, in_units, limit
+        self.notes: list[str] = []  # about the present episodes
+        self.cut = 0
         self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
         self.blocks = -(-self.runs // max(1, MOST // episodes))
         self.envs: list[Any] = []
         self._act = jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
-        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step, of all blocks on average."""
+        """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step, of all blocks on average.
+
+        It may raise, to stop."""
+        self.notes, self.cut = [], 0
         flat = jax.tree.map(lambda x: x.reshape(self.runs, 1, *x.shape[2:]), policies)  # (run, 1)
         returns, lengths, done = np.zeros(self.shape), np.zeros(self.shape, int), 0
 
@@ -60,7 +79,9 @@ class Rollouts:
             for into, out in zip((returns, lengths), found, strict=True):
                 into.reshape(self.runs, -1)[here] = out.reshape(len(block), -1)
             done += int(found[1].max())
-        return Episodes(returns, lengths)
+        if self.cut:
+            self.notes.append(f"{self.cut} episodes were cut after {self.limit.steps} steps, {self.limit.why}")
+        return Episodes(returns, lengths, tuple(self.notes))
 
     def _play(self, policies: Any, runs: int, key: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         """Returns and lengths (run * episode,) of one block."""
@@ -70,7 +91,7 @@ class Rollouts:
         for i in range(n):
             obs[i] = self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0]
         returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
-        while alive.any():
+        while alive.any() and (self.limit.steps is None or step < self.limit.steps):
             action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step)))
             action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.in_units)
             for i in np.flatnonzero(alive).tolist():
@@ -78,9 +99,17 @@ class Rollouts:
                 returns[i] += float(reward)
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
+                if not self.notes and not (np.isfinite(float(reward)) and np.isfinite(obs[i]).all()):
+                    self.notes.append(self._not_finite(i % episodes, step, float(reward)))
             step += 1
             progress(step)
+        self.cut += int(alive.sum())
         return returns, lengths
+
+    def _not_finite(self, episode: int, step: int, reward: float) -> str:
+        what = "an observation that is not finite" if np.isfinite(reward) else f"a reward of {reward}"
+        where = f"step {step} of episode {episode} (environment seed {FIRST_SEED + episode})"
+        return f"{self.env_id} gave {what} at {where}: its return says nothing"
 
     def close(self) -> None:
         for env in self.envs:

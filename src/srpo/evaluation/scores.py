@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from srpo.data.reference import MEASURED_IN, environment, normalized
-from srpo.environments import MissingEnvironment, check_env, import_its_module
-from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Progress, Rollouts
+from srpo.environments import MissingEnvironment, check_env, import_its_module, time_limit
+from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Limit, Progress, Rollouts
 from srpo.runs.run import Run, RunError, load_run, versions
 from srpo.runs.tables import Table
 from srpo.surroundings import in_float32
@@ -26,36 +26,67 @@ def evals_table(run: Run) -> Table:
 class Evaluator:
     """Evaluates all runs of one training, and keeps every episode in evals.csv."""
 
-    def __init__(self, run: Run, results: dict[str, Any], progress: Progress | None = None):
+    def __init__(self, run: Run, results: dict[str, Any]):
         """`results`: of the stages that are finished, filled as training goes on."""
-        self.results, self.progress = results, progress
+        self.results = results
         self.every, self.table = run.info["eval_every"], evals_table(run)
         self.rollouts: Rollouts | None = None
+        self.said: list[str] = []
 
     def forget_after(self, step: int) -> None:
         self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)
 
-    def at(self, run: Run, step: int, stage: str, result: Any) -> list[dict[str, Any]]:
+    def knows(self, run: Run, step: int) -> bool:
+        """Whether all episodes of this step, if it is one to be evaluated at, are in the table; what is there of others is dropped."""
+        alive = sum(not run.failed(seed, point) for seed in run.seeds for point in run.points)
+        found = sum(row["kind"] == "training" and int(row["step"]) == step for row in self.table.read())
+        if 0 < found < alive * run.info["eval_episodes"]:
+            self.forget_after(step - 1)
+        return found >= alive * run.info["eval_episodes"]
+
+    def at(
+        self, run: Run, step: int, stage: str, result: Any, progress: Progress | None = None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
         """Evaluate the policies of this step, with the last stage's present `result`; `run` knows which have failed.
 
-        Returns the new rows of evals.csv."""
+        Returns the new rows of evals.csv, and what must be said about the episodes.
+        """
         env_id = run.info["data"]["env_id"]
         if self.rollouts is None:
             self.rollouts = rollouts_of(run, env_id, run.info["eval_episodes"])
         policies = run.assemble(self.results | {stage: result})
-        episodes = self.rollouts(policies, progress=self.progress)
+        episodes = self.rollouts(policies, progress=progress)
         rows = episode_rows(run, episodes, env_id, "training", step)
         self.table.append(rows)
-        return rows
+        new = [note for note in episodes.notes if note not in self.said]
+        self.said += new
+        return rows, new
 
     def close(self) -> None:
         if self.rollouts is not None:
             self.rollouts.close()
 
 
-def rollouts_of(run: Run, env_id: str, episodes: int) -> Rollouts:
+def rollouts_of(run: Run, env_id: str, episodes: int, max_steps: int | None = None) -> Rollouts:
     """For the policies of a run, which act in recorded units if the data have a range, else in [-1, 1]."""
-    return Rollouts(env_id, (len(run.seeds), len(run.points)), episodes, in_units=run.action_range is not None)
+    limit = limit_of(run, env_id, max_steps or run.info.get("max_steps"))
+    shape = len(run.seeds), len(run.points)
+    return Rollouts(env_id, shape, episodes, in_units=run.action_range is not None, limit=limit)
+
+
+def limit_of(run: Run, env_id: str, max_steps: int | None) -> Limit:
+    """Where episodes are cut: as told; by the environment's own limit; else at the longest episode of the data.
+
+    Raises MissingEnvironment if nothing says when to stop.
+    """
+    if max_steps is not None:
+        return Limit(max_steps, "as told by --max-steps")
+    if time_limit(env_id) is not None:
+        return Limit()
+    longest = run.info["data"].get("longest_episode")
+    if longest is None:
+        raise MissingEnvironment(f"{env_id} sets no time limit, so that an episode may never end; give one with --max-steps N")
+    return Limit(longest, f"the longest episode of the data, as {env_id} sets no time limit; another one: --max-steps N")
 
 
 def reference_in(run: Run, env_id: str) -> Sequence[float] | None:
@@ -111,6 +142,7 @@ class Evaluation:
     episodes: int
     unit: str  # "normalized score" or "return"
     summaries: tuple[Summary, ...]
+    notes: tuple[str, ...] = ()  # what must be said about the episodes: cut, or numbers that are not finite
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -122,7 +154,7 @@ class Evaluation:
             where = ", ".join(f"{p}={v:g}" for p, v in s.point)
             spread = f"+- {s.std:.1f} over {len(s.seeds)} seeds" if len(s.seeds) > 1 else "(one seed)"
             lines.append(f"  {where + ': ' if where else ''}{s.mean:.1f} {spread}, 95 % interval {s.low:.1f} to {s.high:.1f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"warning: {note}" for note in self.notes)])
 
 
 def bootstrap(values: np.ndarray, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
@@ -154,36 +186,48 @@ def summarize(run: Run, rows: list[dict[str, Any]], unit: str) -> tuple[Summary,
 
 @in_float32
 def evaluate(
-    run: Run | str, episodes: int = 20, env_id: str | None = None, progress: Progress | None = None, curve: int = 0
+    run: Run | str,
+    episodes: int = 20,
+    env_id: str | None = None,
+    progress: Progress | None = None,
+    curve: int = 0,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
 
-    curve: episodes of each earlier policy that was kept on the way (kind "training"); 0 leaves them out. env_id: another environment; the module of an id such as "module:Name-v0" is imported. Raises RunError if the run is
-    not finished or all of it failed, MissingEnvironment if there is nothing to act in.
+    curve: episodes of each earlier policy that was kept on the way (kind "training"); 0 leaves them out. env_id: another
+    environment; the module of an id such as "module:Name-v0" is imported. max_steps: where episodes are cut; by default by
+    the environment, or where it sets no limit at the longest episode of the data. Raises RunError if the run is not finished
+    or all of it failed, MissingEnvironment if there is nothing to act in, or nothing that ends an episode.
     """
     run = run if isinstance(run, Run) else load_run(run)
     env_id = environment_of(run, env_id)
     if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
         raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
     *earlier, last = run.kept
-    rows = play(run, [last], episodes, env_id, "final", progress)
-    before = play(run, earlier, curve, env_id, "training", progress) if curve and earlier else []
+    rows, notes = play(run, [last], rollouts_of(run, env_id, episodes, max_steps), "final", progress)
+    before: list[dict[str, Any]] = []
+    if curve and earlier:
+        before, more = play(run, earlier, rollouts_of(run, env_id, curve, max_steps), "training", progress)
+        notes += [note for note in more if note not in notes]
     table = evals_table(run)
     table.keep(lambda row: row["kind"] == "training" and not before)
     table.append(before + rows)
-    return _evaluation(run, rows, env_id)
+    return replace(_evaluation(run, rows, env_id), notes=tuple(notes))
 
 
 def play(
-    run: Run, steps: Sequence[int], episodes: int, env_id: str, kind: str, progress: Progress | None = None
-) -> list[dict[str, Any]]:
-    """Rows for evals.csv of the policies that were kept at these steps."""
+    run: Run, steps: Sequence[int], rollouts: Rollouts, kind: str, progress: Progress | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows for evals.csv of the policies that were kept at these steps, and what must be said about them."""
     rows: list[dict[str, Any]] = []
-    with contextlib.closing(rollouts_of(run, env_id, episodes)) as rollouts:
+    notes: list[str] = []
+    with contextlib.closing(rollouts):
         for step in steps:
             played = rollouts(run.policies_at(step), progress=progress)
-            rows += episode_rows(run, played, env_id, kind, step)
-    return rows
+            rows += episode_rows(run, played, rollouts.env_id, kind, step)
+            notes += [note for note in played.notes if note not in notes]
+    return rows, notes
 
 
 def environment_of(run: Run, given: str | None = None) -> str:

@@ -35,6 +35,19 @@ def _follow(env) -> None:
 
 
 @in_float32
+def _filmed(env_id: str):
+    """The environment, making pictures of itself. Raises VideoError if it has none, MissingEnvironment."""
+    env = make_env(env_id)
+    modes = env.metadata.get("render_modes") or []
+    env.close()
+    if "rgb_array" not in modes:
+        raise VideoError(
+            f"{env_id} renders no pictures (render modes: {', '.join(map(str, modes)) or 'none'}; needed: rgb_array); "
+            "evaluate it without --video"
+        )
+    return make_env(env_id, render_mode="rgb_array")
+
+
 def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
     """Write an mp4 of one episode of a policy (of the first seed and point unless told). Needs the extra `video`.
 
@@ -51,7 +64,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     part = path.with_name(path.stem + ".part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        env = make_env(environment_of(run, env_id), render_mode="rgb_array")
+        env = _filmed(environment_of(run, env_id))
         _follow(env)
         obs, _ = env.reset(seed=FIRST_SEED)
         fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
@@ -74,7 +87,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
         raise VideoError(f"cannot write {path} ({e.strerror or e}); give another place") from e
     except (ImportError, RuntimeError, AttributeError) as e:
         raise VideoError(
-            f"cannot render without a screen ({str(e).splitlines()[0]}); install EGL or OSMesa, or set MUJOCO_GL"
+            f"cannot render without a screen ({(str(e).splitlines() or [type(e).__name__])[0]}); install EGL or OSMesa, or set MUJOCO_GL"
         ) from e
     finally:
         part.unlink(missing_ok=True)

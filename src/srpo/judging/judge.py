@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from srpo.core import Batch
-from srpo.data import Dataset, load_dataset
-from srpo.data.load import recorded_source
+from srpo.data import Dataset
+from srpo.data.load import reload, same_units
 from srpo.errors import UserError
 from srpo.judging.evidence import Judging, Progress, Split, gather
 from srpo.judging.panel import Panel
@@ -41,8 +41,7 @@ def judge(
 
 def _judge(runs: list[Run], data: Dataset | str | Path | None, judging: Judging, progress: Progress) -> Judgement:
     holdout = comparable(runs)
-    recording = load_dataset(recorded_source(runs[0].info["data"])) if data is None else data
-    recording = recording if isinstance(recording, Dataset) else load_dataset(recording)
+    recording = data if isinstance(data, Dataset) else reload(runs[0].info["data"], data)
     if recording.sha256 != runs[0].info["data"]["sha256"]:
         raise JudgingError(f"{recording.source} is not the data that {runs[0].path} was trained on; name it with --data")
     split, panel = Split(recording, holdout, judging), Panel.of(runs)
@@ -62,6 +61,8 @@ def comparable(runs: Sequence[Run]) -> float:
         if run.info["data"]["sha256"] != first.info["data"]["sha256"]:
             names = f"{run.path} was trained on {run.info['data']['name']}, {first.path} on {first.info['data']['name']}"
             raise JudgingError(f"{names}; judge them one by one")
+        if not same_units(run.info["data"], first.info["data"]):
+            raise JudgingError(f"{run.path} and {first.path} map the recorded actions in different ways; judge them one by one")
         if run.algorithm.data.holdout == 0:
             raise JudgingError(
                 f"{run.path} was trained on all episodes, so none is left to judge by; train with --set data.holdout=0.1"

@@ -243,6 +243,11 @@ class Run:
             policies = InUnits(low, high, policies)
         return policies
 
+    def in_data_units(self, policies: Any) -> Any:
+        """What `assemble` gave, acting on observations and in actions as a `Dataset` holds them: less offsets, in [-1, 1]."""
+        policies = policies.policy if self.action_range is not None else policies
+        return policies.policy if self.info["data"].get("obs_offset") else policies
+
     @cached_property
     @in_float32
     def policies(self) -> Any:

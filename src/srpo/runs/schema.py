@@ -95,6 +95,7 @@ class Info(Strict):
     failures: Annotated[list[Failure], Meta(max_length=RUNS)] = []
     stages: dict[Word, Hash] = {}  # SHA-256 of each file in stages/ by its stem
     compact: dict[Word, Hash] | None = None  # of the policies' files, which are all that a compact run has
+    max_steps: Annotated[int, Meta(ge=1, lt=2**31)] | None = None  # of an episode of an evaluation
     keep: Annotated[int, Meta(ge=1, le=10_000)] = 1
     precision: Word = "float32"
     class_: Line | None = msgspec.field(default=None, name="class")  # of an algorithm of another package

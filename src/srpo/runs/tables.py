@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import config
-from srpo.runs.checkpoint import write_atomically
+from srpo.runs.checkpoint import CheckpointError, write_atomically
 
 
 class Table:
@@ -28,8 +28,12 @@ class Table:
         write_atomically(self.path, text.getvalue().encode())
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        with open(self.path, "a", newline="") as f:
-            csv.DictWriter(f, self.columns, lineterminator="\n").writerows(rows)
+        """Raises CheckpointError if they cannot be written, such as on a full disk; a torn last line is dropped when it is read."""
+        try:
+            with open(self.path, "a", newline="") as f:
+                csv.DictWriter(f, self.columns, lineterminator="\n").writerows(rows)
+        except OSError as e:
+            raise CheckpointError(f"cannot write {self.path}: {e.strerror or e}; its earlier rows are intact") from e
 
     def read(self) -> list[dict[str, str]]:
         with open(self.path, newline="") as f:

@@ -7,14 +7,13 @@ finished stages are never trained again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, get_args
 
 from srpo import algorithms, config
 from srpo.core import Algorithm
@@ -26,10 +25,10 @@ from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment
 from srpo.errors import ConfigError, closest
 from srpo.evaluation.scores import Evaluator
-from srpo.files import appended
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, save_tree, sweep_parts
 from srpo.runs.devices import local_devices
+from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, describe, load_run, save_info
 from srpo.surroundings import in_float32, require_devices
@@ -70,6 +69,7 @@ def train(
     start_from: str | Path | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 10,
+    max_steps: int | None = None,
     keep: int = 1,
     precision: Precision = "float32",
     data_in: DataIn = "auto",
@@ -83,7 +83,8 @@ def train(
     seeds: how many (0, 1, ...), or which. sweep: path -> values; the grid is their product. out: a new folder,
     `runs/<data>/<algorithm>/<time>` if none is given. start_from: a run whose finished stages are used where their
     settings are the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of
-    it by default; 0: never). keep: how many policies of the last stage to keep, at even intervals up to its end.
+    it by default; 0: never). max_steps: where its episodes are cut (by default by the environment, or where it sets no
+    limit at the longest episode of the data). keep: how many policies of the last stage to keep, at even intervals up to its end.
     precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. data_in: where the
     rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit. devices: how
     many of this machine's the runs are shared out to; all by default, with the same numbers. Raises ConfigError, DataError,
@@ -94,6 +95,8 @@ def train(
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     eval_every = _asked(algorithm, data, eval_every, eval_episodes, keep)
+    if max_steps is not None and max_steps < 1:
+        raise ConfigError(f"found {max_steps} steps at most per episode, expected one or more")
     if precision not in get_args(Precision):
         raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
     local_devices(devices, 1)  # refuse now
@@ -104,12 +107,12 @@ def train(
     if eval_every:
         check_environment(data)
     check_sinks(sinks)
-    out = Path(out) if out is not None else _default_folder(data, algorithm)
     inherited, failures = inherited_from(start_from, grid, data, precision) if start_from is not None else ({}, [])
     more: dict[str, Any] = {"eval_every": eval_every, "eval_episodes": eval_episodes, "keep": keep, "precision": precision}
-    more |= {"start_from": str(start_from or ""), "failures": failures}
+    more |= {"max_steps": max_steps, "start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **more)
-    run = new_run(Run(out, info, grid), inherited)
+    folder = Path(out) if out is not None else next_free(_default_folder(data, algorithm))
+    run = new_run(Run(folder, info, grid), inherited)
     return _continue(run, treated, quiet, sinks, devices)
 
 
@@ -158,18 +161,13 @@ def resume(
 
 def new_run(run: Run, results: Mapping[str, Any]) -> Run:
     """Make the folder of a run of which `results` are finished already; all of it or nothing. Raises RunError, CheckpointError."""
-    if (run.path / "run.json").exists():
-        raise RunError(
-            f"{run.path} holds another run; continue it with {command('--resume', run.path)}, or choose another --out"
-        )
-    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise RunError(f"{run.path} exists and is not an empty folder; choose another --out")
-    try:
-        hashes = {name: save_tree(run.stage_file(name), result, run=run.identity(name)) for name, result in results.items()}
-        return save_info(run, stages=hashes)  # last: run.json makes it a run
-    except CheckpointError:
-        shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
-        raise
+    with claimed(run.path):
+        try:
+            hashes = {name: save_tree(run.stage_file(name), result, run=run.identity(name)) for name, result in results.items()}
+            return save_info(run, stages=hashes)  # last: run.json makes it a run
+        except CheckpointError:
+            shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
+            raise
 
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
@@ -177,12 +175,12 @@ def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
 
 
 def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None) -> Run:
-    with _locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
+    with locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
         sweep_parts(run.path)
         results = dict(run.results)
-        evaluator = Evaluator(run, results, report.evaluating) if run.info["eval_every"] else None
+        evaluator = Evaluator(run, results) if run.info["eval_every"] else None
         if evaluator is not None:
             at_end.callback(evaluator.close)
         for name, stage in run.algorithm.stages.items():
@@ -193,7 +191,12 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], device
             file, whose = run.state_file(name), run.identity(name)
             options: dict[str, Any] = {"precision": run.precision, "run": whose, "devices": devices}
             loop = StageLoop(name, run.grid, stage.view(data), results, file, **options)
-            run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
+            try:
+                run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
+            except CheckpointError as e:  # a full disk: keep what can be kept
+                with contextlib.suppress(CheckpointError):
+                    loop.save()
+                raise CheckpointError(f"{e}; make room, then continue with: {_resume(run)}") from e
             results[name] = loop.result()
             run = run.save_stage(name, results[name])
             run.state_file(name).unlink(missing_ok=True)
@@ -209,8 +212,26 @@ def _train_stage(
     loop.start()
     report.stage(loop)
     every = 0 if evaluator is None else evaluator.every
+
+    def evaluate() -> None:
+        """Of the present step, if it is due; the state is on disk before, as it may take long and can be stopped."""
+        if evaluator is None or not (loop.step % every == 0 or loop.step == loop.stage.steps):
+            return
+        loop.save()
+        rows, notes = evaluator.at(run, loop.step, loop.name, loop.result(), watch)
+        report.scored(rows)
+        for line in notes:
+            report.warn(line)
+
+    def watch(step: int) -> None:
+        report.evaluating(step)
+        if stopped:
+            raise _interrupted(run, loop, stopped)
+
     if evaluator is not None:
         evaluator.forget_after(loop.step)
+        if loop.step and not evaluator.knows(run, loop.step):
+            evaluate()  # it was stopped there
     saved, others = time.monotonic(), [f for f in run.failures if f["stage"] != loop.name]
     known, rounds = len(loop.failures), loop.rounds
     for means in loop.calls(every, kept[0] if kept else 0):
@@ -224,17 +245,23 @@ def _train_stage(
             run = save_info(run, failures=others + [vars(f) for f in loop.failures])
         if loop.all_failed:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
-        if evaluator is not None and (loop.step % every == 0 or loop.step == loop.stage.steps):
-            report.scored(evaluator.at(run, loop.step, loop.name, loop.result()))
         if loop.step in kept[:-1]:
             run = run.save_stage(loop.name, loop.result(), loop.step)
+        evaluate()
         if stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
             loop.save()
             saved = time.monotonic()
         if stopped:
-            hint = f"continue with: {command('srpo', 'train', '--resume', run.path)}{run.algo}"
-            raise Interrupted(f"stopped at step {loop.step} of stage {loop.name}; {hint}", stopped[0])
+            raise _interrupted(run, loop, stopped)
     return run
+
+
+def _interrupted(run: Run, loop: StageLoop, stopped: Sequence[int]) -> Interrupted:
+    return Interrupted(f"stopped at step {loop.step} of stage {loop.name}; continue with: {_resume(run)}", stopped[0])
+
+
+def _resume(run: Run) -> str:
+    return command("srpo", "train", "--resume", run.path) + run.algo
 
 
 @contextlib.contextmanager
@@ -250,21 +277,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Only one process may train in a folder."""
-    with _lock_file(path) as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path} is being trained by another process; wait for it or choose another --out") from None
-        yield
-
-
-def _lock_file(path: Path) -> BinaryIO:
-    try:
-        return appended(path / "lock")
-    except OSError as e:
-        raise RunError(f"cannot write {path / 'lock'} ({e.strerror}); give yourself the right to, or remove it") from None

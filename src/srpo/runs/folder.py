@@ -1,0 +1,74 @@
+"""The folder of a run: new ones are made by one process alone, and one process at a time trains in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from srpo.files import appended
+from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.run import RunError
+from srpo.text import command
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process may train in a folder. Raises RunError if another one does, or the lock cannot be written."""
+    try:
+        file = appended(path / LOCK)
+    except OSError as e:
+        raise RunError(f"cannot write {path / LOCK} ({e.strerror}); give yourself the right to, or make room") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path} is being trained by another process; wait for it or choose another --out") from None
+        yield
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """The folder of a new run, made if it is not there, for this process alone. Raises RunError if it is taken, CheckpointError."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"cannot make the folder {path}: {e.strerror or e}; choose another --out") from e
+    _require_free(path)  # before anything is written there
+    with locked(path):
+        _require_free(path)  # another process may have been first
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                (path / LOCK).unlink()
+                path.rmdir()  # if it is empty
+            raise
+
+
+def _require_free(path: Path) -> None:
+    if (path / "run.json").exists():
+        raise RunError(f"{path} holds another run; continue it with {command('--resume', path)}, or choose another --out")
+    if {each.name for each in path.iterdir()} - {LOCK}:
+        raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+
+
+def next_free(path: Path) -> Path:
+    """The folder `path`, or the first of path-2, path-3, ... that is not there, made: two runs of one second get two. Raises CheckpointError."""
+    for n in itertools.count(1):
+        here = path if n == 1 else path.with_name(f"{path.name}-{n}")
+        try:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.mkdir()  # of several processes, one succeeds
+            return here
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise CheckpointError(f"cannot make the folder {here}: {e.strerror or e}; choose another with --out") from e
+    raise AssertionError("there is always a next number")

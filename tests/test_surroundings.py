@@ -1,0 +1,266 @@
+"""Machines and folders as they are: no home, no such device, double precision asked for, a full disk, two runs at once."""
+
+import contextlib
+import os
+import pwd
+import subprocess
+import sys
+import threading
+
+import gymnasium
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import srpo
+from srpo.cli import main
+from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data.picture import draw
+from srpo.data.sources import d4rl
+from srpo.evaluation.rollouts import Limit, Rollouts
+from srpo.networks.layers import Normalizer
+from srpo.policies import DeterministicPolicy
+from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.folder import claimed, locked, next_free
+from srpo.runs.run import RunError
+from srpo.runs.tables import Table
+from srpo.surroundings import in_float32, require_devices
+from srpo.training import train as training
+
+
+def recorded(n=60, **options):
+    rng = np.random.default_rng(0)
+    end = np.isin(np.arange(n), (13, 29, 47))
+    return from_arrays(rng.normal(size=(n, 3)), np.tanh(2 * rng.normal(size=(n, 2))), rng.normal(size=n), end, **options)
+
+
+TINY = {"policy.steps": 4, "policy.hidden": (8,), "policy.batch_size": 8}
+
+
+@pytest.mark.parametrize("asked", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_there_is_one_line(asked):
+    code = "import sys; from srpo.cli import main; sys.exit(main(['train', 'never-read.hdf5']))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"JAX_PLATFORMS": asked}, capture_output=True, text=True
+    )
+    assert run.returncode == 2 and run.stderr.count("srpo: error") == 1 and "Traceback" not in run.stderr
+    assert f"JAX_PLATFORMS={asked}: JAX finds no such device here; unset it" in run.stderr
+
+
+def test_a_platform_that_is_there_is_no_matter(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    require_devices()
+
+
+def test_everything_is_computed_in_single_precision_whatever_jax_is_told():
+    @in_float32
+    def made():
+        return jnp.zeros(2).dtype
+
+    obs = np.ones((4, 3))
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else contextlib.nullcontext():
+        assert made() == jnp.float32
+        policy = DeterministicPolicy(lambda x: x * 2)
+        assert policy.act(obs).dtype == jnp.float32
+
+
+def test_without_a_home_folder(monkeypatch, tmp_path):
+    def gone(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", gone)
+    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    assert d4rl.folders() == [] and d4rl.local("hopper-medium-v2") is None
+    with pytest.raises(DataError, match="no home folder .* set D4RL_DATASET_DIR"):
+        load_dataset("hopper-medium-v2")
+    with pytest.raises(DataError, match="no such file|unknown data set"):
+        load_dataset("~/logs.hdf5")
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    assert d4rl.folders() == [tmp_path]
+
+
+def test_names_with_dollars_are_drawn(tmp_path):
+    draw(recorded(name="cost_$5_vs_$10"), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_endings_of_names_in_capitals(tmp_path):
+    fields = dict(observations=np.eye(9), actions=np.eye(9, 2) - np.eye(9, 2, 1), rewards=np.ones(9), terminals=np.zeros(9))
+    with h5py.File(tmp_path / "LOG.HDF5", "w") as file:
+        for name, x in fields.items():
+            file[name] = x
+    assert len(load_dataset(tmp_path / "LOG.HDF5")) == 9
+
+
+def test_a_file_that_is_still_being_written_is_not_called_corrupt(tmp_path):
+    path = tmp_path / "log.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.eye(9)
+        code = (
+            "import sys; from srpo.data import load_dataset\ntry: load_dataset(sys.argv[1])\nexcept ValueError as e: print(e)"
+        )
+        said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True).stdout
+    assert "is open in another program" in said and "delete" not in said and "corrupt" not in said
+
+
+# --- folders
+
+
+def test_of_many_that_want_one_name_each_gets_its_own(tmp_path):
+    found, start = [], threading.Barrier(8)
+
+    def want():
+        start.wait()
+        found.append(next_free(tmp_path / "20260101-000000"))
+
+    threads = [threading.Thread(target=want) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 8 and {p.name for p in found} == {
+        "20260101-000000",
+        *(f"20260101-000000-{n}" for n in range(2, 9)),
+    }
+
+
+def test_a_folder_is_claimed_by_one_and_given_back_if_nothing_comes_of_it(tmp_path):
+    with pytest.raises(CheckpointError, match="no room"), claimed(tmp_path / "run"):
+        with pytest.raises(RunError, match="another process"), claimed(tmp_path / "run"):
+            pass
+        raise CheckpointError("no room")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "empty").mkdir()
+    with claimed(tmp_path / "empty"):
+        (tmp_path / "empty" / "run.json").write_text("{}")
+    for place, what in (("empty", "holds another run"), ("..", "not an empty folder")):
+        with pytest.raises(RunError, match=what), claimed(tmp_path / "empty" / ".." / place if place == "empty" else tmp_path):
+            pass
+    with locked(tmp_path / "empty"), pytest.raises(RunError, match="another process"), locked(tmp_path / "empty"):
+        pass
+
+
+def test_a_full_disk_at_a_row_of_a_table_is_one_line(tmp_path, monkeypatch):
+    table = Table(tmp_path / "metrics.csv", ["step", "value"])
+    table.append([{"step": 1, "value": 2.0}])
+    (tmp_path / "metrics.csv").rename(tmp_path / "kept.csv")
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    if os.path.exists("/dev/full"):
+        with pytest.raises(CheckpointError, match=r"cannot write .*metrics.csv: No space left .* earlier rows are intact"):
+            table.append([{"step": i, "value": 0.0} for i in range(9999)])
+
+
+def test_training_on_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(self, rows):
+        raise CheckpointError(f"cannot write {self.path}: No space left on device")
+
+    monkeypatch.setattr(Table, "append", full)
+    data = recorded()
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device; make room, then continue with: srpo train --resume .*run"
+    ):
+        srpo.train(srpo.configure("bc", data, **TINY), data, out=tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    assert srpo.resume(tmp_path / "run", data, quiet=True).complete
+
+
+# --- environments
+
+
+class Endless(gymnasium.Env):
+    """Never ends; its reward is NaN at the third step."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (3,)), gymnasium.spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(3, np.float32), float("nan") if self.steps == 3 else 1.0, False, False, {}
+
+
+if "Endless-v0" not in gymnasium.registry:
+    gymnasium.register("Endless-v0", entry_point=Endless)
+
+
+class Still:
+    """A policy as `Rollouts` sees it."""
+
+    def act(self, obs, key=None):
+        return jnp.zeros(2)
+
+
+def test_episodes_are_cut_and_what_is_wrong_with_them_is_said():
+    jax.tree_util.register_pytree_node(Still, lambda _: ((), None), lambda *_: Still())
+    found = Rollouts("Endless-v0", (1, 1), 2, limit=Limit(5, "as told"))(Still())
+    assert (found.lengths == 5).all() and np.isnan(found.returns).all()
+    assert found.notes == (
+        "Endless-v0 gave a reward of nan at step 2 of episode 0 (environment seed 1001): its return says nothing",
+        "2 episodes were cut after 5 steps, as told",
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    data = recorded(env_id="Endless-v0", name="endless")
+    out = tmp_path_factory.mktemp("endless") / "run"
+    return srpo.train(srpo.configure("bc", data, **TINY), data, out=out, eval_every=2, eval_episodes=1, quiet=True), data
+
+
+def test_without_a_time_limit_episodes_end_with_the_longest_of_the_data(trained, capsys):
+    run, data = trained
+    longest = int(np.diff(data.episodes).max())
+    found = srpo.evaluate(run, 1)
+    assert any(f"cut after {longest} steps, the longest episode of the data" in note for note in found.notes)
+    assert "warning: " in str(found) and srpo.evaluate(run, 1, max_steps=2).summaries[0].mean == 2
+    assert main(["eval", str(run.path), "--episodes", "1", "--json", "--quiet"]) == 0
+    out = capsys.readouterr()
+    assert '"mean": null' in out.out and "NaN" not in out.out and "a reward of nan at step 2" in out.err
+
+
+def test_an_evaluation_can_be_stopped_and_is_made_up_for(trained, tmp_path, monkeypatch):
+    run, data = trained
+    whole = (run.path / "evals.csv").read_text()
+
+    def stop(self, step):
+        os.kill(os.getpid(), 2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Reporter, "evaluating", stop)
+        with pytest.raises(training.Interrupted, match="stopped at step 2 of stage policy"):
+            srpo.train(run.algorithm, data, out=tmp_path / "run", eval_every=2, eval_episodes=1, quiet=True)
+    assert (tmp_path / "run" / "state" / "policy.safetensors").exists()
+    srpo.resume(tmp_path / "run", data, quiet=True)
+    kept = [line for line in whole.splitlines() if "final" not in line]
+    assert (tmp_path / "run" / "evals.csv").read_text().splitlines()[1:] == [x for x in kept[1:] if "training" in x]
+
+
+def test_a_film_needs_pictures(trained, tmp_path):
+    pytest.importorskip("imageio")
+    from srpo.evaluation.video import VideoError, record
+
+    with pytest.raises(VideoError, match="Endless-v0 renders no pictures .* without --video"):
+        record(trained[0], tmp_path / "a.mp4")
+
+
+# --- numbers
+
+
+def test_small_deviations_are_kept_and_ordinary_ones_are_as_in_the_papers():
+    x = np.random.default_rng(0).normal(size=(500, 4)) * [1.0, 0.05, 1e-6, 0.0]
+    moments = jnp.asarray(x.mean(0), jnp.float32), jnp.asarray(x.std(0), jnp.float32)
+    seen = np.asarray(Normalizer.of(moments)(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_allclose(seen[:, :2], (x - x.mean(0))[:, :2] / (x.std(0)[:2] + 1e-3), atol=1e-4)
+    assert seen[:, 2].std() == pytest.approx(1, rel=0.01) and not seen[:, 3].any()
+
+
+def test_observations_of_another_size_are_never_broadcast():
+    normalizer = Normalizer.identity(3)
+    for shape in ((1,), (3, 1), ()):
+        with pytest.raises(ValueError, match="expected"):
+            normalizer(jnp.zeros(shape))
