@@ -134,22 +134,22 @@ def _values(array: np.ndarray, key: str, what: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 0:
         raise DataError(f"{what} has shape {array.shape}: its rows are empty; give at least one number per row")
     for start, (piece,) in pieces(array):
-        _finite(piece, start, what)
-    if key in ("terminal", "timeout"):
-        return _flags(array, what)
-    for start, (piece,) in pieces(array):
-        if not (np.abs(piece) <= LARGEST).all():
-            at, value = _first(piece, ~(np.abs(piece) <= LARGEST), start)
-            raise DataError(
-                f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
-            )
-    return array
+        _small(piece, key, start, what)
+    return _flags(array, what) if key in ("terminal", "timeout") else array
 
 
-def _finite(piece: np.ndarray, start: int, what: str) -> None:
+def _small(piece: np.ndarray, key: str, start: int, what: str) -> None:
+    """Refuses numbers that are not finite, or too large; `start`: the row that the piece begins with."""
+    if (np.abs(piece) <= LARGEST).all():
+        return
     if piece.dtype.kind == "f" and not np.isfinite(piece).all():
         at, value = _first(piece, ~np.isfinite(piece), start)
         raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
+    if key not in ("terminal", "timeout"):
+        at, value = _first(piece, ~(np.abs(piece) <= LARGEST), start)
+        raise DataError(
+            f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
+        )
 
 
 def _flags(array: np.ndarray, what: str) -> np.ndarray:

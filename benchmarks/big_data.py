@@ -1,0 +1,137 @@
+"""Training on a recording larger than the memory it may take, beside training on rows on the device.
+
+A built-in recording is repeated, each time jittered anew, until it has the size asked for. Two processes then train
+SRPO's critic at the sizes of the preset `paper`, in turns: one draws from that file, the other from the built-in
+recording on the device. The first may not allocate more than `--memory` GiB (RLIMIT_DATA, which counts what a process
+allocates, not the files that it maps); the largest resident memory it had (VmHWM, which counts the pages of mapped
+files, too) is read at the end and must be below as well. Every turn first trains until what was gathered ahead is used up.
+
+  python benchmarks/big_data.py --file big.hdf5 --gigabytes 20 --json big_data.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+NAME = "halfcheetah-medium-replay-mini"
+JITTER = 1e-3
+ROUNDS, STEPS = 6, 1024
+
+
+def make(path: Path, gigabytes: float) -> None:
+    """The built-in recording over and over, observations and actions moved a little each time; plain arrays in one HDF5 file."""
+    from srpo.data import load_dataset
+    from srpo.data.checks import FIELDS
+
+    data, rng = load_dataset(NAME), np.random.default_rng(0)
+    fields = {key: getattr(data, key) for key in ("obs", "action", "reward", "terminal", "timeout")}
+    fields["timeout"] = fields["timeout"].copy()
+    fields["timeout"][-1] |= not fields["terminal"][-1]  # the next copy is another episode
+    copies = int(gigabytes * 1e9 / sum(array.nbytes for array in fields.values())) + 1
+    noise = JITTER * rng.standard_normal(2 * data.obs.size, np.float32)  # every copy gets another piece of it
+    part = path.with_name(f".{path.name}.part")
+    with h5py.File(part, "w") as file:
+        file.attrs["env_id"] = data.env_id
+        made = {key: file.create_dataset(FIELDS[key], (copies * len(data), *x.shape[1:]), x.dtype) for key, x in fields.items()}
+        for copy in range(copies):
+            for key, array in fields.items():
+                if key in ("obs", "action"):
+                    start = rng.integers(array.size)
+                    array = array + noise[start : start + array.size].reshape(array.shape)
+                array = np.clip(array, -1, 1) if key == "action" else array
+                made[key][copy * len(data) : (copy + 1) * len(data)] = array
+    os.replace(part, path)
+
+
+def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None) -> None:
+    """A process that trains so many steps when it is told to, and answers with the seconds they took."""
+    import resource
+
+    if gibibytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(gibibytes * 2**30),) * 2)
+    import srpo
+    from srpo.data.placing import placed
+    from srpo.data.treated import treat
+    from srpo.runs.grid import Grid
+    from srpo.training.loop import StageLoop
+
+    begin = time.perf_counter()
+    data, on_device, _ = placed(srpo.load_dataset(source), data_in)
+    algorithm = srpo.configure("srpo", data)
+    view = algorithm.stages["critic"].view(treat(data, algorithm.data, on_device))
+    loop = StageLoop("critic", Grid.create(algorithm, 1, None), view, {}, Path("never written"))
+    loop.start()
+    loop.advance(1)  # compiles
+    pipe.send({"rows": len(data), "loading_s": time.perf_counter() - begin})
+    while steps := pipe.recv():
+        begin = time.perf_counter()
+        loop.advance(loop.step + steps)
+        pipe.send(time.perf_counter() - begin)
+    loop.close()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    pipe.send({key: int(status[key].split()[0]) / 2**20 for key in ("VmHWM", "RssAnon")})
+
+
+def measure(path: Path, gibibytes: float, rounds: int, steps: int) -> dict[str, Any]:
+    """Milliseconds per step of both, turn by turn, and the memory of the one on disk in GiB."""
+    from srpo.training.feed import AHEAD, BLOCK_STEPS
+
+    context = multiprocessing.get_context("spawn")
+    pipes, told = {}, {}
+    for name, source, memory in (("device", NAME, None), ("disk", str(path), gibibytes)):
+        pipes[name], other = context.Pipe()
+        context.Process(target=trainer, args=(other, source, name, memory), daemon=True).start()
+        told[name] = pipes[name].recv()
+        print(f"{name}: {told[name]}", file=sys.stderr, flush=True)
+    turns: dict[str, list[float]] = {name: [] for name in pipes}
+    for _ in range(rounds):
+        for name, pipe in pipes.items():
+            for count in ((AHEAD + 1) * BLOCK_STEPS, steps):
+                pipe.send(count)
+                seconds = pipe.recv()
+            turns[name].append(1e3 * seconds / steps)
+        print(*(f"{name} {ms[-1]:.2f} ms per step;" for name, ms in turns.items()), file=sys.stderr, flush=True)
+    for pipe in pipes.values():
+        pipe.send(0)
+    memory = pipes["disk"].recv()
+    ratios = [a / b for a, b in zip(turns["device"], turns["disk"], strict=True)]
+    out = {"told": told, "ms_per_step": turns, "ratio": statistics.median(ratios), "ratios": ratios, "memory_gib": memory}
+    return out | {"file_gb": path.stat().st_size / 1e9, "limit_gib": gibibytes}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, required=True, help="made if it is not there; delete it afterwards")
+    parser.add_argument("--gigabytes", type=float, default=20.0)
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB that the process on disk may take")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="timed per turn")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if not args.file.exists():
+        make(args.file, args.gigabytes)
+    found = measure(args.file, args.memory, args.rounds, args.steps)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1))
+    peak = found["memory_gib"]["VmHWM"]
+    print(
+        f"{found['file_gb']:.1f} GB, {found['told']['disk']['rows']} rows: {100 * found['ratio']:.0f} % of the speed on the device "
+        f"({min(found['ratios']):.2f} to {max(found['ratios']):.2f} over {args.rounds} turns), "
+        f"{peak:.2f} GiB resident at most, of {args.memory:g}"
+    )
+    return 0 if peak < args.memory else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
