@@ -85,7 +85,7 @@ def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None) -> No
 
 def measure(path: Path, gibibytes: float, rounds: int, steps: int) -> dict[str, Any]:
     """Milliseconds per step of both, turn by turn, and the memory of the one on disk in GiB."""
-    from srpo.training.feed import AHEAD, BLOCK_STEPS
+    from srpo.training.feed import AHEAD, HOST_STEPS
 
     context = multiprocessing.get_context("spawn")
     pipes, told = {}, {}
@@ -97,7 +97,7 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int) -> dict[str, 
     turns: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(rounds):
         for name, pipe in pipes.items():
-            for count in ((AHEAD + 1) * BLOCK_STEPS, steps):
+            for count in ((AHEAD + 1) * HOST_STEPS, steps):
                 pipe.send(count)
                 seconds = pipe.recv()
             turns[name].append(1e3 * seconds / steps)

@@ -42,7 +42,7 @@ def main() -> None:
     data = srpo.load_dataset("halfcheetah-medium-replay-mini")
     stage = srpo.configure("srpo", data).stages["critic"]
     view, keys = treat(data, on_device=False).transitions, jax.random.split(jax.random.key(0), 1)
-    length = feeds.BLOCK_STEPS
+    length = feeds.HOST_STEPS
     for pause in (0.0, 0.1):
         for turn in range(3):
             took = {}
@@ -56,7 +56,9 @@ def main() -> None:
                     time.sleep(pause)
                 took[name] = (time.perf_counter() - begin) / args.blocks - pause
                 feed.close()
-            print(f"turn {turn}, consumer of {pause} s: " + ", ".join(f"{n} {1e3 * t:.1f} ms per block" for n, t in took.items()))
+            print(
+                f"turn {turn}, consumer of {pause} s: " + ", ".join(f"{n} {1e3 * t:.1f} ms per block" for n, t in took.items())
+            )
 
 
 if __name__ == "__main__":

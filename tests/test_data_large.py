@@ -11,6 +11,7 @@ import pytest
 import srpo
 from srpo import config
 from srpo.algorithms.bc import BC
+from srpo.algorithms.qgpo import QGPO
 from srpo.data import DataError, cache, load_dataset, mapped
 from srpo.data.checks import FIELDS
 from srpo.data.info import summary
@@ -173,3 +174,12 @@ def test_unpacking_that_breaks_off_leaves_nothing(tmp_path, large):
     with pytest.raises(DataError, match="cannot be written"):
         cache.unpacked("key", {"obs": ((4, 3), np.dtype(np.float32), parts)}, "unpacking")
     assert os.listdir(large) == []
+
+
+def test_a_table_that_does_not_fit_is_refused_before_training(tmp_path, large, monkeypatch):
+    data = treat(load_dataset(write(tmp_path / "plain.hdf5", arrays())), on_device=False)
+    stage = QGPO().support
+    assert stage.view(data).on_host
+    monkeypatch.setattr("srpo.data.placing._device_memory", lambda: 90_000.0)
+    with pytest.raises(DataError, match=r"plain.hdf5: the table of 16 proposed actions per state takes 97.5 KiB on the device"):
+        stage.view(data)

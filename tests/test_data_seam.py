@@ -104,6 +104,7 @@ class Lines(Algorithm):
 def test_training_from_the_host_is_bit_equal_and_so_is_resuming(data, of, tmp_path, monkeypatch):
     """Two seeds, which draw different rows, times two values, in blocks of seven steps."""
     monkeypatch.setattr("srpo.training.feed.BLOCK_STEPS", 7)
+    monkeypatch.setattr("srpo.training.feed.HOST_STEPS", 7)
     algorithm = Lines(line=Line(of=of))
     grid = Grid.create(algorithm, (3, 1), {"line.lr": [1e-3, 1e-2]})
 

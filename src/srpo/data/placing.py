@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
+from srpo.data.checks import DataError
 from srpo.data.recording import Dataset
 from srpo.data.spilled import spilled
 from srpo.errors import ConfigError, closest
@@ -38,6 +39,15 @@ def placed(data: Dataset, asked: DataIn = "auto") -> tuple[Dataset, bool, str]:
     if asked == "disk" and not data.on_disk:
         data = _each(data, spilled)
     return data, asked == "device", f"rows {PLACES[asked]} ({why})"
+
+
+def require_device_room(size: int, what: str) -> None:
+    """Raises DataError if `what`, of so many bytes, does not fit on the device."""
+    if size > (free := _device_memory()):
+        raise DataError(
+            f"{what} takes {amount(size)} on the device, {amount(free)} are free; train on fewer rows (data.best_fraction), "
+            "propose fewer actions, or choose an algorithm without such a table"
+        )
 
 
 def _each(data: Dataset, move: Callable[[np.ndarray], np.ndarray]) -> Dataset:

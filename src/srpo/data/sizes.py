@@ -73,6 +73,9 @@ class ShapeOnly:
     def windows(self, horizon: int, **_: Any) -> TableView:
         return self._view(1, horizon=horizon)
 
+    def require_device_room(self, size: int, what: str) -> None:
+        """It was there when the run was trained."""
+
     def require_episodes(self, who: str) -> None:
         """They were there when the run was trained."""
 

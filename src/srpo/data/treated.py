@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool
 from srpo.core import Batch
 from srpo.data import treatments
 from srpo.data.checks import DataError
+from srpo.data.placing import require_device_room
 from srpo.data.recording import Dataset, Kept
 from srpo.data.table import Table
 from srpo.data.treatments import Treatment
@@ -56,6 +57,10 @@ class Treated:
     def require_episodes(self, who: str) -> None:
         """Raises DataError, naming the algorithm `who`, if no episode boundary was recorded."""
         self.recording.require_episodes(who)
+
+    def require_device_room(self, size: int, what: str) -> None:
+        """Raises DataError if `what`, of so many bytes, does not fit on the device."""
+        require_device_room(size, f"{self.recording.source}: {what}")
 
     # --- on the host
 

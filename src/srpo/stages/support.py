@@ -39,7 +39,10 @@ class SupportActions(Stage[Proposals, Batch, Proposals]):
     solver: Solver = Solver()
 
     def view(self, dataset):
-        return getattr(dataset, self.rows)
+        view = getattr(dataset, self.rows)
+        size = 4 * view.n_rows * self.count * view.action_size * (1 + self.next_states)
+        dataset.require_device_room(size, f"the table of {self.count} proposed actions per state")
+        return view
 
     def _share(self, n_rows, step):
         size = -(-n_rows // self.steps)

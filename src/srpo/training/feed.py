@@ -20,7 +20,8 @@ from srpo.data.views import TableView
 from srpo.steps import Taken, step_keys
 
 BLOCK_BYTES = 32 << 20  # of batches handed over at once
-BLOCK_STEPS = 256
+BLOCK_STEPS = 1024  # on the device, where a block is one call
+HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
 READERS = 8  # that wait for the disk at the same time
 ROWS_PER_READER = 2048
@@ -39,9 +40,11 @@ class Feed(Protocol):
 
 def feed(stage: Stage, view: TableView, keys: jax.Array) -> Feed:
     """Of a stage for seeds that have these keys."""
-    rows, one = stage.draw(view, keys[0], jnp.int32(0)), jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
+    rows = jax.eval_shape(lambda key: stage.draw(view, key, jnp.int32(0)), keys[0])
+    one = jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
     bytes_per_step = len(keys) * rows.size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
-    length = max(min(BLOCK_BYTES // bytes_per_step, BLOCK_STEPS, stage.steps), 1)
+    most = HOST_STEPS if view.on_host else BLOCK_STEPS
+    length = max(min(BLOCK_BYTES // bytes_per_step, most, stage.steps), 1)
     return (HostFeed if view.on_host else DeviceFeed)(stage, view, keys, length)
 
 
