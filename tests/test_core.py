@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from srpo import algorithms
+from srpo.algorithms.diffusion_ql import DiffusionQL
 from srpo.algorithms.iql import IQL
 from srpo.algorithms.sfbc import SfBC
 from srpo.config import RENAMED, assign_all, setting, settings, static
@@ -150,14 +151,14 @@ def test_a_run_of_an_earlier_version_is_read_in_present_words(tmp_path):
     obs = np.zeros((10, 2), np.float32)
     ends = np.arange(10) % 5 == 4
     data = treat(from_arrays(obs, obs, np.arange(10.0), ends, ~ends & ends))
-    grid = Grid.create(SfBC().set("candidates", 7), 2, {"sharpness": [1.0, 2.0]})
-    failures = [{"stage": "critic", "step": 1, "metric": "q_loss", "seed": 1, "point": [["sharpness", 2.0]]}]
-    info = describe(grid, data, {"candidates": "--set"}, eval_every=0, eval_episodes=1, failures=failures)
-    for old, now in RENAMED.items():
-        info = json.loads(json.dumps(info).replace(f'"{now}"', f'"{old}"'))
-    (tmp_path / "run.json").write_text(json.dumps(info))
-    Table(tmp_path / "evals.csv", ["seed", "acting.sharpness"]).append([{"seed": 0, "acting.sharpness": 2.0}])
+    grid = Grid.create(DiffusionQL().set("candidates", 7), 2, {"policy.lr_q": [0.25, 0.5]})
+    failures = [{"stage": "policy", "step": 1, "metric": "q_loss", "seed": 1, "point": [["policy.lr_q", 0.5]]}]
+    info = describe(grid, data, {"policy.lr_q": "--sweep"}, eval_every=0, eval_episodes=1, failures=failures)
+    old = json.dumps(info).replace('"policy.lr_q"', '"policy.critic_lr"')
+    assert "policy.lr_q" not in old
+    (tmp_path / "run.json").write_text(old)
+    Table(tmp_path / "evals.csv", ["seed", "policy.critic_lr"]).append([{"seed": 0, "policy.critic_lr": 0.5}])
     run = load_run(tmp_path)
-    assert (run.algorithm.candidates, run.points, run.info["sources"]) == (7, grid.points, {"candidates": "--set"})
+    assert (run.algorithm.candidates, run.points, run.info["sources"]) == (7, grid.points, {"policy.lr_q": "--sweep"})
     assert [run.failed(1, point) is None for point in run.points] == [True, False]
-    assert Table(tmp_path / "evals.csv", []).read() == [{"seed": "0", "sharpness": "2.0"}]
+    assert Table(tmp_path / "evals.csv", []).read() == [{"seed": "0", "policy.lr_q": "0.5"}]
