@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--csv", type=Path, metavar="OUT", help="write one number per row")
     add("--png", type=Path, metavar="DIR", help="draw figure1.png and figure5.png there")
     add("--from", dest="earlier", type=Path, metavar="JSON", help="measure nothing: tables and figures of an earlier --json")
-    add("--scores", type=Path, metavar="CSV", help="scores.csv of scores.py for Figure 1 (default: published scores)")
+    add("--scores", type=Path, metavar="CSV", help="scores.csv of srpo suite for Figure 1 (default: published scores)")
     add("--into", type=Path, metavar="PAGE", help="replace the table in this page, such as docs/results.md")
     args = parser.parse_args(argv)
     return guarded(lambda: run(args))

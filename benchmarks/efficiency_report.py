@@ -66,14 +66,14 @@ def draw(rows: Sequence[Row], folder: Path, scores: Path | None = None) -> None:
 
 
 def measured(path: Path) -> dict[str, float]:
-    """Means over the suite from a scores.csv of scores.py."""
+    """Means over the suite from a scores.csv of srpo suite."""
     try:
         with open(path, newline="") as file:
             return {
                 r["algorithm"]: float(r["mean"]) for r in csv.DictReader(file) if r["data"] == "mean of the suite" and r["mean"]
             }
     except (OSError, KeyError) as e:
-        raise ConfigError(f"cannot read scores from {path} ({e}); give the scores.csv of benchmarks/scores.py") from None
+        raise ConfigError(f"cannot read scores from {path} ({e}); give one that srpo suite wrote") from None
 
 
 def figure1(plt, rows: Sequence[Row], scores: Mapping[str, float], label: str):

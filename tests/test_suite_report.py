@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from srpo.suite import charts, measures, scoring, tables
 from srpo.suite.findings import findings
 from srpo.suite.html_page import html_page
 from srpo.suite.keep import Keep
+from srpo.suite.page import page
 
 RNG = np.random.default_rng(0)
 SCORES = {n: np.round(RNG.normal(mean, 15, (seeds, 4))) for n, mean, seeds in (("a", 60, 5), ("b", 50, 3), ("c", 40, 6))}
@@ -143,9 +145,9 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_else_and_holds_everything(keep):
     text = (keep.folder / "report.html").read_text()
-    page = Page(text)
-    assert page.targets == ["../x-v0/srpo/0-1"]  # the one run that is there
-    assert not page.tags & {"script", "link", "img", "iframe", "b>"} and "url(" not in text and "@import" not in text
+    read = Page(text)
+    assert read.targets == ["../x-v0/srpo/0-1"]  # the one run that is there
+    assert not read.tags & {"script", "link", "img", "iframe", "b>"} and "url(" not in text and "@import" not in text
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text
     assert "small &lt;suite&gt;" in text.replace("Small", "small") and "&lt;script&gt;alert(1)" in text
     for heading in (
@@ -195,6 +197,16 @@ def test_a_suite_with_one_seed_and_no_curves_or_nothing_at_all_has_a_page(keep):
     for results in ([one], [result("bc", "x-v0", 5.0, "failed", "no luck")], []):
         text = html_page(findings(keep.about, results), keep.folder)
         assert "nan" not in re.sub("<style>.*</style>", "", text, flags=re.S) and Page(text).targets == []
+
+
+def test_the_page_of_results_is_current():
+    docs = Path(__file__).parent.parent / "docs"
+    within = (docs / "results.md").read_text().split("<!-- scores -->")[1].split("<!-- /scores -->")[0]
+    kept = Keep(docs / "scores")
+    found = findings(kept.about, tables.read(kept.folder))
+    assert within.strip() == page(found), "run: srpo suite report docs/scores --into docs/results.md --pages docs/algorithms"
+    assert (kept.folder / "scores.md").read_text().strip() == page(found)
+    assert (kept.folder / "report.html").read_text() == html_page(found, kept.folder)
 
 
 # --- charts
