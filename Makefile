@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check venv clean
+.PHONY: run test check docs venv clean
 .DEFAULT_GOAL := venv
 
 # train on the data set in the package, evaluate, print what came out (at most ten minutes on two cores)
@@ -18,13 +18,18 @@ check: $(VENV)/.tested
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 
+# the documentation as a site, in site/
+docs: | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all,docs]'
+	$(VENV)/bin/mkdocs build --strict --quiet
+
 venv: $(STAMP)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 	touch $@
 
 $(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
@@ -32,4 +37,4 @@ $(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import srpo
 from srpo.errors import UserError, closest
-from srpo.surroundings import require_devices
+from srpo.surroundings import missing, require_devices
 from srpo.text import plain
 
 COMMANDS = {
@@ -101,8 +101,22 @@ def _run(argv: Sequence[str]) -> int:
     return module.main(args)
 
 
+def complete() -> None:
+    """Answer the shell that asks what may follow (argcomplete), and end the process; nothing else happens without its question."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    top = Parser(prog="srpo")
+    commands = top.add_subparsers()
+    for name, what in COMMANDS.items():
+        importlib.import_module(f"srpo.commands.{name}").add_arguments(commands.add_parser(name, help=what))
+    argcomplete.autocomplete(top)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of a command line."""
+    complete()
     return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
@@ -112,6 +126,9 @@ def guarded(command: Callable[[], int]) -> int:
         return command()
     except UserError as e:
         print(f"srpo: error: {e}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as e:
+        print(f"srpo: error: {missing(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         print(plain(f"srpo: {str(e) or 'stopped'}"), file=sys.stderr)

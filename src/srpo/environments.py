@@ -20,8 +20,11 @@ class MissingEnvironment(UserError):
 @contextlib.contextmanager
 def quiet_construction():
     """Scores are defined in the -v4 environments: Gymnasium's advice to upgrade, and MuJoCo's about their files, are noise."""
-    import mujoco
-
+    try:
+        import mujoco
+    except ImportError:  # then nothing of it speaks
+        yield
+        return
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
@@ -38,8 +41,12 @@ def make_env(env_id: str, **options: Any) -> Any:
     Gymnasium imports the module of an id such as "module:Name-v0". Ids come from files, which must not run code: the
     module must have been imported already.
     """
-    import gymnasium
-
+    try:
+        import gymnasium
+    except ImportError as e:
+        raise MissingEnvironment(
+            f"environment {env_id!r} needs Gymnasium ({e}); pip install 'srpo[env]', or train with --no-eval"
+        ) from e
     from srpo import worlds
 
     worlds.register()

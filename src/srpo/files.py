@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from srpo.errors import UserError
@@ -117,3 +119,21 @@ def _below_own_limit() -> float:
         return limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (ImportError, OSError, ValueError):
         return math.inf
+
+
+@contextlib.contextmanager
+def alone(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds the lock file `path` while the context lasts; `wait`: until it does. Raises OSError."""
+    import filelock  # who only acts needs none
+
+    appended(path).close()  # refuse what is no plain file
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -50,3 +50,14 @@ def expanded(path: str | Path) -> Path | None:
         return Path(path).expanduser()
     except RuntimeError:
         return None
+
+
+EXTRAS = {"matplotlib": "plot", "gymnasium": "env", "mujoco": "env", "sklearn": "paper", "diffrax": "paper", "onnx": "deploy"}
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """What to install for a module that is not there. Raises the error if it is none of the optional ones."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        raise error
+    return f"{module} is not installed; pip install 'srpo[{EXTRAS[module]}]', or 'srpo[all]'"

@@ -28,7 +28,7 @@ def compiler() -> list[str]:
         if found := shutil.which(name):
             return [found]
     raise DeployError(
-        "no C compiler (cc, gcc or clang) is on PATH, so policy.c cannot be checked; install one, or leave out the format c"
+        "no C compiler (cc, gcc or clang; on Windows also one of these) is on PATH, so policy.c cannot be checked; install one, or leave out the format c"
     )
 
 
@@ -46,7 +46,7 @@ class CompiledPolicy:
         """Raises DeployError with the compiler's first complaint."""
         self.dial = "policy_act_at" in source.read_text()
         with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "policy.so"
+            library = Path(folder) / f"policy.{'dll' if os.name == 'nt' else 'so'}"
             known = (*flags, "-DPOLICY_DIAL") if self.dial else flags
             files = [_object(source, Path(folder), (*flags, *WARNINGS)), _object(HARNESS, Path(folder), known)]
             _call([*compiler(), "-shared", "-o", str(library), *files, "-lm"])

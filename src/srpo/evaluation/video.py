@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
 
     Raises VideoError if imageio or an off-screen OpenGL (EGL, OSMesa) is missing.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    if sys.platform == "linux":  # elsewhere MuJoCo's own choice (CGL, WGL) draws without a screen
+        os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         import imageio.v2 as imageio
     except ImportError as e:

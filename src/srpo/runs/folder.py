@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from srpo.files import appended
+from srpo.files import alone
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.run import RunError
 from srpo.text import command
@@ -19,15 +18,13 @@ LOCK = "lock"
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Only one process may train in a folder. Raises RunError if another one does, or the lock cannot be written."""
-    try:
-        file = appended(path / LOCK)
-    except OSError as e:
-        raise RunError(f"cannot write {path / LOCK} ({e.strerror}); give yourself the right to, or make room") from None
-    with file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path} is being trained by another process; wait for it or choose another --out") from None
+            mine = held.enter_context(alone(path / LOCK))
+        except OSError as e:
+            raise RunError(f"cannot write {path / LOCK} ({e.strerror}); give yourself the right to, or make room") from None
+        if not mine:
+            raise RunError(f"{path} is being trained by another process; wait for it or choose another --out")
         yield
 
 

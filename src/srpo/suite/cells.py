@@ -7,7 +7,6 @@ OUT/DATA/ALGORITHM/0-1-2.json   how it went: seconds, what was shared, the error
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from srpo import config
 from srpo.core import Algorithm
+from srpo.files import alone
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
@@ -99,13 +99,8 @@ class Cell:
         """Whether this process has the cell for itself while the context lasts; another one may be at work on it."""
         lock = self.folder.with_name(self.folder.name + ".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with open(lock, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with alone(lock) as mine:
+            yield mine
 
     def check(self) -> None:
         """Raises ConfigError for settings or seeds that cannot be used, RunError where a run of other settings is in its folder."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
+from srpo.files import alone
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.run import Run, load_run, versions
 from srpo.suite import measures, tables
@@ -49,8 +49,7 @@ class Keep:
     def locked(self) -> Iterator[None]:
         """One process at a time reads and rewrites the tables."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with alone(self.folder / ".lock", wait=True):
             yield
 
     def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:

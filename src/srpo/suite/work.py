@@ -7,8 +7,8 @@ others go on. Stages whose settings agree (the critic of SRPO and IQL) train onc
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -224,9 +224,10 @@ def stopping(clock: Clock) -> Iterator[None]:
         raise Stopped("stopped; the same command goes on")
 
     before = signal.signal(signal.SIGTERM, stop)
-    alarm = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    alarm = threading.Timer(min(max(clock.left, 0.01), threading.TIMEOUT_MAX), _thread.interrupt_main, (signal.SIGTERM,))
+    alarm.daemon = True
     if clock.minutes is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(clock.left, 0.01))
+        alarm.start()
     try:
         yield
     except KeyboardInterrupt:
@@ -234,9 +235,8 @@ def stopping(clock: Clock) -> Iterator[None]:
             raise
         tell("the time is over; the same command goes on from here")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        alarm.cancel()
         signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGALRM, alarm)
 
 
 def tell(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -70,7 +69,7 @@ def dry_run(
     data, on_device, where = placed(data, data_in)
     grid = Grid.create(algorithm, seeds, sweep)
     times = expected(grid, treat(data, algorithm.data, on_device), quiet)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
+    peak = peak_memory()
     rows: list[dict[str, Any]] = [
         {
             "path": s.path,
@@ -84,7 +83,7 @@ def dry_run(
     if as_json:
         print(
             strict_json.dumps(
-                {"settings": rows, "runs": runs, "stages": times, "data_in": where, "peak_memory_mib": round(peak)}
+                {"settings": rows, "runs": runs, "stages": times, "data_in": where, "peak_memory_mib": peak and round(peak)}
             )
         )
         return 0
@@ -104,7 +103,7 @@ def _print_settings(rows: list[dict[str, Any]], title: str) -> None:
     _console().print(table)
 
 
-def _print_times(grid: Grid, times: dict[str, dict[str, float]], data: str, where: str, peak: float) -> None:
+def _print_times(grid: Grid, times: dict[str, dict[str, float]], data: str, where: str, peak: float | None) -> None:
     console = _console()
     for name, t in times.items():
         points = len(grid.stage_points(name))
@@ -113,10 +112,18 @@ def _print_times(grid: Grid, times: dict[str, dict[str, float]], data: str, wher
             f"{name}: {grid.algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
         )
     console.print(f"{data}: {where}", highlight=False)
+    said = "" if peak is None else f"; {peak:.0f} MiB of memory at the peak of this measurement"
     total = clock(sum(t["hours"] for t in times.values()))
-    console.print(
-        f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement"
-    )
+    console.print(f"in all about {total} on this machine, without evaluation{said}")
+
+
+def peak_memory() -> float | None:
+    """MiB that this process has held at most, where the system counts them (not on Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
 def clock(hours: float) -> str:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from srpo.errors import ConfigError
 from srpo.runs.run import Run
 from srpo.runs.tables import Table
+from srpo.surroundings import missing
 from srpo.training.curves import draw_curves
 from srpo.training.loop import StageLoop
 
@@ -131,7 +132,10 @@ class Reporter:
             sink.write(rows)
 
     def finished(self, run: Run) -> None:
-        draw_curves(run)
+        try:
+            draw_curves(run)
+        except ModuleNotFoundError as e:
+            self.warn(f"curves.png is not drawn: {missing(e)}")
 
 
 def _scores(episodes: Sequence[dict[str, Any]], sweep: Sequence[str]) -> list[dict[str, Any]]:
