@@ -55,6 +55,10 @@ def main(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace, folder: Path) -> Path:
     """The policy as a file; a run's is written into `folder`."""
     if not (args.policy / "run.json").exists():
+        if args.policy.is_dir():
+            from srpo.deploy.contract import require_vouched
+
+            require_vouched(args.policy)  # before anything in the folder is read
         return args.policy
     from srpo.commands.export import read_point
     from srpo.deploy.bundle import Bundle

@@ -97,7 +97,6 @@ def write(bundle: Bundle, path: Path) -> None:
         "OBS": str(network.obs_size),
         "ACT": str(network.action_size),
         "WIDTH": str(max(network.layers[0][0].shape[0], *(padded(bias.size) for _, bias in network.layers))),
-        "ABOUT": _about(bundle),
         "ABOUT_DIAL": _about_dial(network) if dial else "",
         "DECLARED": f"{ACT_AT};\n" if dial else "",
         "SIGNATURE": ACT_AT if dial else ACT,
@@ -172,17 +171,3 @@ def _about_dial(network: Network) -> str:
     return ABOUT_DIAL.format(
         obs=network.obs_size, act=network.action_size, low=low, high=high, default=float(network.known_dial[2])
     )
-
-
-def _about(bundle: Bundle) -> str:
-    """What the policy is, as lines of a C comment."""
-    known = bundle.contract
-    data = known.get("data") or {}
-    facts = {
-        "algorithm": known.get("algorithm"),
-        "data": data.get("name"),
-        "sha256": data.get("sha256"),
-        "environment": data.get("env_id"),
-    }
-    lines = [f" * {name}: {value}" for name, value in facts.items() if value]
-    return "\n".join(lines).replace("*/", "* /")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.graph import Network
+from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 from srpo.deploy.signals import Signal
+from srpo.files import read_bytes
+from srpo.text import plain
 
 FORMAT = 1
+LARGEST = 64 << 20  # bytes of a contract
 
 
 def static(
@@ -115,3 +120,28 @@ def expected(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any] | N
     spread = {"mean_return": float(returns.mean()), "std_return": float(returns.std())}
     made_with = {key: chosen[0][key] for key in ("env_id", "gymnasium", "mujoco")}
     return {"episodes": len(chosen), **spread, **score, **made_with}
+
+
+class Contract(msgspec.Struct):
+    """What is read of a contract; the rest is for people."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
+    files: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]]
+    input: dict[str, Any]
+    output: dict[str, Any]
+
+
+def require_vouched(folder: Path) -> None:
+    """Raises DeployError unless the contract in the folder of an export is sound, and every policy there is one that it knows."""
+    path = folder / "contract.json"
+    try:
+        known = msgspec.convert(json.loads(read_bytes(path, LARGEST)), Contract).files
+    except OSError as e:
+        raise DeployError(f"cannot read {path} ({e.strerror}); give a folder that `srpo export` wrote") from None
+    except (ValueError, RecursionError) as e:
+        raise DeployError(f"{path} is damaged ({plain(e, 200)}); export again") from None
+    for file in sorted(folder.glob("policy.*")):
+        if file.suffix in (".onnx", ".safetensors", ".c") and hashlib.sha256(read_bytes(file)).hexdigest() != known.get(
+            file.name
+        ):
+            raise DeployError(f"{file} is not the file that its contract knows (its hash differs); export again")

@@ -58,6 +58,13 @@ class Network:
         for name, found, wanted in self._shapes():
             if found != wanted:
                 raise DeployError(f"{name} of the policy has shape {found}, expected {wanted}")
+        if not (self.low < self.high).all():
+            at = int(np.argmin(self.low < self.high))
+            raise DeployError(
+                f"action {at} is bounded by {self.low[at]:g} and {self.high[at]:g}, expected low below high; export again"
+            )
+        if not (self.std > 0).all() or (self.dial is not None and not (self.dial[1:] > 0).all()):
+            raise DeployError("the policy divides by a deviation that is not above zero; export again")
 
     def _shapes(self):
         n = self.obs_size

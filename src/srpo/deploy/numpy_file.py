@@ -24,4 +24,7 @@ def write(bundle: Bundle, path: Path) -> None:
         "squash": bundle.network.squash,
         "contract": bundle.contract_text,
     }
-    path.write_bytes(save(tensors, meta))
+    contiguous = {
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()
+    }  # `save` assumes it
+    path.write_bytes(save(contiguous, meta))

@@ -16,6 +16,9 @@ from onnx import helper, numpy_helper
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import GELU, LAYER, DeployError, Network, every
 from srpo.deploy.runtime import FORMAT, version
+from srpo.errors import UserError
+from srpo.files import read_bytes
+from srpo.text import plain
 
 OPSET, IR_VERSION = 17, 8
 ABOUT = "Normalization, squashing and bounds are inside. Observations are not checked: refuse NaN and infinity before the call."
@@ -54,7 +57,11 @@ class _Graph:
 
 def write(bundle: Bundle, path: Path) -> None:
     """The network with normalization, squashing and bounds inside, checked by onnx's own checker."""
-    network, graph = bundle.network, _Graph(bundle.network)
+    onnx.save(_model(_graph(bundle.network), bundle), path)
+
+
+def _graph(network: Network) -> _Graph:
+    graph = _Graph(network)
     if network.normalizes:
         graph.add("Sub", graph.value, "mean")
         graph.add("Div", graph.value, "std")
@@ -74,7 +81,7 @@ def write(bundle: Bundle, path: Path) -> None:
         graph.add("Mul", graph.value, "half")
         graph.add("Add", graph.value, "low")
     _bound(graph, network)
-    onnx.save(_model(graph, bundle), path)
+    return graph
 
 
 def _turn(graph: _Graph, network: Network) -> None:
@@ -123,11 +130,21 @@ def _model(graph: _Graph, bundle: Bundle) -> onnx.ModelProto:
 
 
 def read(path: Path) -> Network:
-    """The network in a file that `write` made. Raises DeployError for any other file."""
+    """The network in a file that `write` made. Raises DeployError for any other file, also if its graph is another one."""
     try:
-        model = onnx.load(path)
-    except Exception as e:  # protobuf's errors have no common root
+        model = onnx.load_model_from_string(read_bytes(path))
+        network = _network(model, path)
+        alike = _model(_graph(network), Bundle.bare(network))
+    except UserError:
+        raise
+    except Exception as e:  # protobuf's errors, and those of NumPy about its arrays, have no common root
         raise DeployError(f"{path} is not a readable ONNX file ({type(e).__name__}); export again") from None
+    if model.graph != alike.graph or model.opset_import != alike.opset_import or model.functions:
+        raise DeployError(f"{path} computes something else than `srpo export` writes for its weights; export again")
+    return network
+
+
+def _network(model: onnx.ModelProto, path: Path) -> Network:
     meta = {p.key: p.value for p in model.metadata_props}
     if meta.get("format") != FORMAT:
         raise DeployError(f"{path} was not written by `srpo export`, so its layers are unknown; give a file that was")
@@ -136,7 +153,7 @@ def read(path: Path) -> Network:
         found["dial"] = np.stack([found[name] for name in ("center", "half width", "default")])
     n_obs, n_act = (end[0].type.tensor_type.shape.dim[1].dim_value for end in (model.graph.input, model.graph.output))
     found = {"mean": np.zeros(n_obs, np.float32), "std": np.ones(n_obs, np.float32)} | found
-    found |= {name: np.broadcast_to(found[name], n_act) for name in ("low", "high")}
+    found |= {name: np.broadcast_to(found[name], n_act).copy() for name in ("low", "high")}
     return Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
 
 
@@ -146,12 +163,15 @@ def session(path: Path):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # its errors have no common root
+        raise DeployError(f"onnxruntime cannot use {path} ({plain(e, 200)}); export again") from None
 
 
 def act(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Actions (..., act) of rows (..., obs), with a dial followed by beta, by onnxruntime; the file itself takes (batch, obs)."""
-    run, network = session(path).run, read(path)
+    network, run = read(path), session(path).run  # only what was read and found to be ours is run
     return lambda rows: every(lambda rows: run(["action"], feeds(network, rows))[0], rows)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
+from srpo.files import read_bytes
+from srpo.text import plain
 
 FORMAT = "srpo-policy"
+HEADER, ARRAYS = 16 << 20, 1000  # bytes of the header and number of arrays that a file may have
 VERSION = 3  # 2: with a dial; 3: gelu, or actions that are clipped
 
 
@@ -29,32 +32,78 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     Raises DeployError if the file is missing, damaged, or holds another type.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = read_bytes(path)
     except OSError as e:
         raise DeployError(f"cannot read {path}: {e.strerror}; give a file that `srpo export` wrote") from None
     try:
         size = int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8 : 8 + size])
+        if size > min(HEADER, len(raw) - 8):
+            raise ValueError(f"a header of {size} bytes")
+        header = json.loads(raw[8 : 8 + size], object_pairs_hook=_unique)
         info = dict(header.pop("__metadata__", {}))
         if not all(isinstance(value, str) for value in info.values()):
             raise ValueError("metadata that is no text")
-        return {name: _tensor(raw[8 + size :], **entry) for name, entry in header.items()}, info
-    except (ValueError, TypeError, AttributeError, MemoryError, RecursionError) as e:
-        raise DeployError(f"{path} is not a policy in safetensors, or is damaged ({e}); export again") from None
+        return _tensors(header, memoryview(raw)[8 + size :]), info
+    except (ValueError, TypeError, AttributeError, KeyError, MemoryError, RecursionError) as e:
+        raise DeployError(f"{path} is not a policy in safetensors, or is damaged ({plain(e, 200)}); export again") from None
 
 
-def _tensor(data: bytes, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
-    start, stop = data_offsets
-    if dtype != "F32" or not 0 <= start <= stop <= len(data):
-        raise ValueError(f"{dtype} at {start}:{stop} of {len(data)} bytes")
-    return np.frombuffer(data[start:stop], "<f4").reshape(shape)
+def _tensors(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
+    """The arrays, which must follow each other without gap or overlap."""
+    if len(header) > ARRAYS:
+        raise ValueError(f"{len(header)} arrays")
+    out, at = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        shape = entry["shape"]
+        if entry["dtype"] != "F32" or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"{name} is {entry['dtype']} of shape {shape}")
+        if start != at or stop - start != 4 * math.prod(shape) or stop > len(data):
+            raise ValueError(f"{name} at {start}:{stop} of {len(data)} bytes")
+        out[name], at = np.frombuffer(data[start:stop], "<f4").reshape(shape).copy(), stop
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes after the arrays")
+    return out
 
 
-def _contract(path: str | os.PathLike, meta: dict[str, str]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice")
+    return found
+
+
+def _contract(path: str | os.PathLike, meta: dict[str, str], network: Network) -> dict[str, Any]:
+    """The contract in the file, empty if there is none. Raises DeployError if it is that of another policy."""
     try:
-        return json.loads(meta.get("contract", "{}"))
-    except (ValueError, TypeError) as e:
-        raise DeployError(f"{path}: its contract is damaged ({e}); export again") from None
+        found = json.loads(meta.get("contract", "{}"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+        if found.get("output"):
+            signals = found["output"]["signals"]
+            bounds = [[signal[name] for signal in signals] for name in ("low", "high")]
+            if bounds != [network.low.tolist(), network.high.tolist()] or found["input"]["shape"][1] != network.obs_size:
+                raise ValueError("its sizes or bounds are not those of the policy")
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as e:
+        raise DeployError(f"{path}: its contract is damaged ({plain(e, 200)}); export again") from None
+    return found
+
+
+def _golden(found: dict[str, np.ndarray], network: Network) -> tuple[np.ndarray | None, ...]:
+    """Observations, betas and actions to test with, each None if the file has none. Raises DeployError for other shapes."""
+    obs, beta, action = (found.get(f"golden.{name}") for name in ("obs", "beta", "action"))
+    if obs is None and beta is None and action is None:
+        return None, None, None
+    n = -1 if obs is None or obs.ndim == 0 else len(obs)
+    wanted: dict[str, tuple[int, ...]] = {"obs": (n, network.obs_size), "action": (n, network.action_size)}
+    wanted |= {} if network.dial is None else {"beta": (n,)}
+    for name, array in (("obs", obs), ("beta", beta), ("action", action)):
+        if (None if array is None else array.shape) != wanted.get(name) or (array is not None and not np.isfinite(array).all()):
+            shape = "nothing" if array is None else f"shape {array.shape}"
+            raise DeployError(
+                f"golden.{name}: found {shape}, expected finite numbers of shape {wanted.get(name)}; export again"
+            )
+    return obs, beta, action
 
 
 class Policy:
@@ -71,8 +120,8 @@ class Policy:
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
         self.network = Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
         self.support = Support.from_tensors(found, self.network.obs_size)
-        self.golden = tuple(found.get(f"golden.{name}") for name in ("obs", "beta", "action"))
-        self.info: dict[str, Any] = _contract(path, meta)
+        self.golden = _golden(found, self.network)
+        self.info: dict[str, Any] = _contract(path, meta, self.network)
         self.obs_size, self.action_size = self.network.obs_size, self.network.action_size
         self.low, self.high = self.network.low, self.network.high
 

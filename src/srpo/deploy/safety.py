@@ -66,7 +66,7 @@ class Support:
             i = int(np.argmax(outside))
             return f"obs[{i}] = {obs[i]:.4g} is outside of [{self.low[i]:.4g}, {self.high[i]:.4g}]"
         distance = self.distance(obs)
-        return f"distance {distance:.4g} exceeds {self.limit:.4g}" if distance > self.limit else None
+        return f"distance {distance:.4g} exceeds {self.limit:.4g}" if not distance <= self.limit else None
 
     def tensors(self) -> dict[str, np.ndarray]:
         return {PREFIX + name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -75,13 +75,19 @@ class Support:
     def from_tensors(cls, found: Mapping[str, np.ndarray], obs_size: int) -> Support | None:
         """What `tensors` gave; None if it was not written. Raises DeployError for arrays of other shapes."""
         names = list(cls.__dataclass_fields__)
-        if any(PREFIX + name not in found for name in names):
+        if not any(name.startswith(PREFIX) for name in found):
             return None
+        if missing := [name for name in names if PREFIX + name not in found]:
+            raise DeployError(f"{PREFIX}{missing[0]} is missing beside the other statistics of the data; export again")
         arrays = {name: found[PREFIX + name] for name in names}
         for name, array in arrays.items():
             wanted = {"whiten": (obs_size, obs_size), "limit": ()}.get(name, (obs_size,))
             if array.shape != wanted:
                 raise DeployError(f"{PREFIX}{name} has shape {array.shape}, expected {wanted}; export again")
+            if not np.isfinite(array).all():
+                raise DeployError(f"{PREFIX}{name} is not finite, so nothing would be far from the data; export again")
+        if not (arrays["low"] <= arrays["high"]).all() or not arrays["limit"] >= 0:
+            raise DeployError("the statistics of the data hold a low above its high, or a negative distance; export again")
         return cls(**arrays)
 
 

@@ -1,4 +1,7 @@
-"""Every form of one exported policy: the files that are there, the others made of the same weights."""
+"""Every form of one exported policy: the files that are there, the others made of the same weights.
+
+C that was found is never compiled: it is written anew from the weights, which is the same file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 from srpo.deploy import ctarget
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.formats import FORMATS, SUFFIXES, onnx_module
+from srpo.deploy.contract import require_vouched
+from srpo.deploy.formats import CONTRACT, FORMATS, SUFFIXES, onnx_module
 from srpo.deploy.graph import DeployError
 from srpo.deploy.runtime import Policy
 
@@ -23,7 +27,11 @@ class Sources:
             if given.is_dir()
             else {SUFFIXES.get(given.suffix.lower()): given}
         )
-        self.found = {name: path for name, path in places.items() if path.exists()}
+        if given.is_dir() and (given / CONTRACT).exists():
+            require_vouched(given)
+        self.found = {
+            name: path for name, path in places.items() if name != "c" and path.exists()
+        }  # no C that was found is run
         if not self.found.keys() & {"onnx", "numpy"}:
             found = "no such file" if not given.exists() else "no policy there"
             raise DeployError(f"{given}: {found}; give policy.onnx, policy.safetensors or a folder that `srpo export` wrote")
@@ -40,6 +48,7 @@ class Sources:
 
     def session(self) -> Any:
         onnx_file = onnx_module()
+        onnx_file.read(self._file("onnx"))  # refuses what is not ours before it is run
         return onnx_file.session(self._file("onnx"))
 
     def compiled(self) -> dict[str, ctarget.CompiledPolicy]:

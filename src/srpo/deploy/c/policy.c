@@ -1,6 +1,6 @@
 /*
  * A policy of @OBS@ observations and @ACT@ actions, written by `srpo export`. Do not edit: export again.
-@ABOUT@
+ * Nothing here but numbers: what it was trained on is in the contract beside this file.
  *
  * void policy_act(const float obs[@OBS@], float action[@ACT@]);
  *     Normalization, squashing and action bounds are inside. No allocation, no state: safe to call from several
