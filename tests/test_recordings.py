@@ -282,3 +282,11 @@ def test_what_may_be_wrong_is_said(text):
 
 def test_nothing_is_said_of_good_data():
     assert lines() == []
+
+
+def test_rows_of_transitions_are_used_as_an_array():
+    rows = Happened([(4, "end"), (3, "cut"), (5, "end")], 0).rows()
+    data = from_arrays(**rows)
+    wanted = [i for i in range(12) if i != 6]
+    assert data.transition_rows.tolist() == list(data.transition_rows) == wanted
+    np.testing.assert_array_equal(data.reward[data.transition_rows], rows["reward"][wanted])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,16 @@ class Kept:
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         numbers = np.asarray(numbers, np.int64)
         return numbers + np.searchsorted(self._before, numbers, "right") if len(self._before) else numbers
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them, so that arrays can be indexed by it."""
+        return self(np.arange(self.size)).astype(np.int64 if dtype is None else dtype, copy=False)
+
+    def tolist(self) -> list[int]:
+        return np.asarray(self).tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.tolist())
 
 
 AT_ONCE = 1 << 24  # rows summed in one go
