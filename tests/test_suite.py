@@ -5,13 +5,13 @@ import json
 import multiprocessing
 import shutil
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
+import processes
 import pytest
 
 import srpo
@@ -443,17 +443,10 @@ def test_cores_are_shared_out(monkeypatch):
     assert jobs.fitting(9, []) == 1
 
 
-def note_cores(folder, share):  # in a process of its own
-    jobs.keep_to(share)
-    (folder / str(share[0])).write_text(str(jobs.cores()))
-    if share == jobs.cores()[:1] and share[0] % 2:
-        sys.exit(3)
-
-
 def test_processes_keep_to_their_cores(tmp_path, monkeypatch):
     every = jobs.cores()
-    codes = jobs.side_by_side(partial(note_cores, tmp_path), 2)
-    assert codes == [3 if share[0] % 2 and len(share) == 1 else 0 for share in jobs.shares(2)]
+    codes = jobs.side_by_side(partial(processes.note_cores, tmp_path), 2)
+    assert codes == [3 if share[0] % 2 else 0 for share in jobs.shares(2)]
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(s[0]): str(s) for s in jobs.shares(2)}
     assert jobs.cores() == every  # mine are as they were
 
@@ -467,12 +460,8 @@ def test_interrupted_processes_are_stopped_and_waited_for(tmp_path, monkeypatch)
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        jobs.side_by_side(wait, 2)
+        jobs.side_by_side(processes.wait, 2)
     assert time.monotonic() - began < 60 and not multiprocessing.active_children()
-
-
-def wait(share):
-    time.sleep(600)
 
 
 # --- tables

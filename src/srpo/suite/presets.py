@@ -21,10 +21,9 @@ def changes(name: str, names: Sequence[str]) -> dict[str, tuple[list[Any], list[
     """By path: the values in `paper`, those in `quick` (several where they depend on the data set), and the meaning."""
     cls = algorithms.find(name)
     out: dict[str, tuple[list[Any], list[Any], str]] = {}
-    for task in names:
-        full, reduced = (
-            config.settings(config.assign_all(cls.default(), config.preset(cls.presets, p, task))) for p in (FULL, REDUCED)
-        )
+    pairs = [tuple(config.preset(cls.presets, p, task) for p in (FULL, REDUCED)) for task in names]
+    for pair in (pair for i, pair in enumerate(pairs) if pair not in pairs[:i]):
+        full, reduced = (config.settings(config.assign_all(cls.default(), values)) for values in pair)
         for path, setting in full.items():
             if setting.value != reduced[path].value:
                 before, after, _ = out.setdefault(path, ([], [], setting.meaning))
