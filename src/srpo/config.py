@@ -8,6 +8,7 @@ with `static` is a size or a choice, fixed when the program is compiled.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import types
 import typing
@@ -84,10 +85,16 @@ def inside(x: float, interval: str) -> bool:
     return (low <= x if interval[0] == "[" else low < x) and (x <= high if interval[-1] == "]" else x < high)
 
 
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a class's fields; working them out takes longer than all the rest of reading settings."""
+    return typing.get_type_hints(cls)
+
+
 def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
     """All settings of an algorithm or stage by path, in the order in which they are declared."""
     out: dict[str, Setting] = {}
-    hints = typing.get_type_hints(type(tree))
+    hints = hints_of(type(tree))
     for f in (f for f in fields(tree) if f.init):
         path, value = prefix + f.name, getattr(tree, f.name)
         if is_dataclass(value):
