@@ -42,6 +42,11 @@ def presets(beta: str) -> dict[str, Tasks]:
     unknown = UNKNOWN | {beta: 0.2}
     temperatures: Tasks = {name: {beta: value} for name, value in TEMPERATURE.items()}
     table_2 = {name: values | {"behavior.parametrization": "noise"} for name, values in temperatures.items()}
+    quick = {
+        "*": unknown | QUICK | {beta: 0.05},
+        "pointmaze-*": {beta: 0.2},  # docs/mazes.md
+        MAZES: ANTMAZE | {"policy.normalize": "2-norm"},
+    }
     return {
         "paper": {"*": unknown, MAZES: ANTMAZE | {"policy.normalize": "2-norm"}} | table_2,
         "authors-code": {
@@ -49,7 +54,7 @@ def presets(beta: str) -> dict[str, Tasks]:
             MAZES: ANTMAZE | {"policy.normalize": "rms"},
         }
         | table_2,
-        "quick": {"*": unknown | QUICK | {beta: 0.05}, MAZES: ANTMAZE | {"policy.normalize": "2-norm"}} | temperatures,
+        "quick": quick | temperatures,
     }
 
 
