@@ -8,7 +8,6 @@ with `static` is a size or a choice, fixed when the program is compiled.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
 import types
 import typing
@@ -85,10 +84,14 @@ def inside(x: float, interval: str) -> bool:
     return (low <= x if interval[0] == "[" else low < x) and (x <= high if interval[-1] == "]" else x < high)
 
 
-@functools.cache
+_hints: dict[type, dict[str, Any]] = {}
+
+
 def hints_of(cls: type) -> dict[str, Any]:
-    """The types of a class's fields; working them out takes longer than all the rest of reading settings."""
-    return typing.get_type_hints(cls)
+    """The types of a class's fields, worked out once: that takes longer than all the rest of reading settings."""
+    if cls not in _hints:
+        _hints[cls] = typing.get_type_hints(cls)
+    return _hints[cls]
 
 
 def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
