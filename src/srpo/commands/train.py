@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep N policies at even intervals of the last stage, for srpo judge to choose from; default 1, the last",
     )
+    _add_places(add)
+    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
+    add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
+    add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def _add_places(add: Callable[..., Any]) -> None:
+    """Where and how it is computed; the results are the same but for the precision."""
     add(
         "--devices",
         type=int,
@@ -80,11 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the rows are that training draws from; auto: on the device if they fit, else where the file's size "
         "leaves them. Results are the same bit for bit",
     )
-    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
-    add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
-    add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
-    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
-    add("--quiet", action="store_true", help="no progress")
 
 
 def _from(algorithm: Any, paths: Iterable[str], origin: str) -> dict[str, str]:
@@ -130,6 +135,15 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         )
 
 
+def _sweep(given: list[str]) -> dict[str, list[str]]:
+    """Values by path. Raises ConfigError for a path that comes twice."""
+    axes = [pair(text, "--sweep") for text in given]
+    sweep = {path: values.split(",") for path, values in axes}
+    if len(sweep) < len(axes):
+        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
+    return sweep
+
+
 def _same_environment(given: str, known: str | None) -> None:
     """A run goes on in its own environment; naming it again allows its module to be imported. Raises ConfigError."""
     from srpo.environments import import_its_module
@@ -140,35 +154,38 @@ def _same_environment(given: str, known: str | None) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    refuse_one_seed(args.seed)
+    return _train(args) if args.resume is None else _resume(args)
+
+
+def _resume(args: argparse.Namespace) -> int:
     from srpo.data.load import reload
     from srpo.training import train as training
 
-    refuse_one_seed(args.seed)
-    if args.resume is not None:
-        _refuse_changes(args)
-        known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
-        if args.env is not None:
-            _same_environment(args.env, known["env_id"])
-        data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
-        run = training.resume(
-            args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in, devices=args.devices
-        )
-        return report(run, args.json)
+    _refuse_changes(args)
+    known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
+    if args.env is not None:
+        _same_environment(args.env, known["env_id"])
+    data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
+    run = training.resume(
+        args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in, devices=args.devices
+    )
+    return report(run, args.json)
 
+
+def _train(args: argparse.Namespace) -> int:
     if args.data is None:
         raise ConfigError(
             "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
         )
     from srpo import algorithms, config
+    from srpo.training import train as training
 
     cls = algorithms.named(args.algo)
     data = open_data(args.data, args)
     chosen = config.preset(cls.presets, args.preset, data.task or "")
     changes = dict(pair(text, "--set") for text in args.set)
-    axes = [pair(text, "--sweep") for text in args.sweep]
-    sweep = {path: values.split(",") for path, values in axes}
-    if len(sweep) < len(axes):
-        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
+    sweep = _sweep(args.sweep)
     algorithm = config.assign_all(cls.default(), chosen | changes)
     sources = (
         dict.fromkeys(chosen, f"preset {args.preset}") | _from(algorithm, changes, "--set") | _from(algorithm, sweep, "--sweep")
