@@ -64,14 +64,14 @@ def test_the_bound_is_the_likelihood_where_the_model_is_perfect():
     np.testing.assert_allclose(found.mean(1), wanted.mean(1), atol=0.15)
 
 
-def evidence(gain, likelihood, td=1.0, predicted=10.0, correlation=0.8):
+def evidence(gain, likelihood, td=1.0, predicted=10.0, correlation=0.8, ends_after=np.nan):
     """Of policies with these gains over a behavior that is worth 10, in two members and 12 episodes that differ a little."""
     gain, shape = np.append(np.asarray(gain, float), 0.0), (len(gain) + 1, 2, 12)
     noise = np.linspace(-0.2, 0.2, 12)
     value = np.broadcast_to(gain[:, None, None] * (1 + noise), shape) + 10
     nats = np.broadcast_to(np.append(likelihood, 0.0)[:, None] - 3.0, (len(gain), 7))
     errors = np.append(np.broadcast_to(td, len(gain) - 1), 1.0)
-    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation)
+    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, ends_after)
 
 
 def judged(*args, steps=None, **options):
@@ -96,6 +96,9 @@ def test_what_data_cannot_tell():
     wrong = judged([3.0], [0.0], predicted=40.0)
     assert wrong.answer == "cannot tell" and "Q does not give back what the held-out episodes returned" in wrong.advice[-1]
     assert judged([3.0], [0.0], correlation=-0.2).answer == "cannot tell"
+    late = judged([3.0], [0.0], ends_after=400.0)
+    assert late.answer == "cannot tell" and "after 400 steps, and the discount sees about 100" in late.advice[-1]
+    assert judged([3.0], [0.0], ends_after=40.0).answer == "take"
 
 
 def test_no_policy_can_be_trusted_or_beats_cloning():

@@ -36,9 +36,9 @@ class Judging(eqx.Module):
     behavior: DiffusionBehavior = DiffusionBehavior(
         steps=5_000, batch_size=256, width=64, parametrization="preconditioned", lr=1e-3
     )
-    rows: int = static(100_000, "transitions that Q is fitted to, drawn from those that were trained on if there are more")
-    held_rows: int = static(20_000, "held-out transitions that are looked at, drawn if there are more")
-    states: int = static(1_000, "held-out states at which the likelihood of actions is measured")
+    rows: int = static(30_000, "transitions that Q is fitted to, drawn from those that were trained on if there are more")
+    held_rows: int = static(5_000, "held-out transitions that are looked at, drawn if there are more")
+    states: int = static(500, "held-out states at which the likelihood of actions is measured")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Evidence:
     returns: Float[np.ndarray, " episodes"]  # discounted, of the held-out episodes: what the behavior's value should be
     slope: float  # of held-out returns to go against the behavior's Q: 1 if it is calibrated
     correlation: float  # of the two
+    ends_after: float = float("nan")  # steps: mean length of the held-out episodes that ended by themselves
 
 
 class Split:
@@ -107,7 +108,9 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
     own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
-    return Evidence(start_value, value, td_error / split.std, likelihood, split.returns, slope, correlation)
+    error, aside = td_error / split.std, split.aside
+    ends_after = float(np.diff(aside.episodes)[aside.ended].mean()) if aside.ended.any() else float("nan")
+    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, ends_after)
 
 
 def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:

@@ -12,8 +12,8 @@ import numpy as np
 from srpo.judging.evidence import Evidence
 from srpo.judging.panel import Candidate
 
-FAR = 5.0  # nats per step below the recorded actions: beyond, a policy acts where the data say nothing
-ODD = 2.0  # times the behavior's own error of one step on held-out transitions: beyond, Q does not fit this policy
+FAR = 0.0  # nats per step below the recorded actions: a policy that knows the data acts more, not less, as they mostly do
+ODD = 1.05  # times the behavior's own error of one step on held-out transitions: beyond, Q does not fit this policy
 DRAWS = 1000
 
 
@@ -98,7 +98,12 @@ def weigh(candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[
         value = float(evidence.start_value[i].mean())
         numbers = (value, float(gain[i].mean()), float(low[i]), float(high[i]), likelihood, float(ratio[i]))
         judged.append(Judged(candidate, *numbers, shares[i], objection))
-    return sorted(judged, key=lambda j: (not j.trusted, -j.low if np.isfinite(j.low) else np.inf))
+    return sorted(judged, key=_order)
+
+
+def _order(j: Judged) -> tuple[bool, float]:
+    """Those that are trusted by the lower end of their gain, then the others, whose gain means nothing, by their error."""
+    return not j.trusted, -j.low if j.trusted else j.td_error if np.isfinite(j.td_error) else np.inf
 
 
 def _objection(gain: float, likelihood: float, ratio: float) -> str:
@@ -114,7 +119,7 @@ def _objection(gain: float, likelihood: float, ratio: float) -> str:
 def judgement(data: str, discount: float, candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]):
     """The whole: ranking, answer and advice."""
     ranking = weigh(candidates, evidence, shares)
-    answer, advice = _advise(ranking, evidence)
+    answer, advice = _advise(ranking, evidence, 1 / (1 - discount))
     return Judgement(
         data,
         len(evidence.returns),
@@ -129,7 +134,7 @@ def judgement(data: str, discount: float, candidates: Sequence[Candidate], evide
     )
 
 
-def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[str]]:
+def _advise(ranking: Sequence[Judged], evidence: Evidence, horizon: float) -> tuple[str, list[str]]:
     trusted = [j for j in ranking if j.trusted]
     reliable, said = _reliable(evidence)
     left_out = f"{len(ranking) - len(trusted)} of {len(ranking)} policies are not trusted: they act far off the data, or their Q does not fit"
@@ -142,6 +147,12 @@ def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[st
     lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking)]
     if not reliable:
         return "cannot tell", [*lines, "cannot tell how good it is: Q does not give back what the held-out episodes returned"]
+    if evidence.ends_after > horizon:
+        late = f"episodes end by themselves, after {evidence.ends_after:.0f} steps, and the discount sees about {horizon:.0f}"
+        return "cannot tell", [
+            *lines,
+            f"cannot tell whether it is better than cloning: {late}; a larger q.discount sees further",
+        ]
     if best.low <= 0:
         return "cannot tell", [*lines, "cannot tell whether it is better than cloning: the interval of its gain contains zero"]
     return "take", [*lines, f"better than the behavior by {best.gain:.3g} (95 % interval {best.low:.3g} to {best.high:.3g})"]
