@@ -185,7 +185,7 @@ def test_without_gymnasium_robotics_the_extra_is_named(tmp_path, monkeypatch, ca
         make_env("srpo/PointMaze-umaze-v0")
 
 
-TEMPERATURES = {"policy.beta", "policy.alpha"}
+TEMPERATURES = {"policy.beta", "policy.alpha", "beta"}
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
