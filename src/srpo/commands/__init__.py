@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from srpo.errors import ConfigError
 
@@ -24,6 +27,53 @@ def add_units(add: Any) -> None:
     )
 
 
+COLUMNS = {
+    "obs": "columns of a table (CSV, Parquet) that are observed: names or patterns, such as 'joint_*,temp'",
+    "action": "columns that are the action, such as 'cmd_*'",
+    "reward": "column of the reward, or module:function that computes it from (obs, action, next_obs)",
+    "terminal": "column that says where an episode ended by itself",
+    "episode": "column of which another value is another episode; without it each file is one",
+    "time": "column of the time, checked for its order",
+    "gap": "seconds: a longer step in time cuts the episode",
+    "missing": "values that are not there: refuse (default), drop their episode, hold the value before",
+    "files": "pattern of the files in a folder",
+}
+
+
+def add_columns(add: Any) -> None:
+    """The options that say which columns of a table are what."""
+    for name, meaning in COLUMNS.items():
+        add(f"--{name}", metavar=name.upper(), help=meaning, dest=f"column_{name}")
+
+
+def reward_function(args: Any) -> Any:
+    """The function that `--reward module:function` names, imported; None if it names none. Raises ConfigError."""
+    module, colon, name = (getattr(args, "column_reward", None) or "").partition(":")
+    if not colon:
+        return None
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(
+            f"--reward {module}:{name} cannot be imported ({e}); name a function of a module that is on the path"
+        ) from e
+    finally:
+        sys.path.remove("")
+    if not callable(found):
+        raise ConfigError(f"--reward {module}:{name} is no function; name one of (obs, action, next_obs)")
+    return found
+
+
+def located(source: str, args: Any) -> str:
+    """A source with what the options say of its columns."""
+    told = {name: value for name in COLUMNS if (value := getattr(args, f"column_{name}", None)) is not None}
+    columns = {k: v for k, v in told.items() if k != "reward" or ":" not in v or len(told) > 1}
+    if not columns:
+        return source
+    return f"{source}{'&' if '?' in source else '?'}{urlencode(columns, safe=',*:')}"
+
+
 def open_data(source: str, args: Any) -> Any:
     """The data set that a command names, in the units that its options say. Raises DataError, MissingEnvironment."""
     from srpo.data import load_dataset
@@ -31,7 +81,7 @@ def open_data(source: str, args: Any) -> Any:
 
     if args.env is not None:
         import_its_module(args.env)
-    return load_dataset(source, env_id=args.env, action_range=args.action_range)
+    return load_dataset(located(source, args), env_id=args.env, action_range=args.action_range, reward=reward_function(args))
 
 
 def open_run(path: Path, algo: str | None = None) -> Any:

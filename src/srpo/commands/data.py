@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
-from srpo.commands import add_units, open_data
+from srpo.commands import add_columns, add_units, open_data
 
 EXAMPLES = """examples:
   srpo data list
   srpo data info halfcheetah-medium-replay-mini
   srpo data info logs/robot.hdf5 --png robot.png
   srpo data info hopper-medium-v2 --json | jq .score.mean
+  srpo data info trips/ --obs 'joint_*,temp' --action 'cmd_*' --episode trip --time t
+  srpo data convert trips/ trips.hdf5 --obs 'joint_*' --action 'cmd_*' --reward rewards:energy
   srpo data make pointmaze-medium                  a maze, recorded here (extra: mazes)
 """
 
@@ -23,18 +25,28 @@ The file is kept in SRPO_DATASET_DIR, or ~/.srpo/datasets, and NAME then names i
 The same seed gives the same rows; scores compare with nothing published. Needs the extra `mazes`."""
 
 
+CONVERT = """Writes any source as one HDF5 file in D4RL's layout, in the units that were recorded: read once, checked once.
+
+The file says the range of its actions and its environment, if they are known."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands `info`, `list` and `make`."""
+    """The subcommands `info`, `convert`, `list` and `make`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="{info,list,make}")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="{info,convert,list,make}")
     raw: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES}
     about = commands.add_parser(
         "info", help="table and pictures of one data set", description="Shows what a data set holds.", **raw
     )
     about.add_argument("data", metavar="DATA", help="a name of `srpo data list`, path to .hdf5 or .npz, or minari:ID")
     about.add_argument("--png", type=Path, metavar="FILE", help="draw histograms of returns and actions to FILE")
-    add_units(about.add_argument)
+    to = commands.add_parser("convert", help="write any source as a file in D4RL's layout", description=CONVERT, **raw)
+    to.add_argument("data", metavar="SRC", help="whatever srpo train takes")
+    to.add_argument("out", type=Path, metavar="OUT.hdf5", help="the file to write; it must not exist")
+    for reads in (about, to):
+        add_units(reads.add_argument)
+        add_columns(reads.add_argument)
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)
     make = commands.add_parser("make", help="record a maze on this machine", description=MAKE, **raw)
     make.add_argument("name", metavar="NAME", help="pointmaze-umaze, pointmaze-medium or pointmaze-large")
@@ -52,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
         return _list(args.json)
     if args.data_command == "make":
         return _make(args)
+    if args.data_command == "convert":
+        return _convert(args)
     from srpo.data.info import check_writable, info
 
     if args.png is not None:
@@ -69,6 +83,15 @@ def _make(args: argparse.Namespace) -> int:
         bars.open("rows", max(steps, 1))
         path = made.make(args.name, args.to, steps, args.seed, bars.update)
     print(path)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from srpo.data.write import check_new, write
+
+    check_new(args.out)
+    write(open_data(args.data, args), args.out)
+    print(args.out)
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
-from srpo.commands import add_units, open_data, open_run
+from srpo.commands import COLUMNS, add_columns, add_units, located, open_data, open_run, reward_function
 from srpo.errors import ConfigError
 from srpo.text import command
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values for this data set: paper (default), quick, or another of the algorithm's, such as authors-code",
     )
     add_units(add)
+    add_columns(add)
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
     add("--seed", help=argparse.SUPPRESS)  # other tools' word for something else: refused with the right one
@@ -126,7 +127,18 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    free = ("data", "data_in", "env", "resume", "devices", "sinks", "json", "quiet", *(("algo",) if ":" in args.algo else ()))
+    free = (
+        "data",
+        *(f"column_{name}" for name in COLUMNS),
+        "data_in",
+        "env",
+        "resume",
+        "devices",
+        "sinks",
+        "json",
+        "quiet",
+        *(("algo",) if ":" in args.algo else ()),
+    )
     changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
     if changed:
         what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
@@ -166,7 +178,9 @@ def _resume(args: argparse.Namespace) -> int:
     known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
     if args.env is not None:
         _same_environment(args.env, known["env_id"])
-    data = reload(known, args.data) if args.data else None  # where it is now, if it was moved
+    where = located(args.data, args) if args.data else None  # where it is now, if it was moved
+    computes = reward_function(args)
+    data = reload(known, where, computes) if where or computes else None
     run = training.resume(
         args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in, devices=args.devices
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from srpo.data.checks import DataError
 from srpo.data.layout import interleaved
 from srpo.data.mapped import FEW, columns, few, pieces
 from srpo.data.recording import Dataset
+from srpo.text import NAME, plain
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 AT_BOUND = 0.999  # actions beyond this count as saturated
@@ -49,6 +51,8 @@ def summary(data: Dataset) -> dict[str, Any]:
         "actions_at_bounds_by_column": [float(x) for x in saturated],
         "obs_range": [float((obs.low + offset).min()), float((obs.high + offset).max())],
         "action_units": data.action_range and data.action_range.as_dict(),
+        "obs_names": data.labels and list(data.labels[0]),
+        "action_names": data.labels and list(data.labels[1]),
     }
     return out | {"warnings": warnings_about(data)}
 
@@ -77,6 +81,7 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
 def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
     lines = list(data.notes)
+    obs_names, action_names = data.labels or (None, None)
     if data.timeouts_from == "counted":
         lines.append(
             "the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does"
@@ -92,22 +97,22 @@ def warnings_about(data: Dataset, normalized: bool = False) -> list[str]:
     obs, action, reward = (data.columns[key] for key in ("obs", "action", "reward"))
     same = np.flatnonzero(obs.high == obs.low)
     if len(same):
-        lines.append(f"observation columns {_listed(same)} are constant")
+        lines.append(f"observation columns {_listed(same, obs_names)} are constant")
     std = obs.std
     odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
     if len(odd) and not normalized:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
-            f"observation columns {_listed(odd)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
+            f"observation columns {_listed(odd, obs_names)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
             "train with --set data.normalize_obs=true (algorithms whose papers normalize do so by themselves)"
         )
     still = np.flatnonzero(action.high == action.low)
     if len(still):
-        lines.append(f"action columns {_listed(still)} are constant")
+        lines.append(f"action columns {_listed(still, action_names)} are constant")
     share = _at_bound(data)
     if (share > 0.5).any():
         lines.append(
-            f"action columns {_listed(np.flatnonzero(share > 0.5))} are at a bound in most rows; check the scale of the actions"
+            f"action columns {_listed(np.flatnonzero(share > 0.5), action_names)} are at a bound in most rows; check the scale of the actions"
         )
     if data.action_range is None and (limit := np.maximum(-action.low, action.high).max()) < 0.1:
         lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
@@ -216,8 +221,10 @@ def _discontinuities(data: Dataset) -> list[str]:
     ]
 
 
-def _listed(columns: np.ndarray) -> str:
-    return ", ".join(map(str, columns[:10])) + (", ..." if len(columns) > 10 else "")
+def _listed(columns: np.ndarray, names: Sequence[str] | None = None) -> str:
+    """Columns by name, else by number."""
+    shown = [str(c) if names is None else plain(names[c], NAME) for c in columns[:10]]
+    return ", ".join(shown) + (", ..." if len(columns) > 10 else "")
 
 
 def info(data: Dataset, png: Path | None = None, as_json: bool = False) -> dict[str, Any]:
@@ -277,6 +284,9 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("observations", "{:.3g} to {:.3g}".format(*found["obs_range"])),
         ("actions", f"{low:.3g} to {high:.3g}; {100 * found['actions_at_bounds']:.1f} % of the numbers at a bound"),
     ]
+    for label, key in (("observed", "obs_names"), ("done", "action_names")):
+        if found[key]:
+            facts.append((label, ", ".join(plain(name, NAME) for name in found[key])))
     if found["score"] is None:
         facts.append(("score", "no reference returns known"))
     return facts

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srpo.data import ends, precision, ranges, sources
-from srpo.data.checks import FIELDS, check_arrays, check_env_id
+from srpo.data.checks import FIELDS, DataError, check_arrays, check_env_id
 from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
@@ -19,17 +19,25 @@ from srpo.data.sources.builtin import BUILTIN
 from srpo.environments import MissingEnvironment, make_env
 from srpo.text import NAME, plain
 
+Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of obs (N, obs), action (N, act), next_obs (N, obs)
 
-def load_dataset(source: str | Path, *, env_id: str | None = None, action_range: Asked = None) -> Dataset:
+
+def load_dataset(
+    source: str | Path, *, env_id: str | None = None, action_range: Asked = None, reward: Reward | None = None
+) -> Dataset:
     """The data set that `source` names. Raises DataError.
 
     `source` is a built-in name, the path of an .hdf5 or .npz file in D4RL's layout, a D4RL id such as
-    hopper-medium-v2 (downloaded if it is not there yet), a name of `srpo data make`, or `minari:` and an id of Minari.
+    hopper-medium-v2 (downloaded if it is not there yet), a name of `srpo data make`, `minari:` and an id of Minari, a table
+    with its columns (`srpo.data.sources.spec`), a folder of LeRobot, or a file of robomimic or d3rlpy.
     env_id: the environment that was recorded, if it is not the one that the data name. action_range: the recorded actions
     that training sees as -1 and 1, (low, high) as numbers or per column, "env" for the environment's bounds, "recorded" for
-    what the recording states, else its smallest and largest; policies act in recorded units.
+    what the recording states, else its smallest and largest; policies act in recorded units. reward: computes rewards (N,)
+    from obs, action and next_obs, in recorded units; the next observation of an episode's last row is its own.
     """
     fields, attributes = sources.find(str(source)).read(str(source))
+    if reward is not None or "reward" not in fields:
+        fields = fields | {"reward": computed(fields, attributes, reward)}
     if env_id is not None:
         attributes = attributes._replace(env_id=env_id)
     return build(fields, attributes, FIELDS, action_range)
@@ -56,17 +64,49 @@ def from_arrays(
     return build(owned, Attributes(name, "arrays", env_id), {key: key for key in FIELDS}, action_range)
 
 
+def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None) -> np.ndarray:
+    """Rewards (N,) by a function of obs, action and next_obs. Raises DataError if there is none or it cannot be used."""
+    if reward is None:
+        named = (
+            f"compute it again with --reward {about.reward}"
+            if about.reward
+            else "name its column, or a function: --reward module:function"
+        )
+        raise DataError(f"{about.source.partition('?')[0]}: no reward is recorded; {named}")
+    obs, end = np.asarray(fields["obs"]), np.asarray(fields["terminal"], bool) | np.asarray(fields["timeout"], bool)
+    following = fields.get("next_obs")
+    if following is None:
+        rows = np.arange(1, len(obs) + 1)
+        following = obs[np.where(end | (rows == len(obs)), rows - 1, rows)]
+    try:
+        found = np.asarray(reward(obs, np.asarray(fields["action"]), following), np.float64)
+    except Exception as e:  # anything may go wrong in another's function
+        raise DataError(
+            f"{about.source.partition('?')[0]}: the reward function failed ({type(e).__name__}: {plain(e, 120)}); mend it"
+        ) from e
+    if found.shape != (len(obs),) or not np.isfinite(found).all():
+        what = f"an array of shape {found.shape}" if found.shape != (len(obs),) else "numbers that are not finite"
+        raise DataError(
+            f"{about.source.partition('?')[0]}: the reward function gave {what}, expected ({len(obs)},) finite numbers from "
+            f"obs {obs.shape}, action and next_obs of all rows"
+        )
+    return found
+
+
 def recorded_source(known: Mapping[str, Any]) -> str:
     """Where the data set of a run is found again, from what `run.json` knows of it: a built-in one wherever it is installed."""
     return known["name"] if known["name"] in BUILTIN else known["source"]
 
 
-def reload(known: Mapping[str, Any], source: str | Path | None = None) -> Dataset:
-    """The data set of a run, in the same units, from what `run.json` knows of it; `source`: where it is now."""
+def reload(known: Mapping[str, Any], source: str | Path | None = None, reward: Reward | None = None) -> Dataset:
+    """The data set of a run, in the same units, from what `run.json` knows of it; `source`: where it is now; `reward`: computes it."""
     found = known.get("action_range")
     told = found and (found["low"], found["high"])
     return load_dataset(
-        recorded_source(known) if source is None else source, env_id=known["env_id"], action_range=told or (-1, 1)
+        recorded_source(known) if source is None else source,
+        env_id=known["env_id"],
+        action_range=told or (-1, 1),
+        reward=reward,
     )
 
 
@@ -113,7 +153,8 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
         d4rl=by_d4rl,
         action_range=chosen,
         obs_offset=offset,
-        notes=tuple(notes),
+        notes=(*about.notes, *notes),
+        labels=about.labels,
     )
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from srpo.data.mapped import few
 from srpo.data.recording import Dataset
+from srpo.text import plain
 
 BLUE, GRAY = "#2b6cb0", "#555555"
 MOST = 32  # action columns drawn
@@ -32,7 +33,8 @@ def draw(data: Dataset, path: Path) -> None:
         if column >= shown:
             axis.set_visible(False)
         else:
-            _action(axis, few(data.action)[:, column], column)
+            name = f"column {column}" if data.labels is None else plain(data.labels[1][column], 24)
+            _action(axis, few(data.action)[:, column], name)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         figure.savefig(part, format="png")
@@ -62,9 +64,9 @@ def _returns(axis, data: Dataset) -> None:
         score.spines["top"].set_color(GRAY)
 
 
-def _action(axis, values: np.ndarray, column: int) -> None:
+def _action(axis, values: np.ndarray, name: str) -> None:
     axis.hist(values, bins=np.linspace(-1, 1, 51), weights=np.full(len(values), 1 / len(values)), color=BLUE)
-    axis.set_title(f"column {column}", fontsize=9)
+    axis.set_title(name, fontsize=9, parse_math=False)
     axis.set_xlim(-1.04, 1.04)
     axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
     axis.tick_params(labelsize=8)

@@ -66,6 +66,7 @@ class Dataset:
     action_range: ActionRange | None = None  # the recorded actions that are -1 and 1 here; None: they are what was recorded
     obs_offset: np.ndarray | None = None  # (obs,) float32 taken off the recorded observations
     notes: tuple[str, ...] = ()  # what was done to the recording, to be said
+    labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of obs and action, if they have any
 
     def __len__(self) -> int:
         return len(self.obs)

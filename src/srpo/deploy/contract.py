@@ -91,7 +91,8 @@ def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
     """The origin of a policy of a `srpo.Run`."""
     settings = run.info["settings"] | point
     data = {
-        key: run.info["data"].get(key) for key in ("name", "source", "sha256", "rows", "env_id", "reference", "action_range")
+        key: run.info["data"].get(key)
+        for key in ("name", "source", "sha256", "rows", "env_id", "reference", "action_range", "labels")
     }
     return {
         "algorithm": run.info["algorithm"],

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -117,19 +118,29 @@ def export_run(
 def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[np.ndarray | None, str | None]:
     """The observations of the data set that a run was trained on, never downloaded, or why they are not at hand."""
     if given is not None:
-        dataset = reload(known, given)
+        dataset = reload(known, given, _unneeded if _computed(str(given)) else None)
         if dataset.sha256 != known["sha256"]:
             raise DataError(
                 f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)"
             )
         return dataset.recorded_obs, None
     source = recorded_source(known)
-    if source not in BUILTIN and not Path(source).exists():
+    if source not in BUILTIN and not Path(source.partition("?")[0]).exists():
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
-    dataset = reload(known)
+    dataset = reload(known, reward=_unneeded if _computed(source) else None)
     if dataset.sha256 != known["sha256"]:
         return None, f"{source} has changed since training, so its statistics were not used"
     return dataset.recorded_obs, None
+
+
+def _computed(source: str) -> bool:
+    """Whether the rewards of a source are computed by a function, which a file may not name."""
+    return ":" in dict(parse_qsl(source.partition("?")[2])).get("reward", "")
+
+
+def _unneeded(obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """No reward: only observations are looked at."""
+    return np.zeros(len(obs))
 
 
 def _environment(policy: Any, info: Mapping[str, Any]):
@@ -138,10 +149,10 @@ def _environment(policy: Any, info: Mapping[str, Any]):
     probe = describe(policy)
     sizes = probe.obs_size, probe.action_size
     try:
-        return *signals(data.get("env_id"), *sizes), []
+        return *signals(data.get("env_id"), *sizes, data.get("labels")), []
     except MissingEnvironment as e:
         note = f"names, units and bounds are unknown, so actions are in [-1, 1]: {e}"
-    return *signals(None, *sizes), [note]
+    return *signals(None, *sizes, data.get("labels")), [note]
 
 
 def _possible(places: Mapping[str, Path]) -> set[Path]:

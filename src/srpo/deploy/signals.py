@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from srpo.environments import check_spaces, make_env
+from srpo.text import NAME, plain
 
 # per joint type (free, ball, slide, hinge): names and units of its positions, then of its velocities
 ROTATION, TURN = [("qw", "1"), ("qx", "1"), ("qy", "1"), ("qz", "1")], [(f"angular velocity {a}", "rad/s") for a in "xyz"]
@@ -17,14 +19,17 @@ SLIDE, HINGE = 2, 3
 Signal = dict[str, Any]
 
 
-def signals(env_id: str | None, obs_size: int, action_size: int) -> tuple[list[Signal], list[Signal], np.ndarray, np.ndarray]:
+def signals(
+    env_id: str | None, obs_size: int, action_size: int, labels: Sequence[Sequence[str]] | None = None
+) -> tuple[list[Signal], list[Signal], np.ndarray, np.ndarray]:
     """Observation signals, action signals, and the bounds (act,) of the actions.
 
     Without an environment, or where its observation is not a plain piece of the simulator's state, units are None.
+    `labels`: the names of the recorded columns of observations and actions, which go before those of the environment.
     Raises MissingEnvironment if the environment is not installed, or no policy of these sizes can act in it.
     """
-    obs = [{"name": f"obs[{i}]", "unit": None} for i in range(obs_size)]
-    action = [{"name": f"action[{i}]", "unit": None} for i in range(action_size)]
+    named = labels or ([f"obs[{i}]" for i in range(obs_size)], [f"action[{i}]" for i in range(action_size)])
+    obs, action = ([{"name": plain(name, NAME), "unit": None} for name in names] for names in named)
     low, high = -np.ones(action_size, np.float32), np.ones(action_size, np.float32)
     if env_id is None:
         return obs, action, low, high
@@ -33,7 +38,7 @@ def signals(env_id: str | None, obs_size: int, action_size: int) -> tuple[list[S
         check_spaces(env, env_id, obs_size, action_size)
         low, high = (np.asarray(bound, np.float32) for bound in (env.action_space.low, env.action_space.high))
         model = getattr(env.unwrapped, "model", None)
-        if hasattr(model, "jnt_type"):
+        if labels is None and hasattr(model, "jnt_type"):
             obs, action = _state(env, model) or obs, _motors(model) or action
     finally:
         env.close()

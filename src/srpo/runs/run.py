@@ -76,6 +76,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
             "obs_statistics": data.obs_statistics and [x.tolist() for x in data.obs_statistics],
             "obs_offset": None if recording.obs_offset is None else recording.obs_offset.tolist(),
             "action_range": recording.action_range and recording.action_range.as_dict(),
+            "labels": recording.labels,
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),

@@ -74,6 +74,7 @@ class Data(Strict):
     longest_episode: Size | None = None
     obs_offset: list[float] | None = None
     action_range: ActionRange | None = None
+    labels: tuple[list[Line], list[Line]] | None = None
 
 
 class Info(Strict):
@@ -142,6 +143,8 @@ def _check_columns(data: Data) -> None:
     offset = data.obs_offset or [0.0] * data.obs_size
     if not len(mean) == len(std) == len(offset) == data.obs_size or min(std) <= 0:
         raise ValueError(f"obs_statistics or obs_offset are not for {data.obs_size} columns, or a deviation is not above zero")
+    if data.labels and tuple(map(len, data.labels)) != (data.obs_size, data.action_size):
+        raise ValueError(f"labels are not for {data.obs_size} observations and {data.action_size} actions")
     if (bounds := data.action_range) is not None:
         same = len(bounds.low) == len(bounds.high) == data.action_size
         if not same or any(low >= high for low, high in zip(bounds.low, bounds.high, strict=True)):

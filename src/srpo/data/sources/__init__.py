@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from srpo.data.checks import DataError
 
 MODULES = [
-    f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "files")
+    f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "lerobot", "episodes", "table", "files")
 ]  # the first that matches reads
 GROUP = "srpo.sources"  # of entry points
 _registered: list[Source] = []
@@ -32,6 +32,9 @@ class Attributes(NamedTuple):
     d4rl: bool = False  # D4RL's own, or ours in its layout: taken by its rules, bit for bit, and nothing is asked
     action_range: tuple[Any, Any, str] | None = None  # lowest and highest action that the recording states, and where
     others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
+    labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of observations and of actions
+    reward: str | None = None  # module:function that computes it: on the command line alone
+    notes: tuple[str, ...] = ()  # what was left out, to be said
 
 
 @runtime_checkable

@@ -1,0 +1,106 @@
+"""Data sets of LeRobot (v2 and v3), as a local folder or `lerobot:OWNER/NAME` of the Hub; needs the extra `lerobot`.
+
+Read are `observation.state` (and `observation.environment_state`), `action`, `episode_index`, and `next.reward`, `next.done` if
+they are there; images and other features are left out, and a line says so. Demonstrations without rewards get zeros, which
+is said, too: clone them (`--algo bc`), or name a function with `--reward`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.data.checks import DataError
+from srpo.data.sources import Attributes
+from srpo.data.sources.table import load
+from srpo.text import NAME, plain
+
+PREFIX = "lerobot:"
+STATES = ("observation.state", "observation.environment_state")
+
+
+def matches(source: str) -> bool:
+    return source.startswith(PREFIX) or (Path(source).expanduser() / "meta" / "info.json").is_file()
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording in the folder, downloaded from the Hub if it is named so. Raises DataError."""
+    folder = _downloaded(source.removeprefix(PREFIX)) if source.startswith(PREFIX) else Path(source).expanduser()
+    features = _features(folder)
+    states = [name for name in STATES if name in features]
+    if not states or "action" not in features:
+        found = ", ".join(plain(name, 40) for name in list(features)[:8])
+        raise DataError(f"{folder}: has no {STATES[0]} or no action (it holds {found}); choose another data set")
+    optional = [name for name in ("next.reward", "next.done") if name in features]
+    files = sorted((folder / "data").rglob("*.parquet"))
+    if not files:
+        raise DataError(f"{folder}: data/ holds no .parquet file; download the data set again")
+    columns = [*states, "action", "episode_index", *optional]
+    parts = [_columns(file, columns) for file in files]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+    episode = rows["episode_index"]
+    last = np.append(episode[1:] != episode[:-1], True)
+    done = rows["next.done"].astype(bool).ravel() & last if "next.done" in rows else np.zeros(len(last), bool)
+    fields = {
+        "obs": np.concatenate([rows[name].reshape(len(last), -1) for name in states], 1),
+        "action": rows["action"].reshape(len(last), -1),
+        "terminal": done & (rows["next.reward"].ravel() > 0) if "next.reward" in rows else np.zeros(len(last), bool),
+    }
+    fields["timeout"] = last & ~fields["terminal"]
+    fields["reward"] = rows["next.reward"].ravel() if "next.reward" in rows else np.zeros(len(last))
+    name = source.removeprefix(PREFIX).rstrip("/").split("/")[-1]
+    labels = tuple(n for s in states for n in _names(features[s], s)), tuple(_names(features["action"], "action"))
+    where = source if source.startswith(PREFIX) else str(folder.resolve())
+    return fields, Attributes(name, where, labels=labels, notes=tuple(_notes(features, columns)))
+
+
+def _features(folder: Path) -> dict[str, Any]:
+    file = folder / "meta" / "info.json"
+    try:
+        features = json.loads(file.read_text())["features"]
+        if not isinstance(features, dict):
+            raise TypeError("features is no table")
+        return features
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{file}: does not say what a LeRobot data set holds ({plain(e, 100)}); download it again") from None
+
+
+def _columns(file: Path, columns: list[str]) -> dict[str, np.ndarray]:
+    table = load(file, columns)
+    lacking = [name for name in columns if name not in table.column_names]
+    if lacking:
+        raise DataError(f"{file}: lacks the column {lacking[0]}, which meta/info.json promises; download it again")
+    return {name: np.array(table[name].to_pylist()) for name in columns}
+
+
+def _names(feature: Any, default: str) -> list[str]:
+    """The names of a feature's entries, as `names` lists them or as it nests them."""
+    found = feature.get("names") if isinstance(feature, dict) else None
+    if isinstance(found, dict):
+        found = next(iter(found.values()), None)
+    size = int(np.prod(feature.get("shape", [1])))
+    return (
+        [str(x) for x in found] if isinstance(found, list) and len(found) == size else [f"{default}.{i}" for i in range(size)]
+    )
+
+
+def _notes(features: dict[str, Any], used: list[str]):
+    images = [n for n, f in features.items() if isinstance(f, dict) and f.get("dtype") in ("image", "video")]
+    if images:
+        yield f"images are left out ({', '.join(plain(n, NAME) for n in images[:4])}); policies see the numbers alone"
+    if "next.reward" not in used:
+        yield "no reward was recorded, so all are 0: clone it (--algo bc), or compute one with --reward module:function"
+
+
+def _downloaded(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise DataError(f"{PREFIX}{name}: the package huggingface_hub is not installed; pip install 'srpo[lerobot]'") from None
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["meta/*", "data/*"]))
+    except Exception as e:  # its download raises errors of many packages
+        raise DataError(f"{PREFIX}{name}: cannot be downloaded ({plain(e, 150)}); check the name and the connection") from None

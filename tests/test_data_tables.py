@@ -1,0 +1,267 @@
+"""Logs as robots and plants write them: tables, LeRobot, robomimic, d3rlpy; read as what happened, or refused in one line."""
+
+import json
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+import srpo
+from srpo.cli import main
+from srpo.data import DataError, load_dataset
+from srpo.data.info import summary
+
+pa = pytest.importorskip("pyarrow")
+from pyarrow import csv, parquet  # noqa: E402
+
+MAP = "obs=joint_*,temp&action=cmd_*&reward=r&episode=trip&time=t"
+
+
+def columns(n=12, trips=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "t": np.concatenate([np.arange(n // trips) * 0.1 + 100 * i for i in range(trips)]),
+        "trip": np.repeat(np.arange(trips), n // trips),
+        "joint_0": rng.normal(size=n),
+        "joint_1": rng.normal(size=n),
+        "temp": rng.normal(20, 5, n),
+        "cmd_a": rng.uniform(-1, 1, n),
+        "cmd_b": rng.uniform(-1, 1, n),
+        "r": rng.normal(size=n),
+        "note": np.array(["ok"] * n),
+    }
+
+
+def write(path, found):
+    table = pa.table(found)
+    csv.write_csv(table, path) if path.suffix == ".csv" else parquet.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_read_by_its_column_map(tmp_path, suffix):
+    found = columns()
+    data = load_dataset(f"{write(tmp_path / f'logs{suffix}', found)}?{MAP}&action_range=1".replace("&action_range=1", ""))
+    np.testing.assert_allclose(data.recorded_obs, np.stack([found[k] for k in ("joint_0", "joint_1", "temp")], 1), rtol=1e-5)
+    recorded = data.action if data.action_range is None else data.action_range.recorded(data.action)
+    np.testing.assert_allclose(recorded, np.stack([found["cmd_a"], found["cmd_b"]], 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(data.reward, found["r"], rtol=1e-6)
+    assert data.labels == (("joint_0", "joint_1", "temp"), ("cmd_a", "cmd_b"))
+    np.testing.assert_array_equal(np.flatnonzero(data.timeout), [3, 7, 11])
+    assert summary(data)["obs_names"] == ["joint_0", "joint_1", "temp"]
+
+
+def test_a_folder_with_its_map_beside_it(tmp_path):
+    folder = tmp_path / "trips"
+    folder.mkdir()
+    for i in range(2):
+        write(folder / f"{i}.parquet", columns(seed=i))
+    (tmp_path / "trips.toml").write_text('obs = ["joint_*"]\naction = "cmd_*"\nreward = "r"\n')
+    data = load_dataset(folder)
+    assert len(data) == 24 and data.obs_size == 2
+    np.testing.assert_array_equal(np.flatnonzero(data.timeout), [11, 23])  # each file is one episode
+    moved = load_dataset(data.source)  # a run finds it again by this
+    assert moved.sha256 == data.sha256 and moved.labels == data.labels
+
+
+def test_time_that_makes_a_long_step_cuts_an_episode(tmp_path):
+    path = write(tmp_path / "a.csv", columns())
+    data = load_dataset(f"{path}?obs=temp&action=cmd_*&reward=r&time=t&gap=1")
+    np.testing.assert_array_equal(np.flatnonzero(data.timeout), [3, 7, 11])
+
+
+def lacking(n=12):
+    found = columns(n)
+    temp = found["temp"].astype(object)
+    temp[5] = None
+    return found | {"temp": pa.array(temp, pa.float64())}
+
+
+def test_missing_values_are_refused_dropped_or_held(tmp_path):
+    path = write(tmp_path / "a.parquet", lacking())
+    with pytest.raises(
+        DataError, match=r"temp has no value in row 5 \(1 rows lack one\); add --missing drop .* or --missing hold"
+    ):
+        load_dataset(f"{path}?{MAP}")
+    dropped, held = (load_dataset(f"{path}?{MAP}&missing={how}") for how in ("drop", "hold"))
+    assert len(dropped) == 8 and np.flatnonzero(dropped.timeout).tolist() == [3, 7]
+    assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
+
+
+@pytest.mark.parametrize(
+    "change, query, said",
+    [
+        ({}, "obs=join_*&action=cmd_*&reward=r", "no column is called join_.*did you mean joint_"),
+        ({}, "obs=note&action=cmd_*&reward=r", "note holds string such as 'ok', expected numbers"),
+        ({}, "obs=temp,temp&action=cmd_*&reward=r", "temp is named twice for obs"),
+        ({}, "obs=temp&reward=r", "no columns are named for action"),
+        ({}, "obs=temp&action=cmd_*&rewrd=r", "unknown key rewrd; did you mean 'reward'"),
+        ({}, "obs=temp&action=cmd_*&reward=r&missing=skip", "found skip, expected one of refuse, drop, hold"),
+        ({}, "obs=temp&action=cmd_*&reward=r&gap=2", "a gap cuts episodes by time; name the column of the time"),
+        ({}, "obs=temp&action=cmd_*&reward=r&time=t&gap=soon", "gap is soon, expected seconds"),
+        ({"t": np.zeros(12)}, MAP, "row 1 has the same time as row 0"),
+        ({"t": -np.arange(12.0)}, MAP, "row 1 has an earlier time than row 0"),
+        ({}, "obs=temp&action=cmd_*", "no reward is recorded; name its column, or a function: --reward module:function"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, change, query, said):
+    path = write(tmp_path / "a.csv", columns() | change)
+    with pytest.raises(DataError, match=said) as found:
+        load_dataset(f"{path}?{query}")
+    assert (
+        ("\n" not in str(found.value) and str(path) in str(found.value))
+        or "named for" in said
+        or "gap" in said
+        or "expected one" in said
+    )
+
+
+REWARD = """
+import numpy as np
+def energy(obs, action, next_obs):
+    return -(action ** 2).sum(1) + (next_obs[:, 0] - obs[:, 0])
+def wrong(obs, action, next_obs):
+    return action
+def fails(obs, action, next_obs):
+    raise KeyError("torque")
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "plant_rewards.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+    yield "plant_rewards"
+    sys.modules.pop("plant_rewards", None)
+
+
+def options(how="energy"):
+    return ["--obs", "joint_*", "--action", "cmd_*", "--episode", "trip", "--reward", f"plant_rewards:{how}"]
+
+
+def test_a_reward_function_is_named_on_the_command_line_and_never_by_a_file(tmp_path, module, capsys):
+    path = write(tmp_path / "a.parquet", columns())
+    assert main(["data", "convert", str(path), str(tmp_path / "out.hdf5"), *options()]) == 0
+    data, found = load_dataset(tmp_path / "out.hdf5"), columns()
+    action = np.stack([found["cmd_a"], found["cmd_b"]], 1)
+    step = np.append(np.diff(found["joint_0"]), 0)
+    step[[3, 7, 11]] = 0  # what followed was not observed
+    np.testing.assert_allclose(data.reward, -(action**2).sum(1) + step, rtol=1e-4, atol=1e-5)
+    capsys.readouterr()
+    for how, said in (
+        ("wrong", "gave an array of shape (12, 2), expected (12,)"),
+        ("fails", "failed (KeyError"),
+        ("none", "cannot be imported"),
+    ):
+        assert main(["data", "info", str(path), *options(how)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error
+    with pytest.raises(DataError, match="compute it again with --reward plant_rewards:energy"):
+        load_dataset(f"{path}?obs=joint_*&action=cmd_*&reward=plant_rewards:energy")
+
+
+def test_a_run_on_a_table_is_trained_exported_and_resumed_with_its_names(tmp_path, module, capsys):
+    path = write(tmp_path / "a.parquet", columns(60, 3))
+    small = [f"--set=policy.{k}" for k in ("steps=2", "batch_size=4", "hidden=8")]
+    arguments = [str(path), *options(), "--algo", "bc-gaussian", "--no-eval", "--quiet", *small]
+    assert main(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "policy.safetensors")]) == 0
+    run = srpo.load_run(tmp_path / "run")
+    assert run.info["data"]["labels"] == [["joint_0", "joint_1"], ["cmd_a", "cmd_b"]]
+    contract = json.loads((tmp_path / "policy.contract.json").read_text())
+    assert [s["name"] for s in contract["input"]["signals"]] == ["joint_0", "joint_1"]
+    assert [s["name"] for s in contract["output"]["signals"]] == ["cmd_a", "cmd_b"]
+    (tmp_path / "run" / "stages" / "policy.safetensors").unlink()  # as if it had been stopped
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--quiet"]) == 2
+    assert "compute it again with --reward plant_rewards:energy" in capsys.readouterr().err
+
+
+def lerobot(folder, rewards=True):
+    rng = np.random.default_rng(0)
+    (folder / "meta").mkdir(parents=True)
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "elbow"]}},
+        "action": {"dtype": "float32", "shape": [2], "names": ["shoulder", "elbow"]},
+        "observation.images.top": {"dtype": "video", "shape": [3, 48, 64]},
+        "episode_index": {"dtype": "int64", "shape": [1]},
+    }
+    state, action = rng.normal(size=(2, 6, 2))
+    found = {"observation.state": list(state), "action": list(0.5 * np.tanh(action)), "episode_index": [0, 0, 0, 1, 1, 1]}
+    if rewards:
+        features |= {"next.reward": {"dtype": "float32", "shape": [1]}, "next.done": {"dtype": "bool", "shape": [1]}}
+        found |= {"next.reward": [0.0, 0, 1, 0, 0, 0], "next.done": [False, False, True, False, False, True]}
+    (folder / "meta" / "info.json").write_text(json.dumps({"codebase_version": "v3.0", "fps": 10, "features": features}))
+    table = pa.table(found)
+    parquet.write_table(table.slice(0, 3), folder / "data" / "chunk-000" / "file-000.parquet")
+    parquet.write_table(table.slice(3), folder / "data" / "chunk-000" / "file-001.parquet")
+    return state
+
+
+def test_a_lerobot_folder(tmp_path):
+    state = lerobot(tmp_path / "so100")
+    data = load_dataset(tmp_path / "so100", action_range=(-1, 1))
+    np.testing.assert_allclose(data.recorded_obs, state, rtol=1e-5)
+    assert data.reward.tolist() == [0, 0, 1, 0, 0, 0]
+    assert np.flatnonzero(data.terminal).tolist() == [2] and np.flatnonzero(data.timeout).tolist() == [5]
+    assert data.labels == (("shoulder", "elbow"), ("shoulder", "elbow"))
+    assert any("images are left out (observation.images.top)" in line for line in data.notes)
+    lerobot(tmp_path / "demos", rewards=False)
+    demos = load_dataset(tmp_path / "demos", action_range=(-1, 1))
+    assert not demos.reward.any() and any("no reward was recorded, so all are 0: clone it" in line for line in demos.notes)
+    (tmp_path / "demos" / "meta" / "info.json").write_text("{")
+    with pytest.raises(DataError, match="does not say what a LeRobot data set holds"):
+        load_dataset(tmp_path / "demos")
+
+
+def test_robomimic_and_d3rlpy_files(tmp_path):
+    rng = np.random.default_rng(0)
+    eef, gripper, action = rng.normal(size=(5, 3)), rng.normal(size=(5, 1)), rng.uniform(-1, 1, (5, 2))
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        for name, rows, done in (("demo_10", slice(2, 5), [0, 0, 1]), ("demo_2", slice(0, 2), [0, 0])):
+            demo = file.create_group(f"data/{name}")
+            demo["obs/eef_pos"], demo["obs/gripper"], demo["obs/image"] = (
+                eef[rows],
+                gripper[rows],
+                np.zeros((len(done), 4, 4, 3), np.uint8),
+            )
+            demo["actions"], demo["rewards"], demo["dones"] = action[rows], np.ones(len(done)), np.array(done)
+        file["data/demo_0/obs/eef_pos"], file["data/demo_0/obs/gripper"] = eef[:2], gripper[:2]
+        file["data/demo_0/obs/image"] = np.zeros((2, 4, 4, 3), np.uint8)
+        file["data/demo_0/actions"], file["data/demo_0/rewards"], file["data/demo_0/dones"] = (
+            action[:2],
+            np.ones(2),
+            np.zeros(2),
+        )
+    data = load_dataset(tmp_path / "demo.hdf5", action_range=(-1, 1))
+    np.testing.assert_allclose(data.recorded_obs, np.concatenate([eef, gripper], 1)[[0, 1, 0, 1, 2, 3, 4]], rtol=1e-5)
+    assert np.flatnonzero(data.terminal).tolist() == [6] and np.flatnonzero(data.timeout).tolist() == [1, 3]
+    assert data.labels[0] == ("eef_pos.0", "eef_pos.1", "eef_pos.2", "gripper") and "image" in data.notes[0]
+    with h5py.File(tmp_path / "buffer.h5", "w") as file:
+        file["columns"], file["num_episodes"], file["version"] = ["observations", "actions", "rewards", "terminated"], 2, "2.1"
+        for i, (rows, ended) in enumerate(((slice(0, 2), True), (slice(2, 5), False))):
+            file[f"observations_{i}"], file[f"actions_{i}"], file[f"terminated_{i}"] = eef[rows], action[rows], ended
+            file[f"rewards_{i}"] = np.ones((len(eef[rows]), 1))
+    data = load_dataset(tmp_path / "buffer.h5", action_range=(-1, 1))
+    np.testing.assert_allclose(data.recorded_obs, eef, rtol=1e-5)
+    assert np.flatnonzero(data.terminal).tolist() == [1] and np.flatnonzero(data.timeout).tolist() == [4]
+    with h5py.File(tmp_path / "buffer.h5", "a") as file:
+        del file["actions_1"]
+        file["actions_1"] = action[:2]
+    with pytest.raises(DataError, match="observations_1 has 3 rows, expected 2"):
+        load_dataset(tmp_path / "buffer.h5")
+
+
+def test_any_source_is_written_in_our_layout(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", columns() | {"cmd_a": np.linspace(0, 10, 12)})
+    arguments = ["data", "convert", f"{path}?{MAP}", str(tmp_path / "out.hdf5"), "--action-range=0,10/-1,1"]
+    assert main(arguments) == 0
+    data = load_dataset(tmp_path / "out.hdf5")
+    np.testing.assert_allclose(data.action_range.recorded(data.action)[:, 0], np.linspace(0, 10, 12), rtol=1e-5, atol=1e-5)
+    assert np.flatnonzero(data.timeout).tolist() == [3, 7, 11]
+    capsys.readouterr()
+    assert main(arguments) == 2 and "exists; give another name" in capsys.readouterr().err
+    assert main(["data", "convert", "hopper-medium-expert-mini", str(tmp_path / "x.txt")]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "out.hdf5"]
