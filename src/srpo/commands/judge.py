@@ -6,7 +6,7 @@ episodes that `data.holdout` kept out of training. The answer may be that the da
   srpo train logs.hdf5 --set data.holdout=0.1 --seeds 3 --sweep policy.beta=0.01,0.05,0.2 --keep 4
   srpo judge RUN                                    the ranking, advice in plain words, RUN/judge.png
   srpo judge RUN OTHER --json                       several runs on the same data, one JSON object
-  srpo judge RUN --set q.discount=0.995             look further ahead
+  srpo judge RUN --set q.discount=0.998             look further ahead
 """
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ class ScaledQ(eqx.Module):
 class FittedQ(Stage):
     needs: ClassVar = ("next_action", "start")  # start: a ScaledQ
 
-    steps: int = static(800, "gradient steps")
+    steps: int = static(2_500, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((64, 64), "widths of the hidden layers")
     members: int = static(2, "independent networks: their spread is part of the interval")
     lr: float = setting(1e-3, "learning rate (Adam)")
-    discount: float = setting(0.99, "discount per step", "[0, 1)")
+    discount: float = setting(0.995, "discount per step", "[0, 1)")
     ema: float = setting(
         0.2, "rate at which the target follows; its inverse / (1 - discount) are the steps that it needs", "(0, 1]"
     )
