@@ -15,7 +15,7 @@ from rich.table import Table
 from srpo import config, strict_json
 from srpo.core import Algorithm
 from srpo.data import Dataset
-from srpo.data.info import warnings_about
+from srpo.data.doubts import warnings_about
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid

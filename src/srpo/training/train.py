@@ -18,7 +18,7 @@ from typing import Any, get_args
 from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset, load_dataset
-from srpo.data.info import warnings_about
+from srpo.data.doubts import warnings_about
 from srpo.data.load import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
