@@ -128,7 +128,8 @@ def test_dtql_toys_put_both_methods_on_the_same_data(tmp_path, capsys, monkeypat
 
 def test_list_names_every_figure(capsys):
     assert cli.main(["paper", "list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(FIGURES)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == list(FIGURES) and all("needs: " in line for line in lines[1::2])
     assert cli.main(["paper", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["figures"].keys() == FIGURES.keys()
 

@@ -17,6 +17,8 @@ EXAMPLES = """examples:
   srpo paper fig3 --quick
   srpo paper fig3 --data 2spirals --seed 1 --out pictures
   srpo paper fig7 --json
+  srpo paper table1 --keep results
+  srpo paper fig11 --suite open --keep results --out pictures
 """
 
 
@@ -24,15 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The figure's name and the options that all figures share."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     parser.add_argument("figure", metavar="FIGURE", help=f"list, or one of {', '.join(FIGURES)}")
-    parser.add_argument("--quick", action="store_true", help="a coarse version in at most a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="a coarse version: 2-D data in at most a minute, others in minutes"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("figures"), metavar="DIR", help="where PNG and CSV files go (default: figures)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same figure (default: 0)")
-    parser.add_argument("--data", metavar="NAME", help="another 2-D data set; several, separated by commas, for fig7")
+    parser.add_argument(
+        "--data", metavar="NAME", help="another 2-D data set; data sets of the suite; several, separated by commas"
+    )
     parser.add_argument(
         "--gradient", default="eq10", metavar="EQ", help="eq10 (the paper's figures) or eq15 (the surrogate), in fig3 and fig7"
     )
+    suite = parser.add_argument_group("what is made from a suite (docs/suite.md)")
+    suite.add_argument("--suite", default="open", metavar="SUITE", help="a shipped suite or a .toml file (default: open)")
+    suite.add_argument("--keep", type=Path, metavar="DIR", help="the results of the suite (default: runs/suite/SUITE/results)")
+    suite.add_argument("--runs", type=Path, metavar="DIR", help="the trained cells of the suite (default: runs/suite/SUITE)")
+    suite.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the suite's data, as for srpo suite run")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -61,6 +72,21 @@ def main(args: argparse.Namespace) -> int:
 
 def _prepare(args):
     """The job and the function that does it; everything that could be refused is refused here."""
+    artefact = FIGURES[args.figure]
+    if artefact.kind == "elsewhere":
+        raise ConfigError(f"{args.figure} is not made by srpo paper: it takes {artefact.needs}")
+    data = tuple(args.data.split(",")) if args.data else ()
+    if args.gradient not in ("eq10", "eq15"):
+        raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
+    if args.gradient != "eq10" and args.figure not in ("fig3", "fig7"):
+        raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
+    if args.seed < 0:
+        raise ConfigError(f"--seed must be zero or more, found {args.seed}")
+    return (_on_the_plane if artefact.kind == "plane" else _from_a_suite)(args, data)
+
+
+def _on_the_plane(args, data):
+    """A figure on 2-D data."""
     try:
         module = importlib.import_module(f"srpo.paper.{args.figure.replace('-', '_')}")
         import sklearn  # noqa: F401
@@ -71,20 +97,26 @@ def _prepare(args):
     from srpo.paper import job
     from srpo.training.progress import Bars
 
-    data = tuple(args.data.split(",")) if args.data else ()
     for name in data:
         _check_data(name, args.figure, module)
     if len(data) > 1 and len(module.DATA) == 1:
         raise ConfigError(f"{args.figure} draws one data set, found {len(data)} in --data {args.data}; choose one")
-    if args.gradient not in ("eq10", "eq15"):
-        raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
-    if args.gradient != "eq10" and args.figure not in ("fig3", "fig7"):
-        raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
-    if args.seed < 0:
-        raise ConfigError(f"--seed must be zero or more, found {args.seed}")
     _check_folder(args.out)
     budget = job.QUICK if args.quick else job.FULL
     return job.Job(args.out, Bars(), budget, args.seed, data, args.gradient), module.make
+
+
+def _from_a_suite(args, data):
+    """A figure or table made of a suite's results or cells."""
+    from srpo.paper.job import Job
+    from srpo.paper.kept import FromSuite
+    from srpo.training.progress import Bars
+
+    module = importlib.import_module(f"srpo.paper.{args.figure}")
+    suite = FromSuite.create(args.suite, args.keep, args.runs, args.data_dir, data, args.quick)
+    if hasattr(module, "check"):
+        module.check(suite)
+    return Job(args.out, Bars(), seed=args.seed, suite=suite), module.make
 
 
 def _check_data(name, figure, module):
@@ -107,10 +139,11 @@ def _check_folder(path: Path) -> None:
 
 def _list(as_json: bool) -> int:
     if as_json:
-        print(strict_json.dumps({"figures": FIGURES}))
+        meanings, needs = ({name: getattr(a, what) for name, a in FIGURES.items()} for what in ("meaning", "needs"))
+        print(strict_json.dumps({"figures": meanings, "needs": needs}))
         return 0
-    for name, meaning in FIGURES.items():
-        print(f"{name:<12}{meaning}")
+    for name, artefact in FIGURES.items():
+        print(f"{name:<11}{artefact.meaning}\n{'':<11}needs: {artefact.needs}")
     return 0
 
 

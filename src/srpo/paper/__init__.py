@@ -1,10 +1,37 @@
 """The paper's experiments by command: one module per figure, each with `make(job) -> list of rows to report`."""
 
-FIGURES = {
-    "fig2": "forward against reverse KL: which policies leave the support of the data",
-    "fig3": "behavior density and policy shift on one 2-D bandit",
-    "fig7": "the same on six 2-D bandits",
-    "variance": "variance of the policy's gradient, and score error by noise level",
-    "dial": "one policy for all temperatures beside a policy for each, on one 2-D bandit",
-    "dtql-toys": "DTQL's trust-region loss and one-step policies, beside SRPO's",
+from typing import NamedTuple
+
+
+class Artefact(NamedTuple):
+    """What a figure or table shows, what it needs, and of which kind its module's work is."""
+
+    meaning: str
+    needs: str
+    kind: str  # plane: trains on 2-D data; results: reads those of a suite; study: trains policies from a suite's cells; elsewhere
+
+
+TOYS, RESULTS, CELLS = (
+    "nothing, trains on 2-D data",
+    "results of a suite (srpo suite run)",
+    "SRPO's cells of a suite; --quick: data",
+)
+BENCHMARK = "benchmarks/efficiency.py and benchmarks/efficiency_report.py of the repository"
+
+PAPER = {
+    "fig1": Artefact("score against time per action", BENCHMARK, "elsewhere"),
+    "fig2": Artefact("forward against reverse KL: which policies leave the support of the data", TOYS, "plane"),
+    "fig3": Artefact("behavior density and policy shift on one 2-D bandit", TOYS, "plane"),
+    "fig4": Artefact("learning curves of all systems, the first four data sets", RESULTS, "results"),
+    "fig5": Artefact("time of training and of acting", BENCHMARK, "elsewhere"),
+    "fig7": Artefact("the same as fig3 on six 2-D bandits", TOYS, "plane"),
+    "fig11": Artefact("learning curves of all systems, all data sets", RESULTS, "results"),
+    "table1": Artefact("scores of all systems, with the published ones", RESULTS, "results"),
+    "table2": Artefact("temperatures and other settings by task, the presets' beside the paper's", "nothing", "results"),
 }
+OTHERS = {
+    "variance": Artefact("variance of the policy's gradient, and score error by noise level", TOYS, "plane"),
+    "dial": Artefact("one policy for all temperatures beside a policy for each, on one 2-D bandit", TOYS, "plane"),
+    "dtql-toys": Artefact("DTQL's trust-region loss and one-step policies, beside SRPO's", TOYS, "plane"),
+}
+FIGURES = PAPER | OTHERS

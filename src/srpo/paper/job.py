@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from srpo.paper.kept import FromSuite
 from srpo.runs.checkpoint import write_atomically
 from srpo.stages.diffusion_behavior import DiffusionBehavior, Parametrization
+from srpo.suite.pages import write_csv
 from srpo.training.progress import Bars
 
 
@@ -57,7 +60,15 @@ class Job:
     seed: int = 0
     data: tuple[str, ...] = ()  # empty: the figure's own choice
     gradient: str = "eq10"
+    suite: FromSuite | None = None
     files: list[Path] = field(default_factory=list)
+
+    @property
+    def of_suite(self) -> FromSuite:
+        """Raises ValueError in a figure that is made of no suite."""
+        if self.suite is None:
+            raise ValueError("this figure was given no suite")
+        return self.suite
 
     def key(self, salt: int) -> jax.Array:
         """A random key of this job; different for every `salt`."""
@@ -70,6 +81,15 @@ class Job:
         for row in zip(*columns.values(), strict=True):
             text.write(",".join(v if isinstance(v, str) else f"{v:.6g}" for v in row) + "\n")
         self._write(f"{name}.csv", text.getvalue().encode())
+
+    def table(self, name: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Writes rows to `name`.csv."""
+        write_csv(self.out / f"{name}.csv", rows, columns)
+        self.files.append(self.out / f"{name}.csv")
+
+    def text(self, name: str, content: str) -> None:
+        """Writes a file of text."""
+        self._write(name, content.encode())
 
     def picture(self, name: str, figure: Figure) -> None:
         """Writes `name`.png at 300 dots per inch."""

@@ -36,6 +36,13 @@ STYLE: dict[Any, Any] = {
 TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
 BLUE, GREEN, RED, DARK, ORANGE, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#1f4e79", "#ff7f0e", "#777777"
 
+SYSTEMS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf")
+
+
+def system(index: int) -> tuple[str, str]:
+    """Color and line of the index-th system: past the last color the lines are dashed, then dotted."""
+    return SYSTEMS[index % len(SYSTEMS)], ("-", "--", ":")[index // len(SYSTEMS) % 3]
+
 
 def style():
     return matplotlib.rc_context(STYLE)
