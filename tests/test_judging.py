@@ -18,9 +18,11 @@ from srpo.diffusion.schedules import VP
 from srpo.judging.evidence import Evidence, Judging
 from srpo.judging.fitted_q import FittedQ, fit_each
 from srpo.judging.judge import JudgingError, comparable
-from srpo.judging.panel import Candidate
+from srpo.judging.panel import Candidate, Panel
 from srpo.judging.verdict import bootstrap, judgement
+from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
+from srpo.policies import DialedPolicy
 
 
 def test_fitted_q_finds_the_values_of_known_policies():
@@ -179,3 +181,20 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
     assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "was trained on all episodes" in error and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dial_is_judged_at_several_temperatures_unless_they_were_swept():
+    actors = [DialedPolicy(DialedActor(3, 2, (4,), jax.random.key(s), 0.02, 0.5), 0.1) for s in (0, 1)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs)[:, None], *actors)
+    whole = {"kept": [5], "seeds": (3, 8), "points": [()], "path": "runs/dial", "info": {"algorithm": "srpo-dial"}}
+    calls = {"failed": lambda seed, point: None, "policies_at": lambda step: stacked, "in_data_units": lambda x: x}
+    panel = Panel.of([SimpleNamespace(**whole, **calls, grid=SimpleNamespace(sweep={}))])
+    beta = np.geomspace(0.02, 0.5, 5)
+    assert [(c.seed, c.step) for c in panel.candidates] == [(3, 5), (8, 5)] * 5
+    np.testing.assert_allclose([c.beta for c in panel.candidates], np.repeat(beta, 2), rtol=1e-5)
+    obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    found = panel.act(obs, jax.random.key(0))
+    for i, c in enumerate(panel.candidates):
+        np.testing.assert_allclose(found[i], actors[i % 2].act(obs, beta=c.beta), atol=1e-6)
+    swept = Panel.of([SimpleNamespace(**whole, **calls, grid=SimpleNamespace(sweep={"beta": (0.1,)}))])
+    assert [c.beta for c in swept.candidates] == [None, None]
