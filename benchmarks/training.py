@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +37,11 @@ from srpo.runs import mapping
 from srpo.runs.checkpoint import write_atomically
 from srpo.runs.grid import Grid
 from srpo.training import loop
+from srpo.training.estimate import product_flops
 
 MAPPINGS = {"sequential": mapping.sequential, "vectorized": mapping.vectorized}
 STEPS = {"critic": 400, "behavior": 12, "policy": 160}  # timed steps of one seed
 COLUMNS = ("stage", "seeds", "ms", "steps_per_s", "gflops", "product_gflops", "share", "cpu_ms", "cpu_share")
-
-
-def product_flops(fn: Callable, *args: Any) -> int:
-    """2 m k n, summed over all matrix products that `fn(*args)` computes. No loops: a step has none around products."""
-
-    def count(jaxpr) -> int:
-        total = 0
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                (contracted, _), _ = equation.params["dimension_numbers"]
-                shape = equation.invars[0].aval.shape
-                total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
-            total += sum(count(inner) for inner in _inside(equation))
-        return total
-
-    return count(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _inside(equation) -> Iterator[Any]:
-    for value in equation.params.values():
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-            yield inner
 
 
 class Products:

@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_places(add)
     add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
     add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
-    add("--dry-run", action="store_true", help="print all settings and the expected time and memory; write nothing")
+    add("--dry-run", action="store_true", help="print all settings and the time it takes, estimated in seconds; write nothing")
+    add("--measure", action="store_true", help="with --dry-run: compile and time a few real steps, instead of an estimate")
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
 
@@ -188,6 +189,8 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    if args.measure and not args.dry_run:
+        raise ConfigError("--measure times what --dry-run tells; add --dry-run")
     if args.data is None:
         raise ConfigError(
             "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
@@ -206,9 +209,7 @@ def _train(args: argparse.Namespace) -> int:
     )
     options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
     if args.dry_run:
-        from srpo.training.dry_run import dry_run
-
-        return dry_run(algorithm, data, sources, as_json=args.json, quiet=args.quiet, data_in=args.data_in, **options)
+        return _dry_run(args, algorithm, data, sources, options)
     eval_every = 0 if args.no_eval else args.eval_every
     run = training.train(
         algorithm,
@@ -228,6 +229,22 @@ def _train(args: argparse.Namespace) -> int:
         sinks=args.sinks or (),
     )
     return report(run, args.json)
+
+
+def _dry_run(args: argparse.Namespace, algorithm: Any, data: Any, sources: dict[str, str], options: dict[str, Any]) -> int:
+    from srpo.runs.grid import Grid
+    from srpo.training.dry_run import dry_run
+
+    return dry_run(
+        Grid.create(algorithm, options["seeds"], options["sweep"]),
+        data,
+        sources,
+        as_json=args.json,
+        quiet=args.quiet,
+        data_in=args.data_in,
+        devices=args.devices,
+        measure=args.measure,
+    )
 
 
 def report(run, as_json: bool) -> int:

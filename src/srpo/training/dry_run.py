@@ -1,4 +1,4 @@
-"""What a training would do: every setting with its meaning, and the time and memory measured on a few steps."""
+"""What a training would do: every setting with its meaning, what each device has of it, and the time, estimated or measured."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from srpo import config, strict_json
-from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.data.doubts import warnings_about
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid
+from srpo.training.estimate import estimated
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Bars
 
 MEASURE_SECONDS = 2.0
 
 
-def expected(grid: Grid, data: Treated, quiet: bool = False) -> dict[str, dict[str, float]]:
+def expected(grid: Grid, data: Treated, quiet: bool = False, devices: int | None = None) -> dict[str, dict[str, float]]:
     """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps."""
     results: dict[str, Any] = {}
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
-        for line in warnings_about(data.recording, data.treatment.normalize_obs):
-            bars.warn(line)
         for name, stage in grid.algorithm.stages.items():
             bars.say(f"{name}: compiling and timing a few steps")
-            loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name))
+            loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name), devices=devices)
             begin = time.perf_counter()
             loop.start()
             calls = loop.calls()
@@ -56,40 +54,59 @@ def expected(grid: Grid, data: Treated, quiet: bool = False) -> dict[str, dict[s
 
 
 def dry_run(
-    algorithm: Algorithm,
+    grid: Grid,
     data: Dataset,
     sources: dict[str, str],
     *,
-    seeds,
-    sweep,
     as_json: bool,
     quiet: bool = False,
     data_in: DataIn = "auto",
+    devices: int | None = None,
+    measure: bool = False,
 ) -> int:
+    """`measure`: compile and time real steps too; otherwise nothing is compiled but single products. Writes nothing."""
     data, on_device, where = placed(data, data_in)
-    grid = Grid.create(algorithm, seeds, sweep)
-    times = expected(grid, treat(data, algorithm.data, on_device), quiet)
-    peak = peak_memory()
-    rows: list[dict[str, Any]] = [
+    treated = treat(data, grid.algorithm.data, on_device)
+    with Bars(quiet) as bars:
+        for line in warnings_about(treated.recording, treated.treatment.normalize_obs):
+            bars.warn(line)
+    stages = estimated(grid, treated, devices)
+    if measure:
+        stages = {name: stages[name] | found for name, found in expected(grid, treated, quiet, devices).items()}
+    peak = peak_memory() if measure else None
+    rows = settings_of(grid, sources)
+    runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
+    if as_json:
+        print(
+            strict_json.dumps(
+                {
+                    "settings": rows,
+                    "runs": runs,
+                    "times": "measured" if measure else "estimated",
+                    "stages": stages,
+                    "data_in": where,
+                    "peak_memory_mib": peak and round(peak),
+                }
+            )
+        )
+        return 0
+    _print_settings(rows, f"{type(grid.algorithm).__name__} on {data.name}")
+    _print_times(grid, stages, measure)
+    _print_total(stages, f"{data.name}: {where}", peak)
+    return 0
+
+
+def settings_of(grid: Grid, sources: dict[str, str]) -> list[dict[str, Any]]:
+    """Every setting with its value or values, where they are from and what it means."""
+    return [
         {
             "path": s.path,
             "value": list(grid.sweep.get(s.path, ())) or s.value,
             "source": sources.get(s.path, "default"),
             "meaning": s.meaning,
         }
-        for s in config.settings(algorithm).values()
+        for s in config.settings(grid.algorithm).values()
     ]
-    runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
-    if as_json:
-        print(
-            strict_json.dumps(
-                {"settings": rows, "runs": runs, "stages": times, "data_in": where, "peak_memory_mib": peak and round(peak)}
-            )
-        )
-        return 0
-    _print_settings(rows, f"{type(algorithm).__name__} on {data.name}")
-    _print_times(grid, times, data.name, where, peak)
-    return 0
 
 
 def _console() -> Console:
@@ -103,18 +120,34 @@ def _print_settings(rows: list[dict[str, Any]], title: str) -> None:
     _console().print(table)
 
 
-def _print_times(grid: Grid, times: dict[str, dict[str, float]], data: str, where: str, peak: float | None) -> None:
+def _print_times(grid: Grid, times: dict[str, dict[str, float]], measured: bool) -> None:
     console = _console()
     for name, t in times.items():
         points = len(grid.stage_points(name))
         many = f"{len(grid.seeds)} seed{'s' * (len(grid.seeds) > 1)}" + (f" x {points} values" if points > 1 else "")
+        on = f"{t['devices']:.0f} devices with {t['runs']:.0f} runs each" if t["devices"] > 1 else f"one device with {many}"
         console.print(
-            f"{name}: {grid.algorithm.stages[name].steps} steps, {t['ms_per_step']:.3g} ms each for {many}: {clock(t['hours'])}"
+            f"{name}: {grid.algorithm.stages[name].steps} steps, {'' if measured else 'about '}{t['ms_per_step']:.3g} ms each "
+            f"for {many}: {clock(t['hours'])}; {on}, {t['state_mib']:.3g} MiB of state"
         )
-    console.print(f"{data}: {where}", highlight=False)
-    said = "" if peak is None else f"; {peak:.0f} MiB of memory at the peak of this measurement"
+    if not measured:
+        console.print(
+            "times are an estimate: matrix products, counted, over this machine's rate of them; real steps take longer, small "
+            "networks many times (--measure compiles and times them)"
+        )
+
+
+def _print_total(times: dict[str, dict[str, float]], where: str, peak: float | None) -> None:
+    """`peak`: of a measurement."""
+    console = _console()
+    console.print(where, highlight=False)
     total = clock(sum(t["hours"] for t in times.values()))
-    console.print(f"in all about {total} on this machine, without evaluation{said}")
+    if peak is None:
+        console.print(f"in all at least about {total} on this machine, without evaluation")
+    else:
+        console.print(
+            f"in all about {total} on this machine, without evaluation; {peak:.0f} MiB of memory at the peak of this measurement"
+        )
 
 
 def peak_memory() -> float | None:
