@@ -68,10 +68,13 @@ def reward_function(args: Any) -> Any:
 def located(source: str, args: Any) -> str:
     """A source with what the options say of its columns."""
     told = {name: value for name in COLUMNS if (value := getattr(args, f"column_{name}", None)) is not None}
-    columns = {k: v for k, v in told.items() if k != "reward" or ":" not in v or len(told) > 1}
-    if not columns:
+    if ":" in told.get("reward", "") and len(told) == 1:
+        from srpo.data.sources.table import matches
+
+        told = told if matches(source) else {}  # the source of a table says that its reward is computed
+    if not told:
         return source
-    return f"{source}{'&' if '?' in source else '?'}{urlencode(columns, safe=',*:')}"
+    return f"{source}{'&' if '?' in source else '?'}{urlencode(told, safe=',*:')}"
 
 
 def open_data(source: str, args: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
 from srpo.commands import add_columns, add_units, open_data
+from srpo.text import NAME, plain
 
 EXAMPLES = """examples:
-  srpo data list
+  srpo data list                                   families of names
+  srpo data list hopper                            the names that hold a word
   srpo data info halfcheetah-medium-replay-mini
   srpo data info logs/robot.hdf5 --png robot.png
   srpo data info hopper-medium-v2 --json | jq .score.mean
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_units(reads.add_argument)
         add_columns(reads.add_argument)
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)
+    known.add_argument("filter", nargs="?", metavar="WORD", help="the names that hold it, or are of this kind, one by one")
     make = commands.add_parser("make", help="record a maze on this machine", description=MAKE, **raw)
     make.add_argument("name", metavar="NAME", help="pointmaze-umaze, pointmaze-medium or pointmaze-large")
     make.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random; default 0")
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs `srpo data ...`. Raises DataError."""
     if args.data_command == "list":
-        return _list(args.json)
+        return _list(args.filter, args.json)
     if args.data_command == "make":
         return _make(args)
     if args.data_command == "convert":
@@ -95,21 +99,57 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(as_json: bool) -> int:
+def _list(word: str | None, as_json: bool) -> int:
+    from srpo.data.checks import DataError
     from srpo.data.sources import listing
 
     entries = listing()
+    if word is not None:
+        found = [e for e in entries if word.lower() in e["name"].lower() or word.lower() == e["kind"].lower()]
+        if not found:
+            families = ", ".join(dict.fromkeys(_family(e) for e in entries))
+            raise DataError(f"no known data set's name holds {plain(word, NAME)!r}; there are {families}")
+        entries = found
     if as_json:
         print(strict_json.dumps({"datasets": entries}))
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption="D4RL's sets that are not here are downloaded when they are first used", caption_justify="left")
-    for heading in ("name", "kind", "here"):
+    headings, rows = _families(entries) if word is None else _each(entries)
+    table = Table(caption="what is not here is downloaded when it is first used; made sets: srpo data make NAME")
+    table.caption_justify = "left"
+    for heading in headings[:-1]:
         table.add_column(heading, no_wrap=True)
-    table.add_column("what it is", overflow="fold")
-    for entry in entries:
-        table.add_row(entry["name"], entry["kind"], "yes" if entry["here"] else "", entry["meaning"])
+    table.add_column(headings[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
     return 0
+
+
+def _each(entries: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and one row per data set."""
+    rows = [(e["name"], e["kind"], "yes" if e["here"] else "", e["meaning"]) for e in entries]
+    return ("name", "kind", "here", "what it is"), rows
+
+
+def _families(entries: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and one row per family: names that begin alike; one that stands alone has its own name and meaning."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in entries:
+        groups.setdefault((entry["kind"], _family(entry)), []).append(entry)
+    rows = []
+    for (kind, family), group in groups.items():
+        name, what = (group[0]["name"], group[0]["meaning"]) if len(group) == 1 else (family, ", ".join(_tails(family, group)))
+        rows.append((name, kind, f"{sum(bool(e['here']) for e in group)} of {len(group)}", what))
+    return ("name or family", "kind", "here", "what it is, or what follows its name (srpo data list FAMILY)"), rows
+
+
+def _family(entry: dict[str, Any]) -> str:
+    return entry["name"].partition("-")[0]
+
+
+def _tails(family: str, group: list[dict[str, Any]]) -> list[str]:
+    """What follows the name of the family in its data sets, less their versions, each once."""
+    return list(dict.fromkeys(re.sub(r"-v\d+$", "", e["name"].removeprefix(f"{family}-")) for e in group))

@@ -7,6 +7,7 @@ episodes that `data.holdout` kept out of training. The answer may be that the da
   srpo judge RUN                                    the ranking, advice in plain words, RUN/judge.png
   srpo judge RUN OTHER --json                       several runs on the same data, one JSON object
   srpo judge RUN --set q.discount=0.998             look further ahead
+  srpo judge RUN --reward rewards:energy            trained on rewards that this function computes
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change how it judges (repeatable), such as q.steps=10000",
     )
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add("--reward", dest="column_reward", metavar="MODULE:FUNCTION", help="computes the rewards, if it did in training")
     add(
         "--algo",
         action="append",
@@ -43,15 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Raises JudgingError, RunError, DataError and ConfigError; then nothing was written."""
     from srpo import algorithms, config
+    from srpo.commands import reward_function
     from srpo.commands.train import pair
+    from srpo.data.load import reload
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge
     from srpo.judging.picture import draw
+    from srpo.runs.run import load_run
     from srpo.training.progress import Bars
 
     for algo in args.algo:
         algorithms.named(algo)
     judging = config.assign_all(Judging(), dict(pair(text, "--set") for text in args.set))
+    computes, data = reward_function(args), args.data
+    if computes is not None:
+        data = reload(load_run(args.runs[0]).info["data"], data, computes)
     shown = None
     with Bars(args.quiet) as bars:
 
@@ -62,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
                 shown = what
             bars.update(done)
 
-        found = judge(args.runs, args.data, judging, tell)
+        found = judge(args.runs, data, judging, tell)
     picture = args.png or args.runs[0] / "judge.png"
     draw(found, picture)
     if args.json:

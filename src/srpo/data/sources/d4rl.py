@@ -18,9 +18,10 @@ from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
 from srpo.surroundings import expanded
 
-HOSTS = (
-    "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
+HOSTS = (  # plain http where nothing else has it
+    "https://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
     "https://huggingface.co/datasets/imone/D4RL/resolve/main/{file}",
+    "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
 )
 TIMEOUT = 30  # seconds without an answer
 BLOCK = 1 << 20  # bytes
