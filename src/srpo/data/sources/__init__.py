@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from srpo.data.checks import DataError
 
 MODULES = [
-    f"srpo.data.sources.{name}" for name in ("builtin", "made", "d4rl", "minari", "lerobot", "episodes", "ogbench", "table", "files")
+    f"srpo.data.sources.{name}"
+    for name in ("builtin", "made", "d4rl", "minari", "lerobot", "episodes", "ogbench", "table", "files")
 ]  # the first that matches reads
 GROUP = "srpo.sources"  # of entry points
 _registered: list[Source] = []
