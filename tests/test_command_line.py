@@ -94,3 +94,9 @@ def test_json_has_no_nan():
 def test_commands_print_strict_json_only():
     for path in (SRC / "commands").glob("*.py"):
         assert not re.search(r"(?<!strict_)json\.dumps", path.read_text()), path.name
+
+
+def test_home_folders_are_looked_up_in_one_place():
+    """`Path.expanduser` raises where there is no home, as in containers of unknown users; `srpo.surroundings.expanded` does not."""
+    for path in SRC.rglob("*.py"):
+        assert path.name == "surroundings.py" or ".expanduser(" not in path.read_text(), path.name

@@ -16,19 +16,20 @@ from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.hdf5 import plain_dataset, require_room
+from srpo.surroundings import expanded
 from srpo.text import NAME, plain
 
 HDF5 = (".hdf5", ".h5")
 
 
 def matches(source: str) -> bool:
-    path = Path(source).expanduser()
+    path = expanded(source) or Path(source)
     return path.suffix.lower() in HDF5 and path.is_file() and _kind(path) is not None
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording, its episodes in their order. Raises DataError."""
-    path = Path(source).expanduser()
+    path = expanded(source) or Path(source)
     with h5py.File(path) as file:
         fields, labels, notes = _robomimic(file, path) if _kind(path) == "robomimic" else _d3rlpy(file, path)
     return fields, Attributes(path.stem, str(path), sha256=file_hash(path), labels=labels, notes=notes)

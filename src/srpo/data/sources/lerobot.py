@@ -16,6 +16,7 @@ import numpy as np
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.table import load
+from srpo.surroundings import expanded
 from srpo.text import NAME, plain
 
 PREFIX = "lerobot:"
@@ -23,12 +24,12 @@ STATES = ("observation.state", "observation.environment_state")
 
 
 def matches(source: str) -> bool:
-    return source.startswith(PREFIX) or (Path(source).expanduser() / "meta" / "info.json").is_file()
+    return source.startswith(PREFIX) or ((expanded(source) or Path(source)) / "meta" / "info.json").is_file()
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in the folder, downloaded from the Hub if it is named so. Raises DataError."""
-    folder = _downloaded(source.removeprefix(PREFIX)) if source.startswith(PREFIX) else Path(source).expanduser()
+    folder = _downloaded(source.removeprefix(PREFIX)) if source.startswith(PREFIX) else (expanded(source) or Path(source))
     features = _features(folder)
     states = [name for name in STATES if name in features]
     if not states or "action" not in features:

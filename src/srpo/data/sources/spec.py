@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from srpo.data.checks import DataError
+from srpo.surroundings import expanded
 from srpo.text import NAME, plain
 
 MISSING = ("refuse", "drop", "hold")
@@ -59,7 +60,7 @@ class Spec:
 def split(source: str) -> tuple[Path, dict[str, Any]]:
     """The path of a source and what stands behind `?`."""
     path, _, query = source.partition("?")
-    return Path(path).expanduser(), dict(parse_qsl(query))
+    return (expanded(path) or Path(path)), dict(parse_qsl(query))
 
 
 def read_spec(told: dict[str, Any], path: Path) -> Spec:
