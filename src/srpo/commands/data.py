@@ -130,7 +130,7 @@ def _list(word: str | None, as_json: bool) -> int:
 
 def _each(entries: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and one row per data set."""
-    rows = [(e["name"], e["kind"], "yes" if e["here"] else "", e["meaning"]) for e in entries]
+    rows: list[tuple[str, ...]] = [(e["name"], e["kind"], "yes" if e["here"] else "", e["meaning"]) for e in entries]
     return ("name", "kind", "here", "what it is"), rows
 
 
@@ -139,7 +139,7 @@ def _families(entries: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tupl
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((entry["kind"], _family(entry)), []).append(entry)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (kind, family), group in groups.items():
         name, what = (group[0]["name"], group[0]["meaning"]) if len(group) == 1 else (family, ", ".join(_tails(family, group)))
         rows.append((name, kind, f"{sum(bool(e['here']) for e in group)} of {len(group)}", what))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,17 @@ def _inside(jaxpr: Any) -> Counter[Product]:
         elif name == "conv_general_dilated":
             found[_convolution(equation)] += 1
         elif name == "cond":
-            found += max((_inside(branch.jaxpr) for branch in params["branches"]), key=_total)
+            found += _largest(_inside(branch.jaxpr) for branch in params["branches"])
         else:
             times = params["length"] if name == "scan" else 1
             for inner in _programs(params):
                 for product, count in _inside(inner).items():
                     found[product] += times * count
     return found
+
+
+def _largest(found: Iterable[Counter[Product]]) -> Counter[Product]:
+    return max(found, key=_total)
 
 
 def _total(found: Counter[Product]) -> int:

@@ -48,7 +48,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
             raise DataError(f"{path}: {name} has shape {array.shape}, expected {rows} rows as in observations; get it again")
     fields = _transitions(found, path)
     left = sorted(set(there) - set(wanted))
-    notes = (f"left out: {', '.join(left)}",) if left else ()
+    notes: tuple[str, ...] = (f"left out: {', '.join(left)}",) if left else ()
     if "reward" not in fields:
         notes += ("OGBench's rewards are made by its environment: compute them with --reward module:function",)
     return fields, Attributes(path.stem, str(path), sha256=file_hash(path), notes=notes)
