@@ -125,7 +125,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as e:
-        print(f"srpo: error: {e}", file=sys.stderr)
+        print(plain(f"srpo: error: {e}"), file=sys.stderr)
         return 2
     except ModuleNotFoundError as e:
         print(f"srpo: error: {missing(e)}", file=sys.stderr)

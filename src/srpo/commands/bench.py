@@ -17,6 +17,7 @@ from typing import Any
 
 from srpo import strict_json
 from srpo.commands import add_algo, open_run
+from srpo.text import plain
 
 COLUMNS = ("median_us", "p99_us", "p99.9_us")
 
@@ -117,7 +118,7 @@ def show(found: dict[str, Any]) -> None:
             print(f"{row[0]:<28}" + "".join(f"{cell:>10}" for cell in row[1:]))
     for row in found["rows"]:
         if "skipped" in row:
-            console.print(f"not timed: {row['form']} ({row['skipped']})", markup=False)
+            console.print(plain(f"not timed: {row['form']} ({row['skipped']})"), markup=False)
 
 
 def _number(value: float | None) -> str:

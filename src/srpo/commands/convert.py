@@ -11,11 +11,10 @@ PyTorch is not needed, and nothing that a file asks for is run: anything but ten
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
+from srpo import strict_json, text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +37,11 @@ def main(args: argparse.Namespace) -> int:
     changes = dict(pair(text, "--set") for text in args.set)
     run = official_run(args.behavior, args.critic, args.data, args.out, preset=args.preset, changes=changes)
     found = {path: run.info["settings"][path] for path, source in run.info["sources"].items() if source == "checkpoint"}
-    command = shlex.join(["srpo", *training_arguments(run, args.data, args.preset)])
+    command = text.command("srpo", *training_arguments(run, args.data, args.preset))
     if args.json:
         print(strict_json.dumps({"run": str(run.path), "finished": run.finished, "settings": found, "next": command}))
     else:
         print("found: " + ", ".join(f"{path}={value}" for path, value in found.items()))
-        print(f"run: {run.path} (finished: {', '.join(run.finished)})")
+        print(f"run: {text.plain(run.path)} (finished: {', '.join(run.finished)})")
         print(f"next: {command}")
     return 0

@@ -86,7 +86,7 @@ def _make(args: argparse.Namespace) -> int:
     with Bars(args.quiet) as bars:
         bars.open("rows", max(steps, 1))
         path = made.make(args.name, args.to, steps, args.seed, bars.update)
-    print(path)
+    print(plain(path))
     return 0
 
 

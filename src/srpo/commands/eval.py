@@ -16,6 +16,7 @@ from pathlib import Path
 
 from srpo import strict_json
 from srpo.commands import add_algo, open_run
+from srpo.text import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(strict_json.dumps(evaluation.as_dict() | {"video": film}))
         for note in evaluation.notes:
-            print(f"warning: {note}", file=sys.stderr)
+            print(plain(f"warning: {note}"), file=sys.stderr)
     else:
         print(evaluation)
-        print(f"episodes: {run.path / 'evals.csv'}" + (f"; film: {film}" if film else ""))
+        print(f"episodes: {plain(run.path / 'evals.csv')}" + (f"; film: {plain(film)}" if film else ""))
     return 0

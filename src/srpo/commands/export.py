@@ -17,6 +17,7 @@ from typing import Any
 
 from srpo import strict_json
 from srpo.commands import add_algo, open_run
+from srpo.text import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,5 +74,5 @@ def summary(contract: dict[str, Any]) -> str:
     for name, errors in (parity["errors"] | {"tolerated": parity["tolerated"]}).items():
         lines.append(f"  {name:<22}" + "".join(f"{errors[s]:>17.1e}" for s in parity["observations"]))
     lines += [f"  {row['label']:<28} {row['median_us']:.1f} us per action" for row in contract["latency"] if "median_us" in row]
-    lines += [f"note: {note}" for note in contract["notes"]]
+    lines += [plain(f"note: {note}") for note in contract["notes"]]
     return "\n".join([*lines, "written: " + ", ".join(contract["files"]) + " and the contract"])

@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from srpo import strict_json
+from srpo.text import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,5 +78,5 @@ def main(args: argparse.Namespace) -> int:
         print(strict_json.dumps(found.as_dict() | {"picture": str(picture)}))
     else:
         print(found)
-        print(f"picture: {picture}")
+        print(f"picture: {plain(picture)}")
     return 0

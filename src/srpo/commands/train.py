@@ -22,7 +22,7 @@ from typing import Any
 from srpo import strict_json
 from srpo.commands import COLUMNS, add_columns, add_units, located, open_data, open_run, reward_function
 from srpo.errors import ConfigError
-from srpo.text import command
+from srpo.text import command, plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,7 +258,7 @@ def report(run, as_json: bool) -> int:
     else:
         if evaluation is not None:
             print(evaluation)
-        print(f"run: {run.path} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
+        print(f"run: {plain(run.path)} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
         print(f"next: {'; '.join(next_commands(run))}", file=sys.stderr)
     return 1 if run.failures else 0
 

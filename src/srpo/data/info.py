@@ -90,13 +90,13 @@ def _print_table(found: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    facts = Table(title=escape(found["name"]), show_header=False, title_justify="left", title_style="bold")
+    facts = Table(title=escape(plain(found["name"])), show_header=False, title_justify="left", title_style="bold")
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for label, text in _facts(found):
-        facts.add_row(label, escape(text))
+        facts.add_row(label, escape(plain(text)))
     for line in found["warnings"]:
-        facts.add_row("[yellow]warning[/yellow]", escape(line))
+        facts.add_row("[yellow]warning[/yellow]", escape(plain(line)))
     spread = Table("", "mean", "std", "min", "25 %", "median", "75 %", "max")
     for column in spread.columns[1:]:
         column.justify = "right"
@@ -107,7 +107,7 @@ def _print_table(found: dict[str, Any]) -> None:
     console.print(facts)
     console.print(spread)
     if "png" in found:
-        console.print(f"picture: {found['png']}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"picture: {plain(found['png'])}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,14 +13,8 @@ from srpo.data.reference import MEASURED_IN, environment, normalized
 from srpo.environments import MissingEnvironment, check_env, import_its_module, time_limit
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Limit, Progress, Rollouts
 from srpo.runs.run import Run, RunError, load_run, versions
-from srpo.runs.tables import Table
+from srpo.runs.tables import evals_table
 from srpo.surroundings import in_float32
-
-
-def evals_table(run: Run) -> Table:
-    """One row per episode. `kind`: "training" during it, "final" for `srpo eval`."""
-    identity = ["kind", "step", "seed", *run.grid.sweep, "episode", "env_seed"]
-    return Table(run.path / "evals.csv", [*identity, "return", "length", "score", "env_id", "gymnasium", "mujoco"])
 
 
 class Evaluator:
@@ -211,8 +205,8 @@ def evaluate(
         before, more = play(run, earlier, rollouts_of(run, env_id, curve, max_steps), "training", progress)
         notes += [note for note in more if note not in notes]
     table = evals_table(run)
-    table.keep(lambda row: row["kind"] == "training" and not before)
-    table.append(before + rows)
+    known = [] if before else [row for row in table.read() if row["kind"] == "training"]
+    table.rewrite(known + before + rows)  # at once: a kill leaves the episodes of before or those of now
     return replace(_evaluation(run, rows, env_id), notes=tuple(notes))
 
 

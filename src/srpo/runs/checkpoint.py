@@ -29,6 +29,10 @@ class CheckpointError(UserError):
     """A file that is damaged, of another shape, or could not be written."""
 
 
+class NotWritten(CheckpointError):
+    """A file that could not be written, such as on a full disk; what was there before is intact."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, completely or not at all. Raises CheckpointError if it cannot be written."""
     part = path.with_name(path.name + PART)
@@ -42,7 +46,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as e:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {e.strerror or e}; what was there before is intact") from e
+        raise NotWritten(f"cannot write {path}: {e.strerror or e}; what was there before is intact") from e
 
 
 def sweep_parts(folder: Path) -> None:

@@ -1,44 +1,116 @@
-"""The tables of a run: CSV files that grow by rows while it trains."""
+"""The tables of a run: CSV files that grow by rows while it trains, and are read with checks."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srpo import config
-from srpo.runs.checkpoint import CheckpointError, write_atomically
+from srpo.files import appended, read_bytes
+from srpo.runs.checkpoint import NotWritten, write_atomically
+from srpo.runs.run import Run
+from srpo.runs.schema import RunError
+from srpo.text import NAME, plain
+
+
+class Column(NamedTuple):
+    """What the cells of a column may be."""
+
+    fits: Callable[[str], bool]
+    what: str
+
+
+def one_of(words: Collection[str]) -> Column:
+    return Column(lambda text: text in words, f"one of {plain(', '.join(words), NAME)}")
+
+
+def swept(values: Collection[float]) -> Column:
+    """A swept value, or nothing in a row of a stage that all of them share."""
+    return Column(lambda text: text == "" or (_is_number(text) and float(text) in values), "a value of the sweep, or nothing")
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?|nan|-?inf", text) is not None
+
+
+WHOLE = Column(lambda text: re.fullmatch(r"\d{1,10}", text) is not None, "a whole number")
+NUMBER = Column(_is_number, "a number")
+FINITE = Column(lambda text: _is_number(text) and math.isfinite(float(text)), "a finite number")
+MAYBE = Column(lambda text: text == "" or _is_number(text), "a number, or nothing")
+WORD = Column(lambda text: re.fullmatch(r"[A-Za-z0-9_.:/+ -]{0,100}", text) is not None, "a plain word")
+
+
+def metrics_table(run: Run) -> Table:
+    """One row per metric and run at each log."""
+    steps = {"stage": one_of(run.algorithm.stages), "step": WHOLE}
+    return Table(run.path / "metrics.csv", {**steps, **_whose(run), "metric": WORD, "value": FINITE})
+
+
+def evals_table(run: Run) -> Table:
+    """One row per episode. `kind`: "training" during it, "final" for `srpo eval`."""
+    which = {"kind": one_of(("training", "final")), "step": WHOLE, **_whose(run), "episode": WHOLE, "env_seed": WHOLE}
+    found = {"return": NUMBER, "length": WHOLE, "score": MAYBE, "env_id": WORD, "gymnasium": WORD, "mujoco": WORD}
+    return Table(run.path / "evals.csv", which | found)
+
+
+def _whose(run: Run) -> dict[str, Column]:
+    return {"seed": one_of([str(seed) for seed in run.seeds]), **{path: swept(v) for path, v in run.grid.sweep.items()}}
 
 
 class Table:
     """A CSV file that only grows; rows are flushed as they come, so that a kill loses at most a torn last line."""
 
-    def __init__(self, path: Path, columns: Iterable[str]):
-        self.path, self.columns = path, list(columns)
+    def __init__(self, path: Path, columns: Mapping[str, Column]):
+        self.path, self.columns = path, columns
         if not path.exists():
             self.rewrite([])
 
     def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer = csv.DictWriter(text, list(self.columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path, text.getvalue().encode())
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Raises CheckpointError if they cannot be written, such as on a full disk; a torn last line is dropped when it is read."""
+        """Raises NotWritten if they cannot be written, such as on a full disk; a torn last line is dropped when it is read."""
+        text = io.StringIO()
+        csv.DictWriter(text, list(self.columns), lineterminator="\n").writerows(rows)
         try:
-            with open(self.path, "a", newline="") as f:
-                csv.DictWriter(f, self.columns, lineterminator="\n").writerows(rows)
+            with appended(self.path) as f:
+                f.write(text.getvalue().encode())
         except OSError as e:
-            raise CheckpointError(f"cannot write {self.path}: {e.strerror or e}; its earlier rows are intact") from e
+            raise NotWritten(f"cannot write {self.path}: {e.strerror or e}; its earlier rows are intact") from e
 
     def read(self) -> list[dict[str, str]]:
-        with open(self.path, newline="") as f:
-            whole = [row for row in csv.DictReader(f) if None not in row.values() and None not in row]
-        return [{config.RENAMED.get(column, column): value for column, value in row.items()} for row in whole]
+        """The rows, without a torn last line. Raises RunError, with the line, for a table that this run cannot have written."""
+        try:
+            text = read_bytes(self.path).decode()
+            whole = text[: text.rfind("\n") + 1]
+            head, *lines = list(csv.reader(io.StringIO(whole, newline=""), strict=True)) or [[]]
+        except OSError as e:
+            raise RunError(f"{self.path} cannot be read ({e.strerror or e}); restore it") from None
+        except (ValueError, csv.Error) as e:
+            raise self._damaged(str(e)) from None
+        if [config.RENAMED.get(name, name) for name in head] != list(self.columns):
+            raise self._damaged(f"its columns are {plain(', '.join(head), NAME)}, expected {', '.join(self.columns)}")
+        return [self._row(number, line) for number, line in enumerate(lines, 2)]
+
+    def _row(self, number: int, line: list[str]) -> dict[str, str]:
+        if len(line) != len(self.columns):
+            raise self._damaged(f"line {number} has {len(line)} cells, expected {len(self.columns)}")
+        for (name, column), text in zip(self.columns.items(), line, strict=True):
+            if not column.fits(text):
+                raise self._damaged(f"line {number}: {name} is {plain(repr(text), NAME)}, expected {column.what}")
+        return dict(zip(self.columns, line, strict=True))
+
+    def _damaged(self, why: str) -> RunError:
+        return RunError(f"{self.path} is damaged ({why}); restore it, or move it away to go on without its rows")
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Drop the rows that are not wanted, and a torn last line."""

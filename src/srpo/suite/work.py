@@ -27,6 +27,7 @@ from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
 from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
+from srpo.text import plain
 from srpo.training.inherit import alike
 from srpo.training.progress import Bars
 
@@ -240,4 +241,4 @@ def stopping(clock: Clock) -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)

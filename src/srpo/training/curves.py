@@ -13,7 +13,7 @@ import numpy as np
 from srpo.data.reference import normalized
 from srpo.runs.checkpoint import write_atomically
 from srpo.runs.run import Run
-from srpo.runs.tables import Table
+from srpo.runs.tables import evals_table, metrics_table
 
 
 def _series(rows: Iterable[dict[str, Any]], run: Run, value: str) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -67,9 +67,9 @@ def draw_curves(run: Run) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = Table(run.path / "metrics.csv", []).read()
+    rows = metrics_table(run).read()
     panels = sorted({(r["stage"], r["metric"]) for r in rows}, key=lambda p: (list(run.algorithm.stages).index(p[0]), p[1]))
-    known = Table(run.path / "evals.csv", []).read() if (run.path / "evals.csv").exists() else []
+    known = evals_table(run).read() if (run.path / "evals.csv").exists() else []
     evals = [row for row in known if row["kind"] == "training"]
     columns = min(4, len(panels) + bool(evals))
     if columns == 0:

@@ -18,6 +18,7 @@ from srpo.data.doubts import warnings_about
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid
+from srpo.text import plain
 from srpo.training.estimate import estimated
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Bars
@@ -114,7 +115,7 @@ def _console() -> Console:
 
 
 def _print_settings(rows: list[dict[str, Any]], title: str) -> None:
-    table = Table("path", "value", "from", "meaning", title=escape(title), title_justify="left")
+    table = Table("path", "value", "from", "meaning", title=escape(plain(title)), title_justify="left")
     for row in rows:
         table.add_row(*(escape(str(row[key])) for key in ("path", "value", "source", "meaning")))
     _console().print(table)
@@ -140,7 +141,7 @@ def _print_times(grid: Grid, times: dict[str, dict[str, float]], measured: bool)
 def _print_total(times: dict[str, dict[str, float]], where: str, peak: float | None) -> None:
     """`peak`: of a measurement."""
     console = _console()
-    console.print(where, highlight=False)
+    console.print(plain(where), highlight=False, markup=False)
     total = clock(sum(t["hours"] for t in times.values()))
     if peak is None:
         console.print(f"in all at least about {total} on this machine, without evaluation")

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from srpo.errors import ConfigError
 from srpo.runs.run import Run
-from srpo.runs.tables import Table
+from srpo.runs.tables import metrics_table
 from srpo.surroundings import missing
+from srpo.text import MESSAGE, plain
 from srpo.training.curves import draw_curves
 from srpo.training.loop import StageLoop
 
@@ -52,7 +53,7 @@ class Bars:
             self.say(f"{self.name}: {done}/{self.total}, {now - self.began:.0f} s{left} {note}".rstrip())
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(plain(text, 2 * MESSAGE), markup=False)
 
     def warn(self, text: str) -> None:
         self.say(f"warning: {text}")
@@ -71,7 +72,7 @@ class Reporter:
     def __init__(self, run: Run, quiet: bool, sinks: Sequence[str] = ()):
         self.run = run
         self.bars = Bars(quiet)
-        self.table = Table(run.path / "metrics.csv", ["stage", "step", "seed", *run.grid.sweep, "metric", "value"])
+        self.table = metrics_table(run)
         self.sinks = [SINKS[name](run) for name in sinks]
         self.note = ""
 

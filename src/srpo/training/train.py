@@ -26,7 +26,7 @@ from srpo.environments import check_environment
 from srpo.errors import ConfigError, closest
 from srpo.evaluation.scores import Evaluator
 from srpo.networks.precision import Precision
-from srpo.runs.checkpoint import CheckpointError, save_tree, sweep_parts
+from srpo.runs.checkpoint import CheckpointError, NotWritten, save_tree, sweep_parts
 from srpo.runs.devices import local_devices
 from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.grid import Grid
@@ -193,10 +193,10 @@ def _continue(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], device
             loop = StageLoop(name, run.grid, stage.view(data), results, file, **options)
             try:
                 run = _train_stage(run, loop, evaluator if last else None, report, stopped, run.kept if last else ())
-            except CheckpointError as e:  # a full disk: keep what can be kept
+            except NotWritten as e:  # a full disk: keep what can be kept
                 with contextlib.suppress(CheckpointError):
                     loop.save()
-                raise CheckpointError(f"{e}; make room, then continue with: {_resume(run)}") from e
+                raise NotWritten(f"{e}; make room, then continue with: {_resume(run)}") from e
             results[name] = loop.result()
             run = run.save_stage(name, results[name])
             run.state_file(name).unlink(missing_ok=True)
