@@ -205,7 +205,7 @@ def test_wandb_is_told_scores_by_seed_and_swept_value(monkeypatch, tmp_path, alg
     here = SimpleNamespace(log=told.append, define_metric=lambda name, step_metric: axes.update({name: step_metric}))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: here))
     grid = SimpleNamespace(sweep={"policy.beta": (1.0,)})
-    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid)
+    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid, seeds=(3,))
     episodes = [{"step": 5, "seed": 3, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
     Reporter(run, True, ["wandb"]).scored(episodes)
     label = "seed=3,policy.beta=1"
