@@ -148,7 +148,7 @@ def test_a_full_disk_at_a_row_of_a_table_is_one_line(tmp_path, monkeypatch):
     table = Table(tmp_path / "metrics.csv", {"step": tables.WHOLE, "value": tables.NUMBER})
     table.append([{"step": 1, "value": 2.0}])
     if os.path.exists("/dev/full"):
-        monkeypatch.setattr(tables, "appended", lambda path: open("/dev/full", "wb"))
+        monkeypatch.setattr(tables, "appended", lambda path: open("/dev/full", "wb"))  # noqa: SIM115
         with pytest.raises(CheckpointError, match=r"cannot write .*metrics.csv: No space left .* earlier rows are intact"):
             table.append([{"step": i, "value": 0.0} for i in range(9999)])
 

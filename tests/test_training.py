@@ -478,7 +478,7 @@ def test_damaged_runs_are_refused(swept, tmp_path, damage, capsys):
 
 def test_an_environment_that_is_not_there(data, algorithm, tmp_path):
     other = from_arrays(**arrays(), env_id="Walker9d-v4", name="tiny")
-    with pytest.raises(srpo.config.UserError, match="'Walker9d-v4' is not available"):
+    with pytest.raises(srpo.errors.UserError, match="'Walker9d-v4' is not available"):
         srpo.train(algorithm, other, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
