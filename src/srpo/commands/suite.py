@@ -3,6 +3,7 @@
   srpo suite list                                        the suites that come with srpo
   srpo suite run open --data-dir DIR --minutes 480       as many cells as fit, the most informative first
   srpo suite run MINE.toml --keep results                your own suite; results/ keeps what came out
+  srpo suite run open --data-dir DIR --on ray            every cell a task of a Ray cluster
   srpo suite run open --data-dir DIR --no-eval           train here, and score on a machine with MuJoCo:
   srpo suite evaluate KEEP                               what was trained with --no-eval
   srpo suite report KEEP                                 the tables and KEEP/report.html again, from what is kept
@@ -46,6 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=int, metavar="N", help="updates of every network; default the suite's")
     add("--minutes", type=float, metavar="N", help="stop after this time; no cell is begun that would not end in it")
     add("--jobs", type=int, metavar="N", help="processes side by side; default one a core, or one on a GPU, as memory allows")
+    add(
+        "--on",
+        default="here",
+        choices=("here", "ray"),
+        help="ray: every cell is a task of a Ray cluster (srpo[ray]); default here",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --on ray: of a running cluster, or auto; default one for this machine's cores",
+    )
+    add("--cores", type=int, metavar="N", help="with --on ray: cores of each cell; default 1")
+    add("--gpus", type=float, metavar="N", help="with --on ray: GPUs of each cell, or a fraction of one; default none")
     add("--no-eval", action="store_true", help="train only, and keep the policies for `srpo suite evaluate`")
     add("--episodes", type=int, metavar="N", help="episodes per policy; default the suite's")
     add("--out", type=Path, metavar="DIR", help="the runs; default runs/suite/SUITE")
@@ -67,6 +81,9 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: expected one process or more")
+    for option in ("address", "cores", "gpus"):
+        if args.on == "here" and getattr(args, option) is not None:
+            raise ConfigError(f"--{option} is of Ray clusters; add --on ray")
     return actions[args.action](args)
 
 
@@ -90,15 +107,28 @@ def run(args: argparse.Namespace) -> int:
 
     work, cells = planned(args, shlex.join(["srpo", *sys.argv[1:]]), Clock(args.minutes))
     work.check(cells)
-    count = args.jobs or jobs.fitting(len(cells), work.data.values())
     try:
-        failed = work.through(cells) if count == 1 else several(args, work, cells, count)
+        if args.on == "ray":
+            failed = on_ray(args, work)
+        else:
+            count = args.jobs or jobs.fitting(len(cells), work.data.values())
+            failed = work.through(cells) if count == 1 else several(args, work, cells, count)
     finally:
         if work.keep.folder.exists():
             found = work.keep.update(work.results(cells))
     tell(f"results: {work.keep.folder}")
     show(args, found)
     return 1 if failed else 0
+
+
+def on_ray(args: argparse.Namespace, work: Work) -> int:
+    """Every cell as a task of a Ray cluster. Returns how many failed."""
+    from srpo.suite.on_ray import Resources, through
+
+    if args.jobs is not None:
+        raise ConfigError("--jobs counts processes of this machine; with --on ray say what each cell needs: --cores, --gpus")
+    resources = Resources(1 if args.cores is None else args.cores, args.gpus or 0.0)
+    return through(work, args.data_dir, resources, args.address)
 
 
 def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: int) -> int:

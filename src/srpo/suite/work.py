@@ -72,9 +72,9 @@ class Work:
     evaluate: bool = True
     quiet: bool = False
 
-    def cells(self) -> list[Cell]:
-        """In the order in which they are worked through."""
-        groups = seed_groups(self.suite.seeds, together=jax.default_backend() != "cpu")
+    def cells(self, together: bool | None = None) -> list[Cell]:
+        """In the order in which they are worked through. together: all seeds in one cell; None: if this machine has an accelerator."""
+        groups = seed_groups(self.suite.seeds, jax.default_backend() != "cpu" if together is None else together)
         found = [
             (
                 (i, *self.suite.rank(source.name, name)),
@@ -140,12 +140,12 @@ class Work:
         for cell in free:
             with cell.claimed() as mine:
                 if mine and not self._must_wait(cell, cells):
-                    return cell, self._one(cell, cells)
+                    return cell, self.one(cell, cells)
         return None, True
 
     def _must_wait(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         """Whether another process is training what this cell would share."""
-        for other in self._relatives(cell, cells) if cell.run is None else ():
+        for other in self.relatives(cell, cells) if cell.run is None else ():
             run = other.run
             if run is not None and all(name in run.finished for name in alike(other.grid, cell.grid)):
                 continue
@@ -154,12 +154,12 @@ class Work:
                     return True
         return False
 
-    def _relatives(self, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    def relatives(self, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
         """Cells with a stage in common."""
         near = [c for c in cells if c is not cell and (c.data, c.seeds) == (cell.data, cell.seeds)]
         return [c for c in near if alike(c.grid, cell.grid)]
 
-    def _one(self, cell: Cell, cells: Sequence[Cell]) -> bool:
+    def one(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         """Train, from where it stopped, then evaluate or keep the policies; False if it failed."""
         where = f"{cell.data} {cell.algorithm} {'-'.join(map(str, cell.seeds))}"
         left = "" if self.clock.minutes is None else f", {self.clock.left / 60:.1f} minutes left"
@@ -206,7 +206,7 @@ class Work:
     def _donor(self, cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]:
         """The run with most stages to share, and their names."""
         found = {}
-        for other in self._relatives(cell, cells):
+        for other in self.relatives(cell, cells):
             run = other.run
             if run is not None:
                 found[other.folder] = [name for name in alike(run.grid, cell.grid) if name in run.finished]
