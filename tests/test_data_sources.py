@@ -174,12 +174,22 @@ def episode(steps, terminated, truncated):
 def minari(monkeypatch):
     """A stand-in for the package, with three data sets."""
     three = [episode(4, True, False), episode(3, False, True), episode(2, False, False)]
-    nested = [SimpleNamespace(**vars(three[0]) | {"observations": {"goal": 1}})]
-    known = {"a/b-v0": three, "a/nested-v0": nested, "a/empty-v0": []}
+    parts = {"seen": np.arange(10.0).reshape(5, 2), "goal": {"y": np.full((5, 1), 7.0), "x": np.arange(5)}}
+    nested = [SimpleNamespace(**vars(three[0]) | {"observations": parts})]
+    words = [SimpleNamespace(**vars(three[0]) | {"observations": {"goal": np.array(["go"] * 5)}})]
+    pairs = [SimpleNamespace(**vars(three[0]) | {"actions": (1, 2)})]
+    known = {"a/b-v0": three, "a/nested-v0": nested, "a/empty-v0": [], "a/words-v0": words, "a/pairs-v0": pairs}
+    known |= {"a/scored-v0": three, "a/wrong-v0": three}
+    scores = {"a/scored-v0": (-5, 95.0), "a/wrong-v0": (3, 3)}
 
     def load(name, download):
         episodes = known[name]
-        return SimpleNamespace(iterate_episodes=lambda: iter(episodes), env_spec=SimpleNamespace(id="Hopper-v5"))
+        metadata = dict(zip(("ref_min_score", "ref_max_score"), scores.get(name, ()), strict=False))
+        return SimpleNamespace(
+            iterate_episodes=lambda: iter(episodes),
+            env_spec=SimpleNamespace(id="Hopper-v5"),
+            storage=SimpleNamespace(metadata=metadata),
+        )
 
     monkeypatch.setitem(sys.modules, "minari", SimpleNamespace(load_dataset=load))
 
@@ -193,9 +203,28 @@ def test_minari(minari):
     np.testing.assert_array_equal(data.next_obs[3], [8, 9])
 
 
-@pytest.mark.parametrize(
-    "name, text", [("a/nested-v0", "not plain vectors"), ("a/empty-v0", "no episode"), ("absent-v0", "cannot be loaded")]
-)
+def test_minari_dictionaries_are_one_vector_in_the_order_of_their_names(minari):
+    data = load_dataset("minari:a/nested-v0")
+    assert data.labels == (("goal.x", "goal.y", "seen.0", "seen.1"), ("action.0",))
+    np.testing.assert_array_equal(data.obs, [[i, 7, 2 * i, 2 * i + 1] for i in range(4)])
+    np.testing.assert_array_equal(data.next_obs[:, 0], [1, 2, 3, 4])
+
+
+def test_minari_scores_are_the_set_s_own_and_never_another_environment_s(minari):
+    assert load_dataset("minari:a/b-v0").reference is None
+    np.testing.assert_allclose(load_dataset("minari:a/scored-v0").score([-5, 95]), [0, 100])
+
+
+MINARI_REFUSALS = [
+    ("a/pairs-v0", "not plain vectors"),
+    ("a/words-v0", "goal of the observations holds no numbers"),
+    ("a/wrong-v0", "reference scores are 3 and 3"),
+    ("a/empty-v0", "no episode"),
+    ("absent-v0", "cannot be loaded"),
+]
+
+
+@pytest.mark.parametrize("name, text", MINARI_REFUSALS)
 def test_minari_refusals(minari, name, text):
     with pytest.raises(DataError, match=f"^minari:{name}: .*{text}"):
         load_dataset(f"minari:{name}")

@@ -145,7 +145,7 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
         name=about.name,
         **fields,
         env_id=about.env_id or (known.env_id if known else None),
-        reference=(known.random, known.expert) if known else None,
+        reference=about.reference or ((known.random, known.expert) if known else None),
         source=about.source,
         sha256=sha256,
         timeouts_from=timeouts_from,

@@ -34,6 +34,7 @@ class Attributes(NamedTuple):
     action_range: tuple[Any, Any, str] | None = None  # lowest and highest action that the recording states, and where
     others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
     labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of observations and of actions
+    reference: tuple[float, float] | None = None  # returns of a random and of an expert policy that the recording states
     reward: str | None = None  # module:function that computes it: on the command line alone
     notes: tuple[str, ...] = ()  # what was left out, to be said
 
