@@ -24,7 +24,7 @@ BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
 READERS = 8  # that wait for the disk at the same time
-ROWS_PER_READER = 2048
+ROWS_PER_READER = 512  # a page that is read maps up to sixteen around it: what a reader holds is 64 KiB per row and vector
 
 
 @runtime_checkable
@@ -116,9 +116,13 @@ class HostFeed:
 
     def _gather(self, rows: np.ndarray) -> Any:
         parts = np.array_split(rows, -(-len(rows) // ROWS_PER_READER))
-        taken = list(self._readers.map(self._table.take, parts))
-        self._table.release()
+        taken = list(self._readers.map(self._read, parts))
         return jax.tree.map(lambda *xs: np.concatenate(xs), *taken)
+
+    def _read(self, rows: np.ndarray) -> Any:
+        taken = self._table.take(rows)
+        self._table.release()
+        return taken
 
     def close(self) -> None:
         self._coming = {}
