@@ -2,13 +2,19 @@
 
 import csv
 import json
+import shutil
 
+import h5py
+import numpy as np
 import pytest
 from test_paper_command import refusal
 
+import srpo
 from srpo import cli
-from srpo.paper import FIGURES, PAPER, table2
+from srpo.paper import FIGURES, PAPER, ablation, fig6, fig8, fig9, fig10, table2
+from srpo.runs.run import load_run
 from srpo.suite import published, tables
+from srpo.suite.budget import Budget
 from srpo.suite.keep import Keep
 from srpo.suite.tables import Result
 
@@ -57,7 +63,6 @@ def read(path):
         return list(csv.DictReader(f))
 
 
-@pytest.mark.skip
 def test_list_names_the_13_artefacts_of_the_paper():
     assert set(PAPER) == {*(f"fig{i}" for i in range(1, 12)), "table1", "table2"}
     assert list(FIGURES)[: len(PAPER)] == list(PAPER)
@@ -106,3 +111,75 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(kept, tmp_path, 
     assert f"did you mean '{OTHER}'" in refusal(capsys, "fig11", "--data", OTHER[1:], "--keep", kept, *out)
     assert "benchmarks/efficiency" in refusal(capsys, "fig5", *out)
     assert not (tmp_path / "new").exists()
+
+
+# --- ablations
+
+SMALL = {"critic.hidden": (8,), "critic.batch_size": 8, "behavior.width": 12, "behavior.blocks": 1, "behavior.batch_size": 8}
+SMALL |= {"policy.hidden": (8,), "policy.batch_size": 8}
+NAME = "hopper-medium-replay-open-v0"
+
+
+@pytest.fixture
+def recording(tmp_path, monkeypatch):
+    """A folder with a small recording of the open suite, and a budget of a few steps."""
+    n, rng = 200, np.random.default_rng(0)
+    with h5py.File(tmp_path / f"{NAME}.hdf5", "w") as file:
+        file.attrs["env_id"] = "Hopper-v4"
+        file["observations"], file["actions"] = rng.normal(size=(n, 11)), rng.uniform(-0.9, 0.9, (n, 3))
+        file["rewards"], file["terminals"], file["timeouts"] = rng.normal(size=n), np.zeros(n, bool), np.arange(n) % 20 == 19
+    monkeypatch.setattr(ablation, "QUICK", ablation.Quick(Budget(3), 1, SMALL))
+    return tmp_path
+
+
+def test_a_study_trains_the_base_once_and_its_variants_share_its_stages(recording, tmp_path, capsys, monkeypatch):
+    paths, train = [], srpo.train
+
+    def counted(*args, **options):
+        paths.append((options["out"].name, options["start_from"] and options["start_from"].name))
+        return train(*args, **options)
+
+    monkeypatch.setattr(srpo, "train", counted)
+    out, given = tmp_path / "out", ("--data", NAME, "--data-dir", str(recording))
+    rows = make(capsys, "fig10", tmp_path, out, "--quick", *given)
+    assert [r["variant"] for r in rows] == ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5"]
+    assert paths == [("base", None), ("beta", "base")]
+    written = read(out / "fig10.csv")
+    assert [(r["seed"], r["episodes"]) for r in written] == [("0", "1")] * 6 and (out / "fig10.png").exists()
+    assert make(capsys, "fig10", tmp_path, out, "--quick", *given) == rows and len(paths) == 2  # nothing is trained twice
+    base = load_run(out / "runs" / "open-at-once" / NAME / "0" / "base")
+    swept = load_run(base.path.with_name("beta"))
+    for name in ("critic", "behavior"):
+        assert base.stage_file(name).read_bytes()[-64:] == swept.stage_file(name).read_bytes()[-64:]
+    # the same run as a suite's cell: the base of the full figure; nothing differs from it in the first variant of fig8
+    shutil.copytree(base.path, tmp_path / "cells" / NAME / "srpo" / "0")
+    full = make(capsys, "fig8", tmp_path, out, "--suite", "open", "--runs", str(tmp_path / "cells"), *given)
+    assert len(full) == 1 and full[0]["episodes"] == 20 and np.isfinite(float(full[0]["mean_q"])) and len(paths) == 2
+
+
+def test_a_study_without_its_cells_says_which_command_makes_them(tmp_path, capsys):
+    more = ("--runs", tmp_path, "--out", tmp_path / "new", "--data", NAME)
+    message = refusal(capsys, "fig6", *more)
+    assert f"srpo suite run open --algos srpo --data {NAME} --data-dir DIR --out {tmp_path}" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_varies():
+    base, settings = srpo.algorithms.find("srpo").default(), srpo.config.settings
+    found = {v.label: settings(srpo.config.assign_all(base, v.settings)) for v in fig6.variants(base, None)}
+    assert list(found) == ["w = sigma^2", "w = 1", "w = alpha/sigma", "t = 0.02", "t = 0.98", "no baseline"]
+    assert [label for label, s in found.items() if not s["policy.baseline"].value] == ["no baseline"]
+    assert found["t = 0.98"]["policy.min_time"].value == found["t = 0.98"]["policy.max_time"].value == 0.98
+    assert [len(v.settings["policy.hidden"]) for v in fig9.variants(base, None)] == [2, 3, 4]
+    normalized = srpo.config.assign_all(base, {"policy.normalize": "2-norm"})
+    assert max(fig10.variants(normalized, None)[0].sweep["policy.beta"]) == 0.08
+
+
+def test_the_mended_reward_is_for_sets_that_it_leaves_a_reward():
+    def data(*goal):
+        obs, reward = np.zeros((20, 29)), np.zeros(20)
+        obs[[5, 15], :2], reward[[5, 15]] = [goal, (0, 0)], 1
+        return srpo.from_arrays(obs, np.zeros((20, 8)), reward, reward > 0, np.arange(20) == 19)
+
+    assert [v.label for v in fig8.variants(None, data(20, 20))] == ["reward of the base", "mended reward"]
+    assert [v.label for v in fig8.variants(None, data(20, 3))] == ["reward of the base"]

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   srpo paper fig3 --data 2spirals --seed 1 --out pictures
   srpo paper fig7 --json
   srpo paper table1 --keep results
+  srpo paper fig10 --quick --data-dir data
   srpo paper fig11 --suite open --keep results --out pictures
 """
 
@@ -40,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gradient", default="eq10", metavar="EQ", help="eq10 (the paper's figures) or eq15 (the surrogate), in fig3 and fig7"
     )
     suite = parser.add_argument_group("what is made from a suite (docs/suite.md)")
-    suite.add_argument("--suite", default="open", metavar="SUITE", help="a shipped suite or a .toml file (default: open)")
+    suite.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="a shipped suite or a .toml file (default: open; mazes for fig9, d4rl-antmaze for fig8)",
+    )
     suite.add_argument("--keep", type=Path, metavar="DIR", help="the results of the suite (default: runs/suite/SUITE/results)")
     suite.add_argument("--runs", type=Path, metavar="DIR", help="the trained cells of the suite (default: runs/suite/SUITE)")
     suite.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the suite's data, as for srpo suite run")
@@ -113,9 +118,9 @@ def _from_a_suite(args, data):
     from srpo.training.progress import Bars
 
     module = importlib.import_module(f"srpo.paper.{args.figure}")
-    suite = FromSuite.create(args.suite, args.keep, args.runs, args.data_dir, data, args.quick)
-    if hasattr(module, "check"):
-        module.check(suite)
+    suite = FromSuite.create(
+        args.suite or getattr(module, "DEFAULT_SUITE", "open"), args.keep, args.runs, args.data_dir, data, args.quick
+    )
     return Job(args.out, Bars(), seed=args.seed, suite=suite), module.make
 
 
