@@ -62,6 +62,11 @@ class TableView(eqx.Module):
     def action_size(self) -> int:
         return self.table.action_size
 
+    @property
+    def reward(self) -> np.ndarray:
+        """(N,) rewards as training sees them, of all rows of transitions, on the host."""
+        return np.asarray(self.table.take(np.arange(self.n_rows)).reward)
+
     def moments(self, field: str) -> Moments:
         """Mean and standard deviation of each column of "obs" or "action" over all rows, found on the host."""
         mean, std = self.table.moments(field)
