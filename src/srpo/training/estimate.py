@@ -129,11 +129,13 @@ def estimated(grid: Grid, data: Treated, devices: int | None = None) -> dict[str
     for name, stage in grid.algorithm.stages.items():
         state, begins, steps = traced(stage, data, {need: results[need] for need in stage.needs})
         share = shared(grid, name, state, devices)
-        at_once = 1 if jax.default_backend() == "cpu" else share.runs
+        at_once, runs = share.runs, share.runs
+        if jax.default_backend() == "cpu":  # one after the other, and forced devices have the same cores
+            at_once, runs = 1, share.devices * share.runs
         shapes = Counter({p: p.flops * n for p, n in steps.items() if p.sides})
         per_second = rate(shapes.most_common(1)[0][0], at_once) if shapes else math.inf
-        seconds = _total(steps) * share.runs / per_second
-        whole = stage.steps * seconds + _total(begins) * share.runs / per_second
+        seconds = _total(steps) * runs / per_second
+        whole = stage.steps * seconds + _total(begins) * runs / per_second
         out[name] = {"ms_per_step": 1e3 * seconds, "hours": whole / 3600, "gflop_per_step": _total(steps) / 1e9, **vars(share)}
         results[name] = jax.eval_shape(stage.result, state)
     return out
