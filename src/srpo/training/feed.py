@@ -24,7 +24,7 @@ BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
 READERS = 8  # that wait for the disk at the same time
-ROWS_PER_READER = 512  # a page that is read maps up to sixteen around it: what a reader holds is 64 KiB per row and vector
+ROWS_PER_READER = 64  # the system maps up to half a megabyte around each row that is read, until its reader gives it back
 
 
 @runtime_checkable
