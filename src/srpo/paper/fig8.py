@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from srpo.core import Algorithm
@@ -57,7 +58,7 @@ def mean_q(run: Run, data: Dataset) -> list[float]:
     """Mean of the target heads over `ROWS` evenly spaced transitions, by seed."""
     seen = treat(data, run.algorithm.data)
     rows = np.linspace(0, seen.n_transitions - 1, min(ROWS, seen.n_transitions)).astype(int)
-    batch, critics = seen.transitions.take(rows), run.results["critic"]
+    batch, critics = seen.transitions.take(jnp.asarray(rows)), run.results["critic"]
     own = (jax.tree.map(lambda x, i=i: x[i, 0], critics) for i in range(len(run.seeds)))
     return [float(critic.q_target(batch.obs, batch.action).mean()) for critic in own]
 
