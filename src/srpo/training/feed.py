@@ -24,7 +24,7 @@ BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
 READERS = 8  # that wait for the disk at the same time
-ROWS_PER_READER = 64  # the system maps up to half a megabyte around each row that is read, until its reader gives it back
+ROWS_PER_READER = 2048
 
 
 @runtime_checkable
@@ -116,13 +116,9 @@ class HostFeed:
 
     def _gather(self, rows: np.ndarray) -> Any:
         parts = np.array_split(rows, -(-len(rows) // ROWS_PER_READER))
-        taken = list(self._readers.map(self._read, parts))
-        return jax.tree.map(lambda *xs: np.concatenate(xs), *taken)
-
-    def _read(self, rows: np.ndarray) -> Any:
-        taken = self._table.take(rows)
+        taken = list(self._readers.map(self._table.take, parts))
         self._table.release()
-        return taken
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *taken)
 
     def close(self) -> None:
         self._coming = {}
