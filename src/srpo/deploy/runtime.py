@@ -171,7 +171,7 @@ class Policy:
     def self_test(self, tolerance: float | None = None) -> float:
         """The largest error, as a share of half the action's range, on the observations that came with the file.
 
-        Raises DeployError if it exceeds `tolerance` (1e-5, and twice what float32 rounding costs there) or the file has
+        Raises DeployError if it exceeds `tolerance` (1e-5, and four times what float32 rounding costs there) or the file has
         none: run it once on every target.
         """
         obs, beta, action = self.golden

@@ -56,7 +56,7 @@ def reference(policy: Any, network: Network, rows: np.ndarray) -> np.ndarray:
 def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The largest error of each format on each set, as a share of half the action's range (key `errors`).
 
-    Tolerated: 1e-5, and twice what float32 rounding costs the network there (far from the data that is more than
+    Tolerated: 1e-5, and four times what float32 rounding costs the network there (far from the data that is more than
     1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
     """
     wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
