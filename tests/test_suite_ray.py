@@ -143,6 +143,11 @@ def test_data_that_differ_between_nodes_are_refused(folder):
         (("--on", "ray", "--jobs", "2"), "--cores, --gpus"),
         (("--gpus", "1"), "add --on ray"),
         pytest.param(
+            ("--on", "ray", "--address", "127.0.0.1:1"),
+            "no Ray cluster answers",
+            marks=pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+        ),
+        pytest.param(
             ("--on", "ray"),
             "install srpo[ray]",
             marks=pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed"),

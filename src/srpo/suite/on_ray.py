@@ -8,7 +8,9 @@ from the last checkpoint. Cells that share a stage wait for each other; only the
 from __future__ import annotations
 
 import os
+import socket
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -58,10 +60,10 @@ def through(work: Work, data_dir: Path | None, resources: Resources, address: st
     work = replace(work, out=work.out.absolute(), keep=Keep(work.keep.folder.absolute()))
     cells = work.cells(together=resources.gpus > 0)
     work.check(cells)
-    with work.keep.locked():
-        work.keep.describe(work.suite, work.data)
     with connected(address) as ray:
         _require_room(ray, resources, wait=address is not None)
+        with work.keep.locked():
+            work.keep.describe(work.suite, work.data)
         left = [cell for cell in cells if not work.settled(cell, _known(work, cells))]
         tell(f"{len(left)} of {len(cells)} cells on {len(_alive(ray))} nodes, each with {resources}")
         tasks = started(ray, work, left, data_dir and data_dir.absolute(), resources)
@@ -83,8 +85,11 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
-        found = ray.init(address=address or "local", log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError) as e:
+        _require_answer(address)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # Ray starts programs, and goes on with none of JAX
+            found = ray.init(address=address or "local", log_to_driver=False, logging_level="error")
+    except (OSError, ValueError) as e:
         raise ConfigError(f"--address {address}: no Ray cluster answers there ({str(e).splitlines()[0]})") from None
     if found.dashboard_url:
         tell(f"dashboard: http://{found.dashboard_url}")
@@ -92,6 +97,13 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    """Raises OSError, ValueError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    if address is not None and address != "auto" and "://" not in address:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _alive(ray: Any) -> list[dict[str, float]]:
