@@ -5,19 +5,32 @@ test_training.py does it once with a real SIGKILL.
 """
 
 import os
+import shutil
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import srpo
+from srpo import algorithms
 from srpo.config import assign_all
 from srpo.data import from_arrays
 from srpo.runs import checkpoint, tables
 from srpo.training import train as training
 
-CASES = {  # algorithm, what makes it tiny, sweep
-    "a sweep": ("bc-gaussian", {"policy.steps": 6, "policy.batch_size": 8, "policy.hidden": (4,)}, {"policy.lr": [1e-3, 1e-2]}),
+CASES = {  # algorithm, sweep; each as tiny as its own trial, and shorter
+    "a sweep": ("bc-gaussian", {"policy.lr": [1e-3, 1e-2]}),
+    "joint stages": ("dtql", {}),
+    "tables over all rows": ("sfbc", {}),
+    "windows": ("diffuser", {}),
 }
+STEPS = 4
+
+
+def shortened(name, data):
+    """The algorithm as its trial has it, a few steps per stage."""
+    tiny = assign_all(srpo.configure(name, data), algorithms.find(name).trial.settings)
+    return assign_all(tiny, {f"{stage}.steps": STEPS for stage, each in tiny.stages.items() if each.trains})
 
 
 class Death(BaseException):
@@ -62,8 +75,8 @@ def files(path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
-    name, tiny, sweep = CASES[case]
-    algorithm = assign_all(srpo.configure(name, data), tiny)
+    name, sweep = CASES[case]
+    algorithm = shortened(name, data)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every call
     options = {"seeds": 2, "sweep": sweep, "eval_every": 0, "quiet": True}
     whole = srpo.train(algorithm, data, out=tmp_path / "whole", **options)
@@ -82,3 +95,50 @@ def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
     resumed = srpo.resume(run, data, quiet=True)
     assert files(resumed.path) == files(whole.path)
     assert not list(run.rglob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    end = np.arange(80) % 20 == 19
+    arrays = rng.normal(size=(80, 11)), rng.uniform(-1, 1, (80, 3)), rng.normal(size=80), np.zeros(80, bool), end
+    hopper = from_arrays(*arrays, env_id="Hopper-v4", name="tiny")
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return srpo.train(shortened("bc-gaussian", hopper), hopper, out=out, eval_every=0, quiet=True)
+
+
+def test_an_evaluation_that_dies_is_made_again_and_loses_nothing(trained, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    srpo.evaluate(str(run), 2)
+    whole = (run / "evals.csv").read_bytes()
+    for moment in (1, 2):
+        with monkeypatch.context() as patched:
+            dying(patched, moment)
+            with pytest.raises(Death):
+                srpo.evaluate(str(run), 2)
+        assert (run / "evals.csv").read_bytes() == whole  # the episodes before it are still there
+    srpo.evaluate(str(run), 2)
+    assert files(run) == files(trained.path) | {"evals.csv": whole}
+
+
+def test_an_export_that_dies_is_made_again(trained, tmp_path, monkeypatch):
+    def policies(folder):
+        with safe_open(folder / "policy.safetensors", "numpy") as file:  # its header lists what it says in any order
+            held = file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}
+        return held, (folder / "policy.onnx").read_bytes()
+
+    options = {"seed": 0, "calls": 0, "formats": ("numpy", "onnx")}
+    srpo.deploy.export_run(trained, tmp_path / "whole", **options)
+    died = 0
+    for moment in (1, 2, 3):
+        with monkeypatch.context() as patched:
+            dying(patched, moment)
+            try:
+                srpo.deploy.export_run(trained, tmp_path / "again", force=True, **options)
+            except Death:
+                died += 1
+    assert died == 3
+    srpo.deploy.export_run(trained, tmp_path / "again", force=True, **options)
+    assert policies(tmp_path / "again") == policies(tmp_path / "whole")
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
