@@ -190,8 +190,10 @@ def test_corrupt_content(tmp_path):
 def test_paths(tmp_path):
     assert "no such file" in refusal(tmp_path / "absent.hdf5")
     assert "is not a file" in refusal(tmp_path)
+    (tmp_path / "logs.txt").write_text("1,2")
+    assert "unknown kind of file '.txt'" in refusal(tmp_path / "logs.txt")
     (tmp_path / "logs.csv").write_text("1,2")
-    assert "unknown kind of file '.csv'" in refusal(tmp_path / "logs.csv")
+    assert "logs.csv: no columns are named for obs; give them" in refusal(tmp_path / "logs.csv")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,10 @@ def _spec(told: dict[str, Any], where: str) -> Spec:
     for key in ("reward", "terminal", "episode", "time", "missing", "files"):
         if key in values and not isinstance(values[key], str):
             raise DataError(f"{where}: {key} is {plain(values[key], NAME)}, expected text; write the name of a column")
-    return Spec(**values)
+    try:
+        return Spec(**values)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
 
 
 def resolved(spec: Spec, columns: Sequence[str], where: str) -> Spec:
