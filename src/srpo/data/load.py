@@ -35,7 +35,7 @@ def load_dataset(
     what the recording states, else its smallest and largest; policies act in recorded units. reward: computes rewards (N,)
     from obs, action and next_obs, in recorded units; the next observation of an episode's last row is its own.
     """
-    fields, attributes = sources.find(str(source)).read(str(source))
+    fields, attributes = sources.read(str(source))
     if reward is not None or "reward" not in fields:
         fields = fields | {"reward": computed(fields, attributes, reward)}
     if env_id is not None:

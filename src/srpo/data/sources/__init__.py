@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from srpo.data.checks import DataError
+from srpo.errors import UserError
+from srpo.text import plain
 
 MODULES = [
     f"srpo.data.sources.{name}"
     for name in ("builtin", "made", "d4rl", "minari", "lerobot", "episodes", "ogbench", "table", "files")
 ]  # the first that matches reads
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)  # what reading it raises
 GROUP = "srpo.sources"  # of entry points
 _registered: list[Source] = []
 
@@ -77,6 +91,17 @@ def find(source: str) -> Source:
     near = difflib.get_close_matches(source, [row["name"] for row in listing()], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "give a path to a .hdf5 or .npz file, or a name of `srpo data list`"
     raise DataError(f"unknown data set {source!r}; {hint}")
+
+
+def read(source: str) -> tuple[dict[str, Any], Attributes]:
+    """The recording that `source` names, by the first source that it matches. Raises DataError, whatever is wrong with a file."""
+    found = find(source)
+    try:
+        return found.read(source)
+    except UserError:
+        raise
+    except DAMAGE as e:
+        raise DataError(f"{source}: cannot be read ({plain(e, 150)}); look whether it is complete, or get it again") from e
 
 
 def listing() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from srpo.data.checks import DataError
-from srpo.data.sources import Attributes
+from srpo.data.sources import DAMAGE, Attributes
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.hdf5 import plain_dataset, require_room
 from srpo.surroundings import expanded
@@ -42,7 +42,7 @@ def _kind(path: Path) -> str | None:
             if isinstance(data, h5py.HardLink) and isinstance(file["data"], h5py.Group) and "demo_0" in file["data"]:
                 return "robomimic"
             return "d3rlpy" if "observations_0" in file and "actions_0" in file and "columns" in file else None
-    except (OSError, RuntimeError, KeyError):
+    except DAMAGE:
         return None  # whoever reads it says what is wrong with it
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from srpo.data.checks import DataError
-from srpo.data.sources import Attributes, npz
+from srpo.data.sources import DAMAGE, Attributes, npz
 from srpo.data.sources.hashes import file_hash
+from srpo.errors import UserError
 from srpo.surroundings import expanded
 
 NEEDED = {"observations", "actions", "terminals"}
@@ -31,7 +32,7 @@ def matches(source: str) -> bool:
         return False
     try:
         there = set(npz.names(path))
-    except (DataError, OSError, ValueError):
+    except (UserError, *DAMAGE):
         return False  # whoever reads it says what is wrong with it
     return there >= NEEDED and bool(there & OWN) and "timeouts" not in there
 
