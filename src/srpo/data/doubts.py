@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from srpo.data.layout import interleaved
 from srpo.data.mapped import FEW, few, pieces
 from srpo.data.recording import Dataset
-from srpo.data.treated import Treated
 from srpo.text import NAME, plain
+
+if TYPE_CHECKING:  # it imports JAX
+    from srpo.data.treated import Treated
 
 AT_BOUND = 0.999  # actions beyond this count as saturated
 USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
@@ -18,7 +21,7 @@ USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 
 def warnings_about(data: Dataset | Treated, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
-    data = data.recording if isinstance(data, Treated) else data
+    data = getattr(data, "recording", data)
     lines = list(data.notes)
     obs_names, action_names = data.labels or (None, None)
     if data.timeouts_from == "counted":
