@@ -19,9 +19,9 @@ AT_BOUND = 0.999  # actions beyond this count as saturated
 USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 
 
-def warnings_about(data: Dataset | Treated, normalized: bool = False) -> list[str]:
+def warnings_about(found: Dataset | Treated, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
-    data = getattr(data, "recording", data)
+    data: Dataset = getattr(found, "recording", found)
     lines = list(data.notes)
     obs_names, action_names = data.labels or (None, None)
     if data.timeouts_from == "counted":
