@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 
 def warnings_about(found: Dataset | Treated, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
-    data: Dataset = getattr(found, "recording", found)
+    data = cast("Dataset", getattr(found, "recording", found))
     lines = list(data.notes)
     obs_names, action_names = data.labels or (None, None)
     if data.timeouts_from == "counted":
