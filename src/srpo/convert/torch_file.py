@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from srpo.convert.unpickle import TYPES, Machine, Storage, Tensor, damaged, refuse, short, type_name
+from srpo.files import read_bytes
 from srpo.runs.checkpoint import CheckpointError
 
 Order = Literal["<", ">"]  # of bytes
@@ -27,7 +28,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint by name, read-only; bfloat16 as float32. Raises CheckpointError, in one line."""
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)  # of a plain file, within the memory
     except OSError as e:
         raise CheckpointError(f"cannot read {path}: {e.strerror or e}") from None
     if content.startswith(b"PK\x03\x04"):

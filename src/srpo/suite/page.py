@@ -12,6 +12,9 @@ from srpo.suite.findings import CLONING, Findings, short
 from srpo.suite.measures import Estimate
 from srpo.suite.pages import has_place, markdown
 from srpo.suite.tables import RECORDED, SUITE, Row
+from srpo.text import NAME, plain
+
+LONG = 300  # characters of an error
 
 
 def page(found: Findings) -> str:
@@ -40,7 +43,9 @@ def page(found: Findings) -> str:
     if found.below_cloning is not None:
         below = ", ".join(f"`{n}`" for n in found.below_cloning)
         lines += ["", f"Not above `{CLONING}` on the mean of the suite: {below or 'none'}."]
-    troubles = [f"- `{r['algorithm']}` on {r['data']}: {r['error']}" for r in found.rows if r.get("error")]
+    troubles = [
+        f"- `{r['algorithm']}` on {plain(r['data'], NAME)}: {plain(r['error'], LONG)}" for r in found.rows if r.get("error")
+    ]
     return "\n".join(lines + (["", "Failures:", "", *troubles] if troubles else []))
 
 
