@@ -262,6 +262,6 @@ def test_any_source_is_written_in_our_layout(tmp_path, capsys):
     np.testing.assert_allclose(data.action_range.recorded(data.action)[:, 0], np.linspace(0, 10, 12), rtol=1e-5, atol=1e-5)
     assert np.flatnonzero(data.timeout).tolist() == [3, 7, 11]
     capsys.readouterr()
-    assert main(arguments) == 2 and "exists; give another name" in capsys.readouterr().err
+    assert main(arguments) == 2 and "exists; remove it first, or give another name" in capsys.readouterr().err
     assert main(["data", "convert", "hopper-medium-expert-mini", str(tmp_path / "x.txt")]) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "out.hdf5"]

@@ -91,10 +91,10 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from srpo.data.write import check_new, write
+    from srpo.data.writing import check_destination, write_recording
 
-    check_new(args.out)
-    write(open_data(args.data, args), args.out)
+    check_destination(args.out)
+    write_recording(open_data(args.data, args), args.out)
     print(args.out)
     return 0
 

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
+from srpo.data.recording import Dataset
 
 
 def check_destination(path: Path) -> None:
@@ -45,3 +46,19 @@ def write_hdf5(path: Path, fields: Mapping[str, np.ndarray | None], attributes: 
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_recording(data: Dataset, path: Path) -> Path:
+    """A data set of any source in this layout, in the units that were recorded. Raises DataError if it cannot be written."""
+    units, offset = data.action_range, data.obs_offset
+    following = data.next_obs if data.next_obs is None or offset is None else data.next_obs + offset
+    fields = {
+        "obs": data.recorded_obs,
+        "action": data.action if units is None else units.recorded(data.action),
+        "reward": data.reward,
+        "terminal": data.terminal,
+        "timeout": data.timeout,
+        "next_obs": following,
+    }
+    about = {} if data.env_id is None else {"env_id": data.env_id}
+    return write_hdf5(path, fields, about | ({} if units is None else {"action_low": units.low, "action_high": units.high}))
