@@ -12,11 +12,12 @@ import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
 from srpo.data.recording import Dataset
+from srpo.data.sources.hdf5 import HDF5
 
 
 def check_destination(path: Path) -> None:
     """Raises DataError, before anything is recorded, if `path` cannot become a new HDF5 file."""
-    if path.suffix not in (".hdf5", ".h5"):
+    if path.suffix.lower() not in HDF5:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; give a name that ends in .hdf5")
     if path.exists():
         raise DataError(f"{path} exists; remove it first, or give another name")

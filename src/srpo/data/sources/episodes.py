@@ -15,11 +15,9 @@ import numpy as np
 from srpo.data.checks import DataError
 from srpo.data.sources import DAMAGE, Attributes
 from srpo.data.sources.hashes import file_hash
-from srpo.data.sources.hdf5 import plain_dataset, require_room
+from srpo.data.sources.hdf5 import HDF5, plain_dataset, require_room
 from srpo.surroundings import expanded
 from srpo.text import NAME, plain
-
-HDF5 = (".hdf5", ".h5")
 
 
 def matches(source: str) -> bool:

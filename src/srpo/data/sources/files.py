@@ -14,12 +14,12 @@ from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
 from srpo.data.ends import TIMEOUTS
 from srpo.data.sources import Attributes, hdf5, large, npz
 from srpo.data.sources.hashes import file_hash
+from srpo.data.sources.hdf5 import HDF5
 from srpo.errors import UserError
 from srpo.files import opened
 from srpo.surroundings import expanded
 from srpo.text import plain
 
-HDF5 = (".hdf5", ".h5")
 SUFFIXES = (*HDF5, ".npz")
 BOUNDS = ("action_low", "action_high")  # attributes: the recorded actions that are -1 and 1, one number or one per column
 ATTRIBUTES = ("env_id", *BOUNDS)

@@ -16,6 +16,7 @@ from srpo.data.checks import DataError
 from srpo.files import UNSUSPICIOUS, amount, require_honest
 from srpo.text import NAME, plain
 
+HDF5 = (".hdf5", ".h5")  # how the names of such files end
 LONGEST_TEXT = 10_000  # bytes of an attribute
 KINDS = "fiub"  # of NumPy: numbers and flags
 
