@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import srpo
+from srpo import steps
 from srpo.core import TrainState, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
@@ -18,7 +19,6 @@ from srpo.networks.score import ScoreResNet
 from srpo.networks.unet import TemporalUNet
 from srpo.optim import adam
 from srpo.steps import Log, advance
-from srpo.training import loop
 
 
 def networks():
@@ -101,6 +101,6 @@ def test_the_precision_of_a_run_is_kept_and_decides_what_may_be_shared(tmp_path,
         srpo.train(algorithm, data, out=tmp_path / "other", start_from=mixed.path, quiet=True)
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
         srpo.train(algorithm, data, out=tmp_path / "other", precision="bfloat61", quiet=True)
-    monkeypatch.setattr(loop, "block_length", lambda: 4)  # as on an accelerator
+    monkeypatch.setattr(steps, "block_length", lambda: 4)  # as on an accelerator
     blocks = srpo.train(algorithm, data, out=tmp_path / "blocks", quiet=True)
     assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(blocks.results), a, strict=True))

@@ -51,6 +51,14 @@ def step_keys(key: PRNGKeyArray, step) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     return k_rows, k_update
 
 
+BLOCK = 64  # steps per loop of known length on an accelerator
+
+
+def block_length() -> int:
+    """Steps per loop of known length, by measurement (docs/performance.md): a CPU gains nothing and compiles twice as much."""
+    return 1 if jax.default_backend() == "cpu" else BLOCK
+
+
 def advance(
     stage: Stage[S, B, Any],
     state: S,
@@ -60,15 +68,16 @@ def advance(
     key: PRNGKeyArray,
     start,
     stop,
-    block: int = 1,
+    block: int | None = None,
 ) -> tuple[S, Log]:
     """Steps `start` to `stop` (exclusive) of a stage, as one loop on the device.
 
     Step i draws everything from `fold_in(key, i)`, so that neither the length of a call nor resuming changes
     anything; both bounds are arguments of the compiled program, so that one compilation serves every length.
     `block`: an accelerator waits for the host after each trip of a loop whose length is not known when it is compiled;
-    steps then run in blocks of this many, and what is left over one by one.
+    steps then run in blocks of this many (None: the measured choice), and what is left over one by one.
     """
+    block = block_length() if block is None else block
 
     def body(i, carry):
         state, log = carry

@@ -17,9 +17,9 @@ from jaxtyping import Array, Int
 
 from srpo.core import Stage
 from srpo.data.views import TableView
-from srpo.steps import Taken, step_keys
+from srpo.steps import Taken, block_length, step_keys
 
-BLOCK_BYTES = 32 << 20  # of batches handed over at once
+BLOCK_BYTES, DEVICE_BYTES = 32 << 20, 256 << 20  # of batches handed over at once: by a CPU, whose caches are small, by others
 BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
@@ -44,7 +44,9 @@ def feed(stage: Stage, view: TableView, keys: jax.Array) -> Feed:
     one = jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
     bytes_per_step = len(keys) * rows.size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
     most = HOST_STEPS if view.on_host else BLOCK_STEPS
-    length = max(min(BLOCK_BYTES // bytes_per_step, most, stage.steps), 1)
+    room = BLOCK_BYTES if jax.default_backend() == "cpu" else DEVICE_BYTES
+    length = max(min(room // bytes_per_step, most, stage.steps), 1)
+    length -= length % block_length() if length > block_length() else 0  # whole loops of known length
     return (HostFeed if view.on_host else DeviceFeed)(stage, view, keys, length)
 
 

@@ -28,16 +28,10 @@ from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
 LOGS = 200  # rows per metric and run in metrics.csv
-BLOCK = 64  # steps per loop of known length on an accelerator
 
 
 def _advance(stage, state, log, own, key, shared, data, start, stop):
-    return advance(stage, state, log, data, {**shared, **own}, key, start, stop, block_length())
-
-
-def block_length() -> int:
-    """Steps per loop of known length, by measurement (docs/performance.md): a CPU gains nothing and compiles twice as much."""
-    return 1 if jax.default_backend() == "cpu" else BLOCK
+    return advance(stage, state, log, data, {**shared, **own}, key, start, stop)
 
 
 def _init(stage, _, own, key, shared, data):
