@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from srpo.errors import UserError
+from srpo.errors import ConfigError, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +52,25 @@ def expanded(path: str | Path) -> Path | None:
         return Path(path).expanduser()
     except RuntimeError:
         return None
+
+
+def named(place: str, expected: str) -> Any:
+    """What a person, never a file, names as `module:name`; looked for as Python does, then in the working folder.
+
+    Raises ConfigError, with what was `expected`, for what cannot be imported.
+    """
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that it hides nothing that is installed
+    return imported(place, expected)
+
+
+def imported(place: str, expected: str) -> Any:
+    """What is at `module:name`. Raises ConfigError, with what was `expected`, for what cannot be imported."""
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as e:  # anything may go wrong in another's module
+        raise ConfigError(f"{place!r} cannot be imported ({type(e).__name__}: {e}); expected {expected}") from e
 
 
 EXTRAS = {"matplotlib": "plot", "gymnasium": "env", "mujoco": "env", "sklearn": "paper", "diffrax": "paper", "onnx": "deploy"}

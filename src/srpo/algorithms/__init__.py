@@ -6,18 +6,17 @@ entry points of the group `srpo.algorithms` of what is installed. Nothing is eve
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from srpo import surroundings
 from srpo.errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from srpo.core import Algorithm
 
+CLASS = "package.module:Class"
 ALGORITHMS = {
     "bc": "srpo.algorithms.bc:BC",
     "bc-gaussian": "srpo.algorithms.bc:GaussianBC",
@@ -96,11 +95,11 @@ def _installed() -> dict[str, metadata.EntryPoint]:
 def find(name: str) -> type[Algorithm]:
     """The class of a listed, registered or installed algorithm. Raises ConfigError, naming the closest one, for an unknown name."""
     if name in ALGORITHMS:
-        return _imported(ALGORITHMS[name])
+        return surroundings.imported(ALGORITHMS[name], CLASS)
     if name not in _registered:
         if name not in (installed := _installed()):
             raise ConfigError(closest(name, names(), "algorithm"))
-        register(name, _imported(installed[name].value))
+        register(name, surroundings.imported(installed[name].value, CLASS))
     return _registered[name]
 
 
@@ -111,9 +110,7 @@ def named(text: str) -> type[Algorithm]:
     """
     if ":" not in text:
         return find(text)
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # last, so that it hides nothing that is installed
-    cls = _imported(text)
+    cls = surroundings.named(text, CLASS)
     check(cls)
     _registered[text] = cls
     return cls
@@ -134,15 +131,6 @@ def recorded(name: str, where: str | None) -> type[Algorithm]:
         f"it was trained by {name!r} of {where!r}, which is not of this package, and nothing is imported because a file "
         f"names it; {known}call srpo.register({name!r}, ...) before"
     )
-
-
-def _imported(place: str) -> Any:
-    """The class at `module:name`. Raises ConfigError for what cannot be imported."""
-    module, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as e:  # anything may go wrong in another's module
-        raise ConfigError(f"{place!r} cannot be imported ({type(e).__name__}: {e}); expected package.module:Class") from e
 
 
 def name_of(algorithm: Algorithm) -> str:

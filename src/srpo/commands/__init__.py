@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from srpo.errors import ConfigError
+from srpo.surroundings import named
 
 
 def add_algo(add: Any) -> None:
@@ -48,20 +47,13 @@ def add_columns(add: Any) -> None:
 
 def reward_function(args: Any) -> Any:
     """The function that `--reward module:function` names, imported; None if it names none. Raises ConfigError."""
-    module, colon, name = (getattr(args, "column_reward", None) or "").partition(":")
-    if not colon:
+    place = getattr(args, "column_reward", None) or ""
+    if ":" not in place:
         return None
-    sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise ConfigError(
-            f"--reward {module}:{name} cannot be imported ({e}); name a function of a module that is on the path"
-        ) from e
-    finally:
-        sys.path.remove("")
+    expected = "module:function, a function of (obs, action, next_obs)"
+    found = named(place, expected)
     if not callable(found):
-        raise ConfigError(f"--reward {module}:{name} is no function; name one of (obs, action, next_obs)")
+        raise ConfigError(f"--reward {place} is no function; expected {expected}")
     return found
 
 

@@ -74,7 +74,14 @@ def _columns(file: Path, columns: list[str]) -> dict[str, np.ndarray]:
     lacking = [name for name in columns if name not in table.column_names]
     if lacking:
         raise DataError(f"{file}: lacks the column {lacking[0]}, which meta/info.json promises; download it again")
-    return {name: np.array(table[name].to_pylist()) for name in columns}
+    return {name: _rows(table[name].combine_chunks(), len(table)) for name in columns}
+
+
+def _rows(column: Any, count: int) -> np.ndarray:
+    """A column of numbers (count,), or of lists of one length (count, n)."""
+    lists = hasattr(column, "flatten") and column.type.num_fields > 0
+    values = (column.flatten() if lists else column).to_numpy(zero_copy_only=False)
+    return values.reshape(count, -1) if lists else values
 
 
 def _names(feature: Any, default: str) -> list[str]:
