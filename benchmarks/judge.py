@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -196,6 +197,10 @@ def picture(results: Sequence[Result], path: Path) -> None:
         ax.set_xlabel("lower end of the gain", fontsize=8)
         ax.set_ylabel("true normalized score", fontsize=8)
         ax.set_xscale("symlog", linthresh=10)
+        most = math.log10(max(map(abs, ax.get_xlim())))
+        powers = 10.0 ** np.arange(1, most, math.ceil(most / 3))  # few enough to be read side by side
+        ax.set_xticks([*-powers[::-1], 0, *powers])
+        ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(fontsize=7, frameon=False)
     fig.savefig(path, dpi=130)

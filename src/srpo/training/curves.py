@@ -92,7 +92,9 @@ def draw_curves(run: Run) -> None:
     for ax in axes:
         _finish(ax)
     title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
-    fig.suptitle(textwrap.fill(title, 100), fontsize=10, parse_math=False)  # `wrap` would parse math
+    fig.suptitle(
+        textwrap.fill(title, 34 * columns, break_on_hyphens=False), fontsize=10, parse_math=False
+    )  # `wrap` would parse math
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
     plt.close(fig)
