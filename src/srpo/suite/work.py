@@ -225,7 +225,7 @@ def stopping(clock: Clock) -> Iterator[None]:
         raise Stopped("stopped; the same command goes on")
 
     before = signal.signal(signal.SIGTERM, stop)
-    alarm = threading.Timer(min(max(clock.left, 0.01), threading.TIMEOUT_MAX), _thread.interrupt_main, (signal.SIGTERM,))
+    alarm = threading.Timer(min(max(clock.left, 0.01), threading.TIMEOUT_MAX), _interrupt, (threading.get_ident(),))
     alarm.daemon = True
     if clock.minutes is not None:
         alarm.start()
@@ -238,6 +238,14 @@ def stopping(clock: Clock) -> Iterator[None]:
     finally:
         alarm.cancel()
         signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(main: int) -> None:
+    """SIGTERM in the main thread: a real one, which ends a call that waits, where the system has them."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
 
 
 def tell(text: str) -> None:
