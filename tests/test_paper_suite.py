@@ -109,7 +109,6 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(kept, tmp_path, 
     assert "results of the suite open" in refusal(capsys, "fig4", "--suite", "d4rl-antmaze", "--keep", kept, *out)
     assert "did you mean 'open'" in refusal(capsys, "fig4", "--suite", "opne", *out)
     assert f"did you mean '{OTHER}'" in refusal(capsys, "fig11", "--data", OTHER[1:], "--keep", kept, *out)
-    assert "benchmarks/efficiency" in refusal(capsys, "fig5", *out)
     assert not (tmp_path / "new").exists()
 
 

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from srpo import strict_json
@@ -20,6 +21,8 @@ EXAMPLES = """examples:
   srpo paper table1 --keep results
   srpo paper fig10 --quick --data-dir data
   srpo paper fig11 --suite open --keep results --out pictures
+  srpo paper fig5 --algos srpo,idql,diffusion-ql
+  srpo paper fig1 --costs figures/costs.csv --keep results
 """
 
 
@@ -49,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suite.add_argument("--keep", type=Path, metavar="DIR", help="the results of the suite (default: runs/suite/SUITE/results)")
     suite.add_argument("--runs", type=Path, metavar="DIR", help="the trained cells of the suite (default: runs/suite/SUITE)")
     suite.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the suite's data, as for srpo suite run")
+    costs = parser.add_argument_group("what is timed here (fig1, fig5)")
+    costs.add_argument("--algos", metavar="NAMES", help="only these algorithms, separated by commas; SRPO is always timed")
+    costs.add_argument("--costs", type=Path, metavar="CSV", help="time nothing: the costs.csv of an earlier run")
+    costs.add_argument("--into", type=Path, metavar="PAGE", help="fig5: also replace the table in this page")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -78,8 +85,6 @@ def main(args: argparse.Namespace) -> int:
 def _prepare(args):
     """The job and the function that does it; everything that could be refused is refused here."""
     artefact = FIGURES[args.figure]
-    if artefact.kind == "elsewhere":
-        raise ConfigError(f"{args.figure} is not made by srpo paper: it takes {artefact.needs}")
     data = tuple(args.data.split(",")) if args.data else ()
     if args.gradient not in ("eq10", "eq15"):
         raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
@@ -87,7 +92,11 @@ def _prepare(args):
         raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
     if args.seed < 0:
         raise ConfigError(f"--seed must be zero or more, found {args.seed}")
-    return (_on_the_plane if artefact.kind == "plane" else _from_a_suite)(args, data)
+    for option in ("algos", "costs", "into"):
+        if getattr(args, option) is not None and artefact.kind != "costs":
+            raise ConfigError(f"--{option} is for fig1 and fig5, found it with {args.figure}; leave it out")
+    prepare = {"plane": _on_the_plane, "costs": _by_timing}.get(artefact.kind, _from_a_suite)
+    return prepare(args, data)
 
 
 def _on_the_plane(args, data):
@@ -122,6 +131,26 @@ def _from_a_suite(args, data):
         args.suite or getattr(module, "DEFAULT_SUITE", "open"), args.keep, args.runs, args.data_dir, data, args.quick
     )
     return Job(args.out, Bars(), seed=args.seed, suite=suite), module.make
+
+
+def _by_timing(args, data):
+    """What actions and trainings cost, beside published scores or those of a suite."""
+    from srpo import algorithms
+    from srpo.paper.costs import Asked, read
+    from srpo.paper.job import Job
+    from srpo.training.progress import Bars
+
+    module = importlib.import_module(f"srpo.paper.{args.figure}")
+    names = tuple(args.algos.split(",")) if args.algos else ()
+    for name in names:
+        algorithms.find(name)
+    if args.costs is not None:
+        read(args.costs)
+    if names and args.costs is not None:
+        raise ConfigError("--algos says what to time, and --costs that nothing is timed; leave one out")
+    job = _from_a_suite(args, data)[0] if args.keep or args.suite else Job(args.out, Bars())
+    _check_folder(args.out)
+    return replace(job, asked=Asked(names, args.costs, args.into, args.quick)), module.make
 
 
 def _check_data(name, figure, module):

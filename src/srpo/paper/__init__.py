@@ -8,7 +8,7 @@ class Artefact(NamedTuple):
 
     meaning: str
     needs: str
-    kind: str  # plane: trains on 2-D data; results: reads those of a suite; study: trains policies from a suite's cells; elsewhere
+    kind: str  # plane: trains on 2-D data; results: reads those of a suite; study: trains policies from a suite's cells; costs: times untrained networks
 
 
 TOYS, RESULTS, CELLS = (
@@ -16,14 +16,14 @@ TOYS, RESULTS, CELLS = (
     "results of a suite (srpo suite run)",
     "SRPO's cells of a suite; --quick: data",
 )
-BENCHMARK = "benchmarks/efficiency.py and benchmarks/efficiency_report.py of the repository"
+TIMES = "nothing, times untrained networks (--costs: or an earlier run's times"
 
 PAPER = {
-    "fig1": Artefact("score against time per action", BENCHMARK, "elsewhere"),
+    "fig1": Artefact("score against time per action", f"{TIMES}; --keep: a suite's scores, else the published)", "costs"),
     "fig2": Artefact("forward against reverse KL: which policies leave the support of the data", TOYS, "plane"),
     "fig3": Artefact("behavior density and policy shift on one 2-D bandit", TOYS, "plane"),
     "fig4": Artefact("learning curves of all systems, the first four data sets", RESULTS, "results"),
-    "fig5": Artefact("time of training and of acting", BENCHMARK, "elsewhere"),
+    "fig5": Artefact("time of training and of acting", f"{TIMES})", "costs"),
     "fig6": Artefact("the weight w(t), single diffusion times, the subtracted noise", CELLS, "study"),
     "fig7": Artefact("the same as fig3 on six 2-D bandits", TOYS, "plane"),
     "fig8": Artefact("mean Q and score of several seeds, and SfBC's mended reward (--suite d4rl-antmaze)", CELLS, "study"),

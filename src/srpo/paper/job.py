@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from srpo.paper.costs import Asked
 from srpo.paper.kept import FromSuite
 from srpo.runs.checkpoint import write_atomically
 from srpo.stages.diffusion_behavior import DiffusionBehavior, Parametrization
@@ -61,6 +62,7 @@ class Job:
     data: tuple[str, ...] = ()  # empty: the figure's own choice
     gradient: str = "eq10"
     suite: FromSuite | None = None
+    asked: Asked | None = None  # of costs
     files: list[Path] = field(default_factory=list)
 
     @property

@@ -36,6 +36,12 @@ STYLE: dict[Any, Any] = {
 TEMPERATURE, DENSITY, VALUE = "winter", "magma", "viridis"  # winter runs from the paper's blue to its spring green
 BLUE, GREEN, RED, DARK, ORANGE, GRAY = (0, 0, 1), (0, 1, 0.5), "#d62728", "#1f4e79", "#ff7f0e", "#777777"
 
+KINDS = {  # how a system acts: color, mark, meaning
+    "one pass": ("#1b6ca8", "o", "one forward pass"),
+    "candidates": ("#7a9a3a", "s", "many candidates, no diffusion"),
+    "diffusion": ("#c8643c", "D", "diffusion sampling"),
+    "other": ("0.5", "x", "other"),
+}
 SYSTEMS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf")
 
 

@@ -14,7 +14,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 # of machine code, which comes after what is counted
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+FAST: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 def flops(fn: Callable, *args: Any) -> float:
@@ -24,7 +24,8 @@ def flops(fn: Callable, *args: Any) -> float:
 
 def counted_once(fn: Callable, *args: Any) -> float:
     """What the cost analysis of the compiled program says: bodies of loops once."""
-    return float(jax.jit(fn).lower(*args).compile(compiler_options=FAST).cost_analysis()["flops"])
+    found: Any = jax.jit(fn).lower(*args).compile(compiler_options=FAST).cost_analysis()
+    return float(found["flops"])
 
 
 def _total(program: ClosedJaxpr) -> float:

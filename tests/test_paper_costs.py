@@ -1,0 +1,98 @@
+"""What `srpo paper fig1` and `fig5` show: operations counted at every trip of a loop, costs measured, kept and drawn."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_paper_command import refusal
+from test_paper_suite import make, read
+
+from srpo import algorithms, cli, config
+from srpo.paper import costs, fig5, flops, timing
+from srpo.paper.costs import Costs
+from srpo.suite.pages import write_csv
+from srpo.training import dry_run
+from srpo.training.progress import Bars
+
+PAGES = Path(__file__).parents[1] / "docs"
+
+# --- operations
+
+
+def test_xla_counts_bodies_of_loops_once_and_we_count_every_trip():
+    w, x = jnp.ones((64, 64)), jnp.ones((8, 64))
+    product = 2 * 8 * 64 * 64
+
+    def nested(x):
+        def inner(x):
+            return jax.lax.fori_loop(0, 2, lambda _, x: x @ w, x)
+
+        return jax.lax.scan(lambda x, _: (inner(x) @ w, None), x @ w, None, length=7)[0]
+
+    assert flops.counted_once(nested, x) == pytest.approx(3 * product, rel=0.01)  # the correction below stands on this
+    assert flops.flops(nested, x) == pytest.approx((1 + 7 * 3) * product, rel=0.01)
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(NotImplementedError, match="while"):
+        flops.flops(lambda x: jax.lax.while_loop(lambda x: x < 9, lambda x: x * 2, x), 1.0)
+
+
+# --- costs
+
+
+def test_costs_are_measured_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "REFERENCE", "bc")
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-3)
+    chosen = {name: config.assign_all(algorithms.find(name)(), {"policy.batch_size": 8}) for name in ("bc", "bc-diffusion")}
+    rows = timing.measure(chosen, timing.random_data(3000), timing.Effort(3), Bars(quiet=True))
+    found = Costs(rows)
+    one_pass = 2 * (11 * 256 + 256 * 256 + 256 * 3)
+    five_passes = 5 * 2 * ((11 + 3 + 16) * 256 + 2 * 256 * 256 + 256 * 3)
+    operations = found.values(costs.OPERATIONS)
+    assert operations["bc"] == pytest.approx(one_pass, rel=0.05)
+    assert five_passes < operations["bc-diffusion"] < 1.2 * five_passes
+    assert found.of(costs.OPERATIONS)["bc-diffusion"]["ratio"] == operations["bc-diffusion"] / operations["bc"]
+    assert found.names == ["bc", "bc-diffusion"] and found.batches == [1, 256]
+    assert found.of(costs.TIME, 256)["bc"]["ratio"] == 1 and found.of(costs.TIME)["bc-diffusion"]["ratio"] > 1
+    assert found.by_stage(costs.STEPS, "bc")["policy"] > 0
+    write_csv(tmp_path / "costs.csv", rows, costs.COLUMNS)
+    assert fig5.page(costs.read(tmp_path / "costs.csv")) == fig5.page(found)
+
+
+def test_a_slow_policy_gets_a_smaller_batch():
+    assert timing.fitting(1e-3, 256) == 256 and timing.fitting(0.1, 256) == 64 and timing.fitting(60.0, 256) == 1
+
+
+def test_figures_and_table_of_the_documentation_are_those_of_its_costs(tmp_path, capsys):
+    page = PAGES / "results.md"
+    shutil.copy(page, tmp_path)
+    given = ("--costs", str(PAGES / "costs.csv"), "--out", str(tmp_path), "--json")
+    assert cli.main(["paper", "fig5", *given, "--into", str(tmp_path / "results.md")]) == 0
+    assert (tmp_path / "results.md").read_text() == page.read_text()
+    assert (tmp_path / "fig5.png").stat().st_size > 10_000
+
+
+def test_fig1_shows_published_scores_or_those_of_a_suite(tmp_path, capsys):
+    given = ("--costs", str(PAGES / "costs.csv"))
+    means = {
+        r["algorithm"]: float(r["mean"]) for r in read(PAGES / "scores" / "scores.csv") if r["data"] == "mean of the suite"
+    }
+    rows = make(capsys, "fig1", PAGES / "scores", tmp_path, *given)
+    assert len(rows) > 1 and all(r["score"] == round(means[r["system"]], 1) for r in rows)
+    assert cli.main(["paper", "fig1", *given, "--out", str(tmp_path)]) == 0
+    rows = {r["system"]: float(r["score"]) for r in read(tmp_path / "fig1.csv")}
+    assert rows["srpo"] == 87.1 and len(rows) == 11 and (tmp_path / "fig1.png").stat().st_size > 10_000
+
+
+def test_what_cannot_be_timed_or_shown(tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    out = ("--out", tmp_path / "new")
+    assert "costs.csv that srpo paper fig5 wrote" in refusal(capsys, "fig1", "--costs", tmp_path / "other.csv", *out)
+    assert "did you mean 'srpo'" in refusal(capsys, "fig5", "--algos", "spro", *out)
+    assert "--into is for fig1 and fig5" in refusal(capsys, "fig3", "--into", "page.md", *out)
+    assert "leave one out" in refusal(capsys, "fig5", "--algos", "srpo", "--costs", PAGES / "costs.csv", *out)
+    assert not (tmp_path / "new").exists()
