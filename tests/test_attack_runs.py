@@ -19,7 +19,7 @@ from srpo.evaluation.scores import last_training_scores
 from srpo.runs.checkpoint import sweep_parts
 from srpo.runs.run import load_run
 from srpo.runs.tables import evals_table, metrics_table
-from srpo.training import train as training
+from srpo.training import execution
 
 POLICY = "stages/policy.safetensors"
 STATE = "state/policy.safetensors"
@@ -53,15 +53,15 @@ def whole(data, tmp_path_factory):
 def stopped(data, tmp_path_factory):
     """A run that was stopped in the middle."""
     out = tmp_path_factory.mktemp("runs") / "stopped"
-    step_of = training.Reporter.step
+    step_of = execution.Reporter.step
 
     def step(self, loop, means):
         step_of(self, loop, means)
         if loop.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(training.Interrupted):
-        patched.setattr(training.Reporter, "step", step)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(execution.Interrupted):
+        patched.setattr(execution.Reporter, "step", step)
         trained(data, out)
     return out
 

@@ -23,7 +23,7 @@ from srpo.core import Trial
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.runs.grid import Grid
-from srpo.training import train as training
+from srpo.training import execution
 from srpo.training.loop import StageLoop
 
 SEEDS = (3, 1)
@@ -143,7 +143,7 @@ def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
 
 def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
     """Stopped in the middle of every stage; it is also the same training twice with the same seeds."""
-    step_of, stops = training.Reporter.step, {name: stage.steps // 2 for name, stage in trained.algorithm.stages.items()}
+    step_of, stops = execution.Reporter.step, {name: stage.steps // 2 for name, stage in trained.algorithm.stages.items()}
 
     def step(self, loop, means):
         step_of(self, loop, means)
@@ -151,13 +151,13 @@ def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
             del stops[loop.name]
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training.Reporter, "step", step)
+    monkeypatch.setattr(execution.Reporter, "step", step)
 
     def go_on():
         return train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
 
     for name, half in list(stops.items()):
-        with pytest.raises(training.Interrupted, match=f"stopped at step {half} of stage {name}"):
+        with pytest.raises(execution.Interrupted, match=f"stopped at step {half} of stage {name}"):
             go_on()
 
         def go_on():

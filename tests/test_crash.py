@@ -16,7 +16,7 @@ from srpo import algorithms
 from srpo.config import assign_all
 from srpo.data import from_arrays
 from srpo.runs import checkpoint, tables
-from srpo.training import train as training
+from srpo.training import execution
 
 CASES = {  # algorithm, sweep; each as tiny as its own trial, and shorter
     "a sweep": ("bc-gaussian", {"policy.lr": [1e-3, 1e-2]}),
@@ -77,7 +77,7 @@ def files(path):
 def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
     name, sweep = CASES[case]
     algorithm = shortened(name, data)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every call
+    monkeypatch.setattr(execution, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every call
     options = {"seeds": 2, "sweep": sweep, "eval_every": 0, "quiet": True}
     whole = srpo.train(algorithm, data, out=tmp_path / "whole", **options)
     run, lives = tmp_path / "run", 0

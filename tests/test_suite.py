@@ -18,6 +18,7 @@ import srpo
 from srpo import algorithms, cli, config
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
+from srpo.runs.folder import new_run
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, describe, load_run
 from srpo.suite import jobs, plan, presets, published, scoring, tables, work
@@ -26,7 +27,6 @@ from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
 from srpo.suite.pages import insert
 from srpo.training.inherit import alike
-from srpo.training.train import new_run
 
 NAME = "hopper-medium-replay-open-v0"
 TASK = "hopper-medium-replay-v2"

@@ -28,7 +28,7 @@ from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.run import RunError
 from srpo.runs.tables import Table
 from srpo.surroundings import in_float32, require_devices
-from srpo.training import train as training
+from srpo.training import execution
 
 
 def recorded(n=60, **options):
@@ -231,8 +231,8 @@ def test_an_evaluation_can_be_stopped_and_is_made_up_for(trained, tmp_path, monk
         os.kill(os.getpid(), 2)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Reporter, "evaluating", stop)
-        with pytest.raises(training.Interrupted, match="stopped at step 2 of stage policy"):
+        patched.setattr(execution.Reporter, "evaluating", stop)
+        with pytest.raises(execution.Interrupted, match="stopped at step 2 of stage policy"):
             srpo.train(run.algorithm, data, out=tmp_path / "run", eval_every=2, eval_episodes=1, quiet=True)
     assert (tmp_path / "run" / "state" / "policy.safetensors").exists()
     srpo.resume(tmp_path / "run", data, quiet=True)

@@ -25,7 +25,7 @@ from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.run import RunError
-from srpo.training import train as training
+from srpo.training import execution
 from srpo.training.progress import Bars, Reporter
 
 TINY = {
@@ -237,17 +237,17 @@ def test_the_loaded_policy_acts(swept, data):
 @pytest.mark.parametrize("stop_at", [("critic", 5), ("behavior", 9), ("policy", 7)])
 def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypatch, stop_at):
     """Interrupted as by Ctrl-C in the middle of each stage, with a torn last line as after a kill."""
-    step_of = training.Reporter.step
+    step_of = execution.Reporter.step
 
     def step(self, loop, means):
         step_of(self, loop, means)
         if (loop.name, loop.step) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training.Reporter, "step", step)
+    monkeypatch.setattr(execution.Reporter, "step", step)
     options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2, "keep": 2}
     with pytest.raises(
-        training.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"
+        execution.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"
     ):
         srpo.train(algorithm, data, out=tmp_path / "run", quiet=True, **options)
     monkeypatch.undo()
@@ -284,7 +284,7 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(training.Reporter, "step", lambda self, loop, means: os.kill(os.getpid(), sent))
+        patched.setattr(execution.Reporter, "step", lambda self, loop, means: os.kill(os.getpid(), sent))
         assert main(["train", str(file), *sets, "--no-eval", "--quiet", "--out", str(out)]) == code
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and told.endswith(f"continue with: srpo train --resume {out}\n")
@@ -295,7 +295,7 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
 def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
     command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
-    code = "import sys; from srpo import cli; from srpo.training import train as training; training.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; from srpo import cli; from srpo.training import execution; execution.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(tmp_path / "killed")])
     state = tmp_path / "killed" / "state" / "critic.safetensors"
     while not state.exists():
@@ -338,7 +338,7 @@ def test_a_run_that_diverges_stops_alone(data, algorithm, tmp_path, capsys):
     assert {r["policy.lr"] for r in rows(run.path / "evals.csv")} == {"0.001"}
     told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if r["policy.lr"] == "1e+38"]
     assert max(told) <= failure["step"]  # what is no longer trained reports nothing
-    with pytest.raises(training.TrainingFailed, match="no run is left"):
+    with pytest.raises(execution.TrainingFailed, match="no run is left"):
         srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from srpo.files import alone
-from srpo.runs.checkpoint import CheckpointError
-from srpo.runs.run import RunError
+from srpo.runs.checkpoint import CheckpointError, save_tree
+from srpo.runs.run import Run, RunError, save_info
 from srpo.text import command
 
 LOCK = "lock"
@@ -54,6 +56,17 @@ def _require_free(path: Path) -> None:
         raise RunError(f"{path} holds another run; continue it with {command('--resume', path)}, or choose another --out")
     if {each.name for each in path.iterdir()} - {LOCK}:
         raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+
+
+def new_run(run: Run, results: Mapping[str, Any]) -> Run:
+    """Make the folder of a run of which `results` are finished already; all of it or nothing. Raises RunError, CheckpointError."""
+    with claimed(run.path):
+        try:
+            hashes = {name: save_tree(run.stage_file(name), result, run=run.identity(name)) for name, result in results.items()}
+            return save_info(run, stages=hashes)  # last: run.json makes it a run
+        except CheckpointError:
+            shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
+            raise
 
 
 def next_free(path: Path) -> Path:
