@@ -17,13 +17,7 @@ folders; each takes the next cell that nobody is at work on. An iteration update
 from __future__ import annotations
 
 import argparse
-import importlib
-import shlex
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +25,7 @@ from srpo import strict_json
 from srpo.errors import ConfigError, UserError, closest
 
 if TYPE_CHECKING:
-    from srpo.suite.cells import Cell
     from srpo.suite.findings import Findings
-    from srpo.suite.work import Clock, Work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,100 +94,11 @@ def list_suites(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from srpo.suite import jobs
-    from srpo.suite.work import Clock, tell
+    from srpo.commands.suite_run import work_through
 
-    work, cells = planned(args, shlex.join(["srpo", *sys.argv[1:]]), Clock(args.minutes))
-    work.check(cells)
-    try:
-        if args.on == "ray":
-            failed = on_ray(args, work)
-        else:
-            count = args.jobs or jobs.fitting(len(cells), work.data.values())
-            failed = work.through(cells) if count == 1 else several(args, work, cells, count)
-    finally:
-        if work.keep.folder.exists():
-            found = work.keep.update(work.results(cells))
-    tell(f"results: {work.keep.folder}")
+    found, failed = work_through(args)
     show(args, found)
     return 1 if failed else 0
-
-
-def on_ray(args: argparse.Namespace, work: Work) -> int:
-    """Every cell as a task of a Ray cluster. Returns how many failed."""
-    from srpo.suite.on_ray import Resources, through
-
-    if args.jobs is not None:
-        raise ConfigError("--jobs counts processes of this machine; with --on ray say what each cell needs: --cores, --gpus")
-    resources = Resources(1 if args.cores is None else args.cores, args.gpus or 0.0)
-    return through(work, args.data_dir, resources, args.address)
-
-
-def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: int) -> int:
-    """Work through the cells in so many processes. Returns how many cells, or processes, failed."""
-    from srpo.suite import jobs
-    from srpo.suite.work import Clock, stopping, tell
-
-    tell(f"{count} processes side by side on {len(jobs.cores())} cores")
-    with stopping(Clock()):
-        codes = jobs.side_by_side(partial(beside, args, work.command, work.clock.began), count)
-    for code in (code for code in codes if code):
-        tell(f"a process ended with code {code}; the same command goes on")
-    return sum(cell.log["error"] is not None for cell in cells) + sum(code != 0 for code in codes)
-
-
-def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work, list[Cell]]:
-    """What is to be done. Raises UserError for what cannot be."""
-    from srpo.commands.train import parse_seeds
-    from srpo.suite.keep import Keep
-    from srpo.suite.plan import load_data, load_suite
-    from srpo.suite.work import Work
-
-    seeds = parse_seeds(args.seeds) if args.seeds else None
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
-    data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
-    suite = load_suite(args.suite).chosen(data, algos, seeds, args.iterations)
-    suite = suite if args.episodes is None else replace(suite, episodes=args.episodes)
-    if not args.no_eval:
-        require_simulator()
-    out = args.out or Path("runs", "suite", suite.name)
-    work = Work(
-        suite,
-        {s.name: load_data(s.name, args.data_dir) for s in suite.data},
-        out,
-        Keep(args.keep or out / "results"),
-        command,
-        clock,
-        not args.no_eval,
-        args.quiet,
-    )
-    return work, work.cells()
-
-
-def beside(args: argparse.Namespace, command: str, began: float, cores: list[int]) -> None:
-    """One of several processes on the same suite, on these cores."""
-    from srpo.suite.jobs import keep_to
-
-    keep_to(cores)
-    from srpo.suite.work import Clock
-
-    args.quiet = True  # bars of several processes would overwrite each other
-    try:
-        work, cells = planned(args, command, Clock(args.minutes, began))
-        work.through(cells)
-    except UserError as e:
-        sys.exit(f"srpo: error: {e}")
-    except KeyboardInterrupt as e:
-        sys.exit(128 + getattr(e, "signum", 2))
-
-
-def require_simulator() -> None:
-    """Raises ConfigError where nothing can be evaluated."""
-    try:
-        importlib.import_module("mujoco")
-        importlib.import_module("gymnasium")
-    except ImportError as e:
-        raise ConfigError(f"policies cannot be evaluated here ({e}); install it, or train with --no-eval") from None
 
 
 def evaluate(args: argparse.Namespace) -> int:
