@@ -25,7 +25,7 @@ import numpy as np
 
 import srpo
 from srpo.cli import guarded
-from srpo.commands.train import pair
+from srpo.commands.reading import pair
 from srpo.config import assign_all
 from srpo.data.load import recorded_source
 from srpo.data.reference import normalized

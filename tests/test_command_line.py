@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srpo import cli, strict_json
-from srpo.commands.train import next_commands
+from srpo.commands.outcome import next_commands
 from srpo.text import command
 
 SRC = Path(cli.__file__).parent

@@ -1,4 +1,4 @@
-"""One module per command; what several share of the options that name a run."""
+"""One module per command, and what several of them share: the options that name data or a run."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises CheckpointError, DataError, ConfigError and RunError."""
-    from srpo.commands.train import pair
+    from srpo.commands.reading import pair
     from srpo.convert.run import official_run, training_arguments
 
     changes = dict(pair(text, "--set") for text in args.set)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from srpo.commands.train import parse_seeds, refuse_one_seed
+    from srpo.commands.reading import parse_seeds, refuse_one_seed
     from srpo.training.demo import DATA, demo, show
 
     refuse_one_seed(args.seed)

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
 def read_point(texts: list[str]) -> dict[str, float]:
     """{"policy.beta": 0.1} of ["policy.beta=0.1"]. Raises ConfigError."""
-    from srpo.commands.train import pair
+    from srpo.commands.reading import pair
     from srpo.config import convert
 
     return {path: convert(value, float, path) for path, value in (pair(text, "--set-point") for text in texts)}

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     """Raises JudgingError, RunError, DataError and ConfigError; then nothing was written."""
     from srpo import algorithms, config
     from srpo.commands import reward_function
-    from srpo.commands.train import pair
+    from srpo.commands.reading import pair
     from srpo.data.load import reload
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge

@@ -68,7 +68,7 @@ def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: 
 
 def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work, list[Cell]]:
     """What is to be done. Raises UserError for what cannot be."""
-    from srpo.commands.train import parse_seeds
+    from srpo.commands.reading import parse_seeds
     from srpo.suite.keep import Keep
     from srpo.suite.plan import load_data, load_suite
     from srpo.suite.work import Work

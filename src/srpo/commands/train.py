@@ -14,15 +14,15 @@ DATA is a built-in name (srpo data list), a D4RL-layout .hdf5, an .npz, or a D4R
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
 from srpo.commands import COLUMNS, add_columns, add_units, located, open_data, open_run, reward_function
+from srpo.commands.outcome import report
+from srpo.commands.reading import pair, parse_seeds, refuse_one_seed, sweep_of
 from srpo.errors import ConfigError
-from srpo.text import command, plain
+from srpo.text import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of the run; default runs/DATA/ALGO/TIME")
     add("--resume", type=Path, metavar="RUN", help="continue a run that was stopped")
     add("--from", dest="start_from", type=Path, metavar="RUN", help="reuse the finished stages of a run that fit the settings")
+    _add_evaluations(add)
+    _add_places(add)
+    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
+    add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
+    add("--dry-run", action="store_true", help="print all settings and the time it takes, estimated in seconds; write nothing")
+    add("--measure", action="store_true", help="with --dry-run: compile and time a few real steps, instead of an estimate")
+    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def _add_evaluations(add: Callable[..., Any]) -> None:
+    """How policies are scored on the way, and how many are kept."""
     add("--no-eval", action="store_true", help="never act in an environment (data without one needs no flag)")
     add(
         "--eval-every", type=int, metavar="STEPS", help="steps of the last stage between evaluations; default a twentieth of it"
@@ -62,13 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep N policies at even intervals of the last stage, for srpo judge to choose from; default 1, the last",
     )
-    _add_places(add)
-    add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
-    add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
-    add("--dry-run", action="store_true", help="print all settings and the time it takes, estimated in seconds; write nothing")
-    add("--measure", action="store_true", help="with --dry-run: compile and time a few real steps, instead of an estimate")
-    add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
-    add("--quiet", action="store_true", help="no progress")
 
 
 def _add_places(add: Callable[..., Any]) -> None:
@@ -94,36 +99,6 @@ def _add_places(add: Callable[..., Any]) -> None:
     )
 
 
-def _from(algorithm: Any, paths: Iterable[str], origin: str) -> dict[str, str]:
-    from srpo import config
-
-    return dict.fromkeys((config.present(algorithm, path) for path in paths), origin)
-
-
-def pair(text: str, option: str) -> tuple[str, str]:
-    path, equals, value = text.partition("=")
-    if not equals or not path or not value:
-        raise ConfigError(f"{option} {text!r}: expected PATH=VALUE, such as policy.beta=0.1")
-    return path.strip(), value.strip()
-
-
-def refuse_one_seed(text: str | None) -> None:
-    """Raises ConfigError for --seed, which other tools have."""
-    if text is not None:
-        raise ConfigError(
-            f"found --seed {text}, expected --seeds: --seeds {text}, (with the comma) for that one, --seeds N for 0 to N - 1"
-        )
-
-
-def parse_seeds(text: str) -> int | tuple[int, ...]:
-    try:
-        if "," in text:
-            return tuple(int(s) for s in text.split(",") if s.strip())
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r}: expected how many, such as 6, or which ones, such as 3,5,8") from None
-
-
 def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run."""
     parser = argparse.ArgumentParser()
@@ -146,15 +121,6 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--resume continues a run with its own settings, found {what}; for other settings use {command('--from', args.resume)}"
         )
-
-
-def _sweep(given: list[str]) -> dict[str, list[str]]:
-    """Values by path. Raises ConfigError for a path that comes twice."""
-    axes = [pair(text, "--sweep") for text in given]
-    sweep = {path: values.split(",") for path, values in axes}
-    if len(sweep) < len(axes):
-        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
-    return sweep
 
 
 def _same_environment(given: str, known: str | None) -> None:
@@ -195,29 +161,24 @@ def _train(args: argparse.Namespace) -> int:
         raise ConfigError(
             "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
         )
-    from srpo import algorithms, config
+    from srpo import algorithms
+    from srpo.runs.grid import Grid
     from srpo.training import train as training
 
-    cls = algorithms.named(args.algo)
+    cls = algorithms.named(args.algo)  # before the data, which may be large
     data = open_data(args.data, args)
-    chosen = config.preset(cls.presets, args.preset, data.task or "")
-    changes = dict(pair(text, "--set") for text in args.set)
-    sweep = _sweep(args.sweep)
-    algorithm = config.assign_all(cls.default(), chosen | changes)
-    sources = (
-        dict.fromkeys(chosen, f"preset {args.preset}") | _from(algorithm, changes, "--set") | _from(algorithm, sweep, "--sweep")
-    )
-    options: dict[str, Any] = {"seeds": parse_seeds(args.seeds), "sweep": sweep}
+    algorithm, sweep, sources = _configured(args, cls, data.task or "")
+    seeds = parse_seeds(args.seeds)
     if args.dry_run:
-        return _dry_run(args, algorithm, data, sources, options)
-    eval_every = 0 if args.no_eval else args.eval_every
+        return _dry_run(args, Grid.create(algorithm, seeds, sweep), data, sources)
     run = training.train(
         algorithm,
         data,
-        **options,
+        seeds=seeds,
+        sweep=sweep,
         out=args.out,
         start_from=args.start_from,
-        eval_every=eval_every,
+        eval_every=0 if args.no_eval else args.eval_every,
         eval_episodes=args.eval_episodes,
         max_steps=args.max_steps,
         keep=args.keep,
@@ -231,12 +192,24 @@ def _train(args: argparse.Namespace) -> int:
     return report(run, args.json)
 
 
-def _dry_run(args: argparse.Namespace, algorithm: Any, data: Any, sources: dict[str, str], options: dict[str, Any]) -> int:
-    from srpo.runs.grid import Grid
+def _configured(args: argparse.Namespace, cls: Any, task: str) -> tuple[Any, dict[str, list[str]], dict[str, str]]:
+    """The algorithm as preset and options have it, what is swept, and where each value is from."""
+    from srpo import config
+
+    chosen = config.preset(cls.presets, args.preset, task)
+    changes, sweep = dict(pair(text, "--set") for text in args.set), sweep_of(args.sweep)
+    algorithm = config.assign_all(cls.default(), chosen | changes)
+    sources = dict.fromkeys(chosen, f"preset {args.preset}")
+    for paths, origin in ((changes, "--set"), (sweep, "--sweep")):
+        sources |= {config.present(algorithm, path): origin for path in paths}
+    return algorithm, sweep, sources
+
+
+def _dry_run(args: argparse.Namespace, grid: Any, data: Any, sources: dict[str, str]) -> int:
     from srpo.training.dry_run import dry_run
 
     return dry_run(
-        Grid.create(algorithm, options["seeds"], options["sweep"]),
+        grid,
         data,
         sources,
         as_json=args.json,
@@ -245,36 +218,3 @@ def _dry_run(args: argparse.Namespace, algorithm: Any, data: Any, sources: dict[
         devices=args.devices,
         measure=args.measure,
     )
-
-
-def report(run, as_json: bool) -> int:
-    """Where the run is and how it scored; exit code 1 if some of its runs failed."""
-    from srpo.evaluation.scores import last_training_scores
-
-    evaluation = last_training_scores(run)
-    if as_json:
-        scores = None if evaluation is None else evaluation.as_dict()
-        print(strict_json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))
-    else:
-        if evaluation is not None:
-            print(evaluation)
-        print(f"run: {plain(run.path)} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
-        print(f"next: {'; '.join(next_commands(run))}", file=sys.stderr)
-    return 1 if run.failures else 0
-
-
-def next_commands(run) -> list[str]:
-    """What to do with a trained run: what its data and its policies allow."""
-    from srpo.deploy.describe import exportable
-
-    (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
-    one = (["--seed", seed] if more_seeds else []) + [
-        word for path, value in point if more_points for word in ("--set-point", f"{path}={value:g}")
-    ]
-    evaluate = (
-        command("srpo", "eval", run.path)
-        + f"{run.algo} --episodes 100"
-        + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
-    )
-    export = command("srpo", "export", run.path) + run.algo + "".join(f" {command(word)}" for word in one)
-    return [evaluate] + ([f"{export} --to policy.safetensors"] if exportable(run) else [])

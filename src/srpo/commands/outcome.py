@@ -1,0 +1,41 @@
+"""What `srpo train` says in the end: where the run is, how it scored, and what may be done with it next."""
+
+from __future__ import annotations
+
+import sys
+
+from srpo import strict_json
+from srpo.text import command, plain
+
+
+def report(run, as_json: bool) -> int:
+    """Where the run is and how it scored; exit code 1 if some of its runs failed."""
+    from srpo.evaluation.scores import last_training_scores
+
+    evaluation = last_training_scores(run)
+    if as_json:
+        scores = None if evaluation is None else evaluation.as_dict()
+        print(strict_json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))
+    else:
+        if evaluation is not None:
+            print(evaluation)
+        print(f"run: {plain(run.path)} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
+        print(f"next: {'; '.join(next_commands(run))}", file=sys.stderr)
+    return 1 if run.failures else 0
+
+
+def next_commands(run) -> list[str]:
+    """What to do with a trained run: what its data and its policies allow."""
+    from srpo.deploy.describe import exportable
+
+    (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
+    one = (["--seed", seed] if more_seeds else []) + [
+        word for path, value in point if more_points for word in ("--set-point", f"{path}={value:g}")
+    ]
+    evaluate = (
+        command("srpo", "eval", run.path)
+        + f"{run.algo} --episodes 100"
+        + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
+    )
+    export = command("srpo", "export", run.path) + run.algo + "".join(f" {command(word)}" for word in one)
+    return [evaluate] + ([f"{export} --to policy.safetensors"] if exportable(run) else [])

@@ -1,0 +1,40 @@
+"""What is written after an option, read: PATH=VALUE, the values of a sweep, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from srpo.errors import ConfigError
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path or not value:
+        raise ConfigError(f"{option} {text!r}: expected PATH=VALUE, such as policy.beta=0.1")
+    return path.strip(), value.strip()
+
+
+def refuse_one_seed(text: str | None) -> None:
+    """Raises ConfigError for --seed, which other tools have."""
+    if text is not None:
+        raise ConfigError(
+            f"found --seed {text}, expected --seeds: --seeds {text}, (with the comma) for that one, --seeds N for 0 to N - 1"
+        )
+
+
+def parse_seeds(text: str) -> int | tuple[int, ...]:
+    try:
+        if "," in text:
+            return tuple(int(s) for s in text.split(",") if s.strip())
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected how many, such as 6, or which ones, such as 3,5,8") from None
+
+
+def sweep_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Values by path. Raises ConfigError for a path that comes twice."""
+    axes = [pair(text, "--sweep") for text in texts]
+    sweep = {path: values.split(",") for path, values in axes}
+    if len(sweep) < len(axes):
+        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
+    return sweep
