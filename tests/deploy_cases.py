@@ -7,7 +7,8 @@ import numpy as np
 
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import MLP, Normalizer, mish
-from srpo.policies import Chain, DeterministicPolicy, DialedPolicy, GaussianPolicy, Normalized
+from srpo.policies import Chain, DeterministicPolicy, DialedPolicy, GaussianPolicy
+from srpo.runs.units import Normalized
 
 OBS, ACT = 17, 6
 KEY = jax.random.key(0)

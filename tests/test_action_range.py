@@ -197,7 +197,7 @@ def test_policies_act_in_recorded_units(run):
     acted = np.asarray(srpo.load_run(trained.path).policy(0).act(OBS))
     assert np.abs(acted - action).mean(0) == pytest.approx(0, abs=0.4) and acted[:, 0].max() > 8
     assert (acted >= data.action_range.low).all() and (acted <= data.action_range.high).all()
-    inner = trained.in_data_units(trained.policies)
+    inner = trained.units.inside(trained.policies)
     unit = np.asarray(jax.tree.map(lambda x: x[0, 0], inner).act(OBS))
     np.testing.assert_allclose(data.action_range.recorded(unit), acted, atol=1e-5)
 
@@ -219,7 +219,7 @@ def test_so_do_all_exported_files_and_the_contract_says_it(run, tmp_path):
 def test_the_environment_gets_them_as_they_are(run):
     trained, _, _ = run
     assert evaluate(trained, 1).summaries[0].mean == pytest.approx(2 * float(trained.policy(0).act(np.zeros(3))[0]), rel=1e-4)
-    one = jax.tree.map(lambda x: x, trained.in_data_units(trained.policies))  # in [-1, 1]: moved to the bounds
+    one = jax.tree.map(lambda x: x, trained.units.inside(trained.policies))  # in [-1, 1]: moved to the bounds
     assert Rollouts("Valve-v0", (1, 1), 1)(one).returns.item() == pytest.approx(
         evaluate(trained, 1).summaries[0].mean, rel=1e-4
     )

@@ -19,8 +19,9 @@ from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.optim import adam, adamw
+from srpo.runs.description import describe
 from srpo.runs.grid import Grid
-from srpo.runs.run import describe, load_run
+from srpo.runs.run import load_run
 from srpo.runs.tables import NUMBER, WHOLE, Table
 from srpo.steps import Log, advance, metric_names
 

@@ -8,12 +8,12 @@ import pytest
 from bandits import acts, bandit, fit
 from exact import GaussianBehavior, TwoModes
 
-from srpo.algorithms.qgpo import QGPO, ContrastiveEnergy, InSupportCritic
+from srpo.algorithms.qgpo import QGPO, ContrastiveEnergy, Guided, InSupportCritic
 from srpo.core import Batch
 from srpo.diffusion.schedules import VP
 from srpo.diffusion.solver import Solver
 from srpo.losses import contrastive_energy
-from srpo.policies import DiffusionPolicy, Guided
+from srpo.policies import DiffusionPolicy
 from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import Proposals
 

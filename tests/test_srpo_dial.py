@@ -20,7 +20,8 @@ from srpo.diffusion.schedules import VP
 from srpo.errors import ConfigError
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
-from srpo.policies import DialedPolicy, Normalized
+from srpo.policies import DialedPolicy
+from srpo.runs.units import Normalized
 
 BEST = jnp.array([0.5])
 

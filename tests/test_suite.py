@@ -18,9 +18,10 @@ import srpo
 from srpo import algorithms, cli, config
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
+from srpo.runs.description import describe
 from srpo.runs.folder import new_run
 from srpo.runs.grid import Grid
-from srpo.runs.run import Run, describe, load_run
+from srpo.runs.run import Run, load_run
 from srpo.suite import jobs, plan, presets, published, scoring, tables, work
 from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell

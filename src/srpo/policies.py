@@ -12,13 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from srpo.core import Frozen
 from srpo.diffusion.parametrization import NoiseModel
 from srpo.diffusion.samplers import Sampler, posterior
-from srpo.diffusion.schedules import Schedule, Times
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import MLP, Normalizer
 from srpo.surroundings import in_float32
@@ -46,13 +43,6 @@ class Score(Protocol):
     """What `BestOf` chooses by: values of actions, from one or more heads."""
 
     def __call__(self, obs: Float[Array, "n obs"], action: Float[Array, "n act"], /) -> Float[Array, "heads n"]: ...
-
-
-@runtime_checkable
-class Energy(Protocol):
-    """What guides a diffusion model: the log of the factor by which the density of noised actions changes."""
-
-    def __call__(self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], /) -> Float[Array, "..."]: ...
 
 
 class Chain(NamedTuple):
@@ -98,37 +88,6 @@ class DialedPolicy(eqx.Module):
     def chain(self) -> Chain:
         dial = self.actor.dial.mean.value, self.actor.dial.std.value, self.beta
         return Chain(self.actor.net, getattr(self.actor, "normalizer", None), dial=dial)
-
-
-class Normalized(eqx.Module):
-    """A policy that was trained on normalized observations, given recorded ones."""
-
-    normalizer: Normalizer
-    policy: Any  # a Policy, with or without a dial
-
-    @in_float32
-    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
-        """`dial`: beta, for a policy that has one. NumPy's float64 observations are normalized in double precision."""
-        mean, std = self.normalizer.mean.value, self.normalizer.std.value
-        double = isinstance(obs, np.ndarray) and obs.dtype == np.float64 and obs.shape[-1:] == mean.shape
-        if double and not isinstance(mean, jax.core.Tracer):
-            return self.policy.act((obs - np.asarray(mean, np.float64)) / np.asarray(std, np.float64), key, **dial)
-        return self.policy.act(self.normalizer(jnp.asarray(obs)), key, **dial)
-
-
-class InUnits(eqx.Module):
-    """A policy that was trained on actions in [-1, 1], acting in the units that were recorded, within [low, high]."""
-
-    low: Frozen  # (act,)
-    high: Frozen
-    policy: Any
-
-    @in_float32
-    def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
-        """`dial`: beta, for a policy that has one."""
-        low, high = self.low.value, self.high.value
-        action = low + (self.policy.act(obs, key, **dial) + 1.0) * ((high - low) / 2)
-        return jnp.clip(action, low, high)
 
 
 class GaussianPolicy(eqx.Module):
@@ -212,31 +171,6 @@ class BestOf(eqx.Module):
 
     def _value(self, q: Float[Array, "heads n"]) -> Float[Array, " n"]:
         return {"min": lambda: jnp.min(q, 0), "mean": lambda: jnp.mean(q, 0), "first": lambda: q[0]}[self.heads]()
-
-
-class Guided(eqx.Module):
-    """A diffusion model whose score is raised by scale * gradient of an energy (QGPO, arXiv 2304.12824, eq. 7).
-
-    The energy f(a_t, s, t) is the log of the factor by which the density changes; scale 1 is exact if it is perfect.
-    """
-
-    behavior: NoiseModel
-    energy: Energy
-    scale: ScalarLike = eqx.field(converter=jnp.asarray)
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.behavior.schedule
-
-    @property
-    def action_size(self) -> int:
-        return self.behavior.action_size
-
-    def __call__(
-        self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]
-    ) -> Float[Array, "... act"]:
-        push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
-        return self.behavior(x, t, obs) - self.scale * self.schedule(t)[1] * push  # noise = -sigma * score
 
 
 class Planner(eqx.Module):

@@ -15,24 +15,25 @@ Differences from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from srpo.algorithms.tables.critic import TRIAL_CRITIC
 from srpo.algorithms.tables.score import TRIAL_SUPPORT
 from srpo.config import Overrides, Tasks, setting, static
 from srpo.core import Algorithm, Alone, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
-from srpo.diffusion.schedules import perturb
+from srpo.diffusion.parametrization import NoiseModel
+from srpo.diffusion.schedules import Schedule, Times, perturb
 from srpo.diffusion.solver import Solver
 from srpo.losses import backup, contrastive_energy, softmax_mean
 from srpo.networks.layers import MLP, GaussianFourier, Linear, QEnsemble
 from srpo.optim import adam
-from srpo.policies import DiffusionPolicy, Guided
+from srpo.policies import DiffusionPolicy
 from srpo.stages.score_behavior import ScoreBehavior
 from srpo.stages.support import SupportActions
 
@@ -121,6 +122,38 @@ class ContrastiveEnergy(Stage[Alone[EnergyNet], Batch, EnergyNet]):
 
     def result(self, state: Alone[EnergyNet]) -> EnergyNet:
         return state.model
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """What guides a diffusion model: the log of the factor by which the density of noised actions changes."""
+
+    def __call__(self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], /) -> Float[Array, "..."]: ...
+
+
+class Guided(eqx.Module):
+    """A diffusion model whose score is raised by scale * gradient of an energy (QGPO, arXiv 2304.12824, eq. 7).
+
+    The energy f(a_t, s, t) is the log of the factor by which the density changes; scale 1 is exact if it is perfect.
+    """
+
+    behavior: NoiseModel
+    energy: Energy
+    scale: ScalarLike = eqx.field(converter=jnp.asarray)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.behavior.schedule
+
+    @property
+    def action_size(self) -> int:
+        return self.behavior.action_size
+
+    def __call__(
+        self, x: Float[Array, "... act"], t: Float[Array, ""], obs: Float[Array, "... obs"]
+    ) -> Float[Array, "... act"]:
+        push = jax.grad(lambda x: jnp.sum(self.energy(x, t, obs)))(x)
+        return self.behavior(x, t, obs) - self.scale * self.schedule(t)[1] * push  # noise = -sigma * score
 
 
 class Guidance(eqx.Module):

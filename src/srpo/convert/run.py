@@ -16,9 +16,10 @@ from srpo.data import Dataset, load_dataset
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.description import describe
 from srpo.runs.folder import new_run
 from srpo.runs.grid import Grid
-from srpo.runs.run import Run, describe
+from srpo.runs.run import Run
 from srpo.training.train import configure
 
 File = str | Path

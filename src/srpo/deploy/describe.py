@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srpo import algorithms, policies
+from srpo import algorithms
 from srpo.deploy.graph import DeployError, Network
 from srpo.networks.layers import MLP, Normalizer, mish
+from srpo.policies import Chain
+from srpo.runs.units import InUnits, Normalized
 
 NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh", jax.nn.gelu: "gelu"}
 COARSE = 0.05  # of a deviation: the largest step of float32 at which an observation still says something
@@ -23,9 +25,9 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
     A policy that acts in recorded units keeps its own range. Raises DeployError, naming what can be exported, for a policy
     that samples, for one that is not trained, and for offsets of observations that float32 cannot hold.
     """
-    if isinstance(policy, policies.InUnits):
+    if isinstance(policy, InUnits):
         return describe(policy.policy, _array(policy.low.value, 1), _array(policy.high.value, 1))
-    if isinstance(policy, policies.Normalized):  # ((x - m) / s - mean) / std is one normalization
+    if isinstance(policy, Normalized):  # ((x - m) / s - mean) / std is one normalization
         network = describe(policy.policy, low, high)
         m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
         return _behind(m, s, network)
@@ -34,7 +36,7 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
             f"{type(policy).__name__} samples its actions and is no single network; what can be exported: policies with a "
             f"`chain`, as {', '.join(single())} have them"
         )
-    chain: policies.Chain = policy.chain
+    chain: Chain = policy.chain
     layers = tuple((_array(layer.weight, 2), _array(layer.bias, 1)) for layer in chain.net.layers)
     dial = None if chain.dial is None else np.concatenate([_array(jnp.atleast_1d(part), 1) for part in chain.dial])
     normalizer = chain.normalizer or Normalizer.identity(layers[0][0].shape[0])
@@ -60,7 +62,7 @@ def single() -> list[str]:
 
 
 def _inner(policy: Any) -> Any:
-    while isinstance(policy, (policies.Normalized, policies.InUnits)):
+    while isinstance(policy, (Normalized, InUnits)):
         policy = policy.policy
     return policy
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from srpo.deploy.graph import DeployError, Network, tolerated
-from srpo.policies import InUnits
+from srpo.runs.units import InUnits
 
 Act = Callable[[np.ndarray], np.ndarray]
 

@@ -12,7 +12,8 @@ import numpy as np
 from srpo.data.reference import MEASURED_IN, environment, normalized
 from srpo.environments import MissingEnvironment, check_env, import_its_module, time_limit
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Limit, Progress, Rollouts
-from srpo.runs.run import Run, RunError, load_run, versions
+from srpo.runs.description import versions
+from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.tables import evals_table
 from srpo.surroundings import in_float32
 
@@ -65,7 +66,7 @@ def rollouts_of(run: Run, env_id: str, episodes: int, max_steps: int | None = No
     """For the policies of a run, which act in recorded units if the data have a range, else in [-1, 1]."""
     limit = limit_of(run, env_id, max_steps or run.info.get("max_steps"))
     shape = len(run.seeds), len(run.points)
-    return Rollouts(env_id, shape, episodes, in_units=run.action_range is not None, limit=limit)
+    return Rollouts(env_id, shape, episodes, in_units=run.units.action_range is not None, limit=limit)
 
 
 def limit_of(run: Run, env_id: str, max_steps: int | None) -> Limit:

@@ -79,7 +79,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
                 film.append_data(env.render())
                 action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
                 obs, _, terminated, truncated, _ = env.step(
-                    scale_action(env.action_space, action, run.action_range is not None)
+                    scale_action(env.action_space, action, run.units.action_range is not None)
                 )
                 if terminated or truncated:
                     break

@@ -144,7 +144,7 @@ def _behavior(runs: Sequence[Run], train: Batch, stage: DiffusionBehavior, key, 
         for name, found in run.algorithm.stages.items():
             if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
                 model = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), run.results[name])
-                return model, run.normalizer or (lambda obs: obs)
+                return model, run.units.normalizer or (lambda obs: obs)
     see = Normalizer.of(train.moments("obs"))
     seen = train._replace(obs=see(train.obs), next_obs=see(train.next_obs))
     return fit_one(stage, seen, {}, key, lambda step: progress("behavior", step, stage.steps)), see

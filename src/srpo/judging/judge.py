@@ -78,7 +78,9 @@ def effective_shares(run: Run, held: Batch) -> dict[tuple, float]:
     if not isinstance(stage, WeightedCloning) or any(not run.stage_file(need).exists() for need in stage.needs):
         return {}
     seen = (
-        held if run.normalizer is None else held._replace(obs=run.normalizer(held.obs), next_obs=run.normalizer(held.next_obs))
+        held
+        if run.units.normalizer is None
+        else held._replace(obs=run.units.normalizer(held.obs), next_obs=run.units.normalizer(held.next_obs))
     )
 
     def share(s: int, point: Point) -> float:

@@ -80,7 +80,7 @@ def _at(run: Run, step: int) -> Iterator[tuple[list[Candidate], Any]]:
     if not alive:
         return
     at = tuple(np.transpose(alive))
-    group = jax.tree.map(lambda x: x[at], run.in_data_units(run.policies_at(step)))
+    group = jax.tree.map(lambda x: x[at], run.units.inside(run.policies_at(step)))
     named = [Candidate(str(run.path), run.info["algorithm"], run.seeds[s], step, run.points[p]) for s, p in alive]
     dials = [x for x in jax.tree.leaves(group, is_leaf=_has_dial) if _has_dial(x)]
     if not dials or "beta" in run.grid.sweep:

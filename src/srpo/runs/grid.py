@@ -106,12 +106,26 @@ class Grid:
             made.append(jax.vmap(self.at(point).make_policy)(trained))
         return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *made)
 
+    def result_shapes(self, data: Any) -> dict[str, Any]:
+        """The shapes of the results of all stages, with leading axes (seed, point); `data` gives views, of which only sizes are used."""
+        out: dict[str, Any] = {}
+        for name, stage in self.algorithm.stages.items():
+            given = {need: _one_run(out[need]) for need in stage.needs}
+
+            def init(view, given, key, stage=stage):
+                return stage.result(stage.init(view, given, key))
+
+            one = jax.eval_shape(init, stage.view(data), given, jax.random.key(0))
+            lead = len(self.seeds), len(self.stage_points(name))
+            out[name] = jax.tree.map(lambda x, lead=lead: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
+        return out
+
     @property
     def acting(self) -> tuple[str, ...]:
         """The stages whose results the policies are made of: the others', which may be tables over all data, are not needed to act."""
         return self.algorithm.acts_with or tuple(self.algorithm.stages)
 
 
-def one_run(tree: Any) -> Any:
+def _one_run(tree: Any) -> Any:
     """The shapes of one run, from arrays or shapes with leading axes (seed, point)."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), tree)

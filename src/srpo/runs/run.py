@@ -10,80 +10,28 @@ policy.safetensors             of a compact run, in place of the stages: what ac
 from __future__ import annotations
 
 import json
-import platform
-import time
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from srpo import algorithms, config
-from srpo.core import Algorithm, Frozen
-from srpo.data.ranges import ActionRange
+from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
-from srpo.data.treated import Treated
 from srpo.errors import ConfigError
 from srpo.files import read_bytes
-from srpo.networks.layers import Normalizer
 from srpo.networks.precision import Precision
-from srpo.policies import InUnits, Normalized
 from srpo.runs.checkpoint import load_info, load_tree, require_finite, save_tree, write_atomically, write_json
-from srpo.runs.grid import Grid, Point, one_run
-from srpo.runs.schema import FORMAT, RunError, read_info
+from srpo.runs.description import in_present_words, trained_by
+from srpo.runs.grid import Grid, Point
+from srpo.runs.schema import RunError, read_info
 from srpo.runs.trust import check_whole, require_mine
+from srpo.runs.units import Units
 from srpo.surroundings import in_float32
 from srpo.text import command
-
-
-def versions() -> dict[str, str]:
-    names = ("srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    """The contents of run.json."""
-    recording = data.recording
-    return {
-        "format": FORMAT,
-        **algorithms.origin(grid.algorithm),
-        "settings": {path: s.value for path, s in config.settings(grid.algorithm).items()},
-        "sources": sources or {},
-        "seeds": list(grid.seeds),
-        "sweep": {path: list(values) for path, values in grid.sweep.items()},
-        "data": {
-            "name": recording.name,
-            "source": str(Path(recording.source).resolve()) if Path(recording.source).is_file() else recording.source,
-            "sha256": recording.sha256,
-            "rows": len(recording),
-            "transitions": data.n_transitions,
-            "obs_size": recording.obs_size,
-            "action_size": recording.action_size,
-            "env_id": recording.env_id,
-            "reference": recording.reference,
-            "mean_return": float(recording.returns.mean()) if len(recording.returns) else None,
-            "longest_episode": int(np.diff(recording.episodes).max()),
-            "obs_statistics": data.obs_statistics and [x.tolist() for x in data.obs_statistics],
-            "obs_offset": None if recording.obs_offset is None else recording.obs_offset.tolist(),
-            "action_range": recording.action_range and recording.action_range.as_dict(),
-            "labels": recording.labels,
-        },
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "device": str(jax.devices()[0].device_kind),
-        "versions": versions(),
-        "stages": {},
-        **more,
-    }
 
 
 @dataclass(frozen=True)
@@ -195,59 +143,16 @@ class Run:
     @in_float32
     def _shapes(self) -> dict[str, Any]:
         """The shapes of the results of all stages, from the shapes of the data alone."""
-        out: dict[str, Any] = {}
-        sizes = ShapeOnly(self.info["data"], self.algorithm.data)
-        for name, stage in self.algorithm.stages.items():
-            given = {need: one_run(out[need]) for need in stage.needs}
-
-            def init(data, given, key, stage=stage):
-                return stage.result(stage.init(data, given, key))
-
-            one = jax.eval_shape(init, stage.view(sizes), given, jax.random.key(0))
-            lead = len(self.seeds), len(self.grid.stage_points(name))
-            out[name] = jax.tree.map(lambda x, lead=lead: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), one)
-        return out
+        return self.grid.result_shapes(ShapeOnly(self.info["data"], self.algorithm.data))
 
     @cached_property
-    @in_float32
-    def normalizer(self) -> Normalizer | None:
-        """What normalizes the observations of its data for the networks, if they were trained on normalized ones."""
-        if not self.algorithm.data.normalize_obs:
-            return None
-        return Normalizer(*jnp.asarray(self.info["data"]["obs_statistics"], jnp.float32))
-
-    @cached_property
-    @in_float32
-    def normalizers(self) -> list[Normalizer]:
-        """What observations go through on their way to the policies, the last one first: statistics, offsets of the data."""
-        offset = self.info["data"].get("obs_offset")
-        units = [] if not offset else [Normalizer(*jnp.asarray([offset, [1.0] * len(offset)], jnp.float32))]
-        return ([] if self.normalizer is None else [self.normalizer]) + units
-
-    @cached_property
-    def action_range(self) -> ActionRange | None:
-        """The recorded actions that are -1 and 1 in training; None where those are what was recorded."""
-        found = self.info["data"].get("action_range")
-        return None if found is None else ActionRange.from_dict(found)
+    def units(self) -> Units:
+        """What its policies act in, beside what its networks were trained on."""
+        return Units.of(self.info["data"], self.algorithm.data.normalize_obs)
 
     def assemble(self, results: dict[str, Any]) -> Any:
         """The policies that act on recorded observations, with leading axes (seed, point), from the results of the stages."""
-        policies = self.grid.policies(results)
-
-        def every(x):
-            return jnp.broadcast_to(x, (len(self.seeds), len(self.points), *x.shape))
-
-        for normalizer in self.normalizers:
-            policies = Normalized(jax.tree.map(every, normalizer), policies)
-        if self.action_range is not None:
-            low, high = (Frozen(every(jnp.asarray(bound))) for bound in self.action_range[:2])
-            policies = InUnits(low, high, policies)
-        return policies
-
-    def in_data_units(self, policies: Any) -> Any:
-        """What `assemble` gave, acting on observations and in actions as a `Dataset` holds them: less offsets, in [-1, 1]."""
-        policies = policies.policy if self.action_range is not None else policies
-        return policies.policy if self.info["data"].get("obs_offset") else policies
+        return self.units.around(self.grid.policies(results), (len(self.seeds), len(self.points)))
 
     @cached_property
     @in_float32
@@ -307,14 +212,16 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run in a folder. Raises RunError if there is none, it is damaged, a newer version wrote it, or its algorithm is of
-    another package and not registered."""
+    """The run in a folder.
+
+    Raises RunError if there is none, it is damaged, a newer version wrote it, or its algorithm is not registered here.
+    """
     path = Path(path)
     file = path / "run.json"
     info = read_info(file)
     try:
-        algorithm = config.assign_all(_trained_by(info, file).default(), info["settings"])
-        info = _in_present_words(info, algorithm)
+        algorithm = config.assign_all(trained_by(info, file).default(), info["settings"])
+        info = in_present_words(info, algorithm)
         run = Run(path, info, Grid.create(algorithm, info["seeds"], info["sweep"]))
         check_whole(info, run.grid)
     except RunError:
@@ -322,24 +229,6 @@ def load_run(path: str | Path) -> Run:
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as e:
         raise RunError(f"{file} is damaged ({e}); restore it or train again") from e
     return run
-
-
-def _in_present_words(info: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:
-    """What run.json says, its settings called as they are now."""
-
-    def now(values: dict[str, Any]) -> dict[str, Any]:
-        return {config.present(algorithm, path): value for path, value in values.items()}
-
-    failures = [f | {"point": list(map(list, now(dict(f["point"])).items()))} for f in info.get("failures", [])]
-    said = {key: now(info[key]) for key in ("settings", "sources", "sweep") if key in info}
-    return info | said | ({"failures": failures} if failures else {})
-
-
-def _trained_by(info: dict[str, Any], file: Path) -> type[Algorithm]:
-    try:
-        return algorithms.recorded(info["algorithm"], info.get("class"))
-    except ConfigError as e:
-        raise RunError(f"{file}: {e}") from e
 
 
 def save_info(run: Run, **changes: Any) -> Run:

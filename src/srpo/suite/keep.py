@@ -13,7 +13,8 @@ from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
 from srpo.files import alone
 from srpo.runs.checkpoint import write_atomically, write_json
-from srpo.runs.run import Run, load_run, versions
+from srpo.runs.description import versions
+from srpo.runs.run import Run, load_run
 from srpo.suite import measures, tables
 from srpo.suite.findings import Findings, findings
 from srpo.suite.html_page import html_page

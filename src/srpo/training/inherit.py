@@ -56,7 +56,7 @@ def _misfit(other: Run, grid: Grid) -> str:
 
 def require_same_units(run: Run, data: Dataset) -> None:
     """Raises RunError if the actions or observations of `data` are mapped in another way than when `run` was trained."""
-    mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.action_range))
+    mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.units.action_range))
     if mine != theirs:
         raise RunError(
             f"{run.path} was trained on actions in {'[-1, 1]' if theirs is None else theirs}, found {'[-1, 1]' if mine is None else mine}; "

@@ -20,10 +20,11 @@ from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment
 from srpo.errors import ConfigError, closest
 from srpo.networks.precision import Precision
+from srpo.runs.description import describe
 from srpo.runs.devices import local_devices
 from srpo.runs.folder import new_run, next_free
 from srpo.runs.grid import Grid
-from srpo.runs.run import Run, RunError, describe, load_run
+from srpo.runs.run import Run, RunError, load_run
 from srpo.surroundings import in_float32, require_devices
 from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_units
