@@ -110,6 +110,12 @@ def measure(
     batch = view.take(run.stage.draw(view, key, jnp.int32(0)))
     flops = seeds * product_flops(run.stage.update, state, batch, run.given, key, jnp.int32(0))
     products = Products(*typical(algorithm, name))
+    row = clocked(stage_loop, steps, products, flops / 1e9)
+    return {"stage": name, "seeds": seeds, **row, "gflop_per_step": flops / 1e9}
+
+
+def clocked(stage_loop: loop.StageLoop, steps: int, products: Products, gflop: float) -> dict[str, Any]:
+    """Medians over the calls that make `steps` steps of `gflop` each, the products' rates taken between any two."""
     calls = stage_loop.calls()
     next(calls)  # compiles
     wall, cpu, rates, first = [], [], [products.rates()], stage_loop.step
@@ -122,10 +128,7 @@ def measure(
         rates.append(products.rates())
     step, step_cpu = statistics.median(wall), statistics.median(cpu)
     product, product_cpu = (statistics.median(r) for r in zip(*rates, strict=True))
-    gflop = flops / 1e9
     return {
-        "stage": name,
-        "seeds": seeds,
         "ms": 1e3 * step,
         "steps_per_s": 1 / step,
         "gflops": gflop / step,
@@ -135,7 +138,6 @@ def measure(
         "cpu_share": gflop / step_cpu / product_cpu,
         "ms_min": 1e3 * min(wall),
         "cpu_ms_min": 1e3 * min(cpu),
-        "gflop_per_step": gflop,
         "product_gflops_max": max(r[0] for r in rates),
         "product_gflops_per_cpu_s": product_cpu,
         "calls": len(wall),

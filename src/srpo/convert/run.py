@@ -43,6 +43,25 @@ def official_run(
     if len(behaviors) != len(critics):
         raise ConfigError(f"found {len(behaviors)} behavior and {len(critics)} critic files, expected one of each per seed")
     data = data if isinstance(data, Dataset) else load_dataset(data)
+    models, kind = _models(behaviors, critics, data)
+    changes = dict(changes or {})
+    if fixed := sorted(changes.keys() & kind.keys()):
+        raise ConfigError(f"{fixed[0]} is read off the files ({kind[fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
+    algorithm = configure("srpo", data, preset, **changes, **kind)
+    if algorithm.data.normalize_obs:
+        raise ConfigError(
+            "data.normalize_obs: found true, expected false, as the networks in the files take observations as recorded"
+        )
+    grid = Grid.create(algorithm, len(models), None)
+    files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
+    sources = dict.fromkeys(kind, "checkpoint") | dict.fromkeys(changes, "--set")
+    info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
+    results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
+    return new_run(Run(Path(out), info, grid), results)
+
+
+def _models(behaviors: Sequence[File], critics: Sequence[File], data: Dataset) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The networks of each seed, and the settings that they share. Raises CheckpointError if they do not fit together or the data."""
     models, kinds = [], []
     for b, c in zip(behaviors, critics, strict=True):
         models.append(official(b, c))
@@ -56,20 +75,7 @@ def official_run(
             raise CheckpointError(
                 f"{b} and {c} hold other sizes of networks than {behaviors[0]} and {critics[0]}; convert them apart"
             )
-    changes = dict(changes or {})
-    if fixed := sorted(changes.keys() & kinds[0].keys()):
-        raise ConfigError(f"{fixed[0]} is read off the files ({kinds[0][fixed[0]]}) and cannot be set to {changes[fixed[0]]}")
-    algorithm = configure("srpo", data, preset, **changes, **kinds[0])
-    if algorithm.data.normalize_obs:
-        raise ConfigError(
-            "data.normalize_obs: found true, expected false, as the networks in the files take observations as recorded"
-        )
-    grid = Grid.create(algorithm, len(models), None)
-    files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
-    sources = dict.fromkeys(kinds[0], "checkpoint") | dict.fromkeys(changes, "--set")
-    info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
-    results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
-    return new_run(Run(Path(out), info, grid), results)
+    return models, kinds[0]
 
 
 def architecture(models: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,16 @@ USUAL = 0.01, 100.0  # standard deviations of observations that need no remark
 def warnings_about(found: Dataset | Treated, normalized: bool = False) -> list[str]:
     """Lines about what is allowed but often a mistake; `normalized`: training will normalize the observations."""
     data = cast("Dataset", getattr(found, "recording", found))
-    lines = list(data.notes)
-    obs_names, action_names = data.labels or (None, None)
+    lines = list(data.notes) + _ends(data) + _observations(data, normalized) + _actions(data)
+    ordered = np.sort(_row_hashes(data))
+    if (repeated := (ordered[1:] == ordered[:-1]).sum() / max(len(ordered), 1)) > 0.01:
+        lines.append(f"{100 * repeated:.0f} % of the rows repeat the observation and action of another row")
+    return lines + _rewards(data) + _limits(data) + _discontinuities(data)
+
+
+def _ends(data: Dataset) -> list[str]:
+    """Ends of episodes that were not recorded as such."""
+    lines = []
     if data.timeouts_from == "counted":
         lines.append(
             "the field timeouts is missing; time-outs were counted from the time limit of the environment, as D4RL does"
@@ -36,34 +44,42 @@ def warnings_about(found: Dataset | Treated, normalized: bool = False) -> list[s
         lines.append(
             "no end of an episode is marked: returns are unknown, and algorithms on whole trajectories refuse this data"
         )
-    obs, action, reward = (data.columns[key] for key in ("obs", "action", "reward"))
-    same = np.flatnonzero(obs.high == obs.low)
+    return lines
+
+
+def _observations(data: Dataset, normalized: bool) -> list[str]:
+    """Columns that say nothing, or of a size that networks learn poorly from."""
+    lines, names = [], None if data.labels is None else data.labels[0]
+    column = data.columns["obs"]
+    same = np.flatnonzero(column.high == column.low)
     if len(same):
-        lines.append(f"observation columns {_listed(same, obs_names)} are constant")
-    std = obs.std
+        lines.append(f"observation columns {_listed(same, names)} are constant")
+    std = column.std
     odd = np.setdiff1d(np.flatnonzero((std < USUAL[0]) | (std > USUAL[1])), same)
     if len(odd) and not normalized:
         spread = " to ".join(dict.fromkeys(f"{x:.2g}" for x in (std[odd].min(), std[odd].max())))
         lines.append(
-            f"observation columns {_listed(odd, obs_names)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
+            f"observation columns {_listed(odd, names)} have a standard deviation of {spread}; networks learn poorly from numbers far from 1: "
             "train with --set data.normalize_obs=true (algorithms whose papers normalize do so by themselves)"
         )
-    still = np.flatnonzero(action.high == action.low)
+    return lines
+
+
+def _actions(data: Dataset) -> list[str]:
+    """Columns that say nothing, and actions that are not on the scale of [-1, 1]."""
+    lines, names = [], None if data.labels is None else data.labels[1]
+    column = data.columns["action"]
+    still = np.flatnonzero(column.high == column.low)
     if len(still):
-        lines.append(f"action columns {_listed(still, action_names)} are constant")
+        lines.append(f"action columns {_listed(still, names)} are constant")
     share = at_bound(data)
     if (share > 0.5).any():
         lines.append(
-            f"action columns {_listed(np.flatnonzero(share > 0.5), action_names)} are at a bound in most rows; check the scale of the actions"
+            f"action columns {_listed(np.flatnonzero(share > 0.5), names)} are at a bound in most rows; check the scale of the actions"
         )
-    if data.action_range is None and (limit := np.maximum(-action.low, action.high).max()) < 0.1:
+    if data.action_range is None and (limit := np.maximum(-column.low, column.high).max()) < 0.1:
         lines.append(f"actions stay within +-{limit:.2g}; check that they were divided by the bounds of the environment")
-    ordered = np.sort(_row_hashes(data))
-    if (repeated := (ordered[1:] == ordered[:-1]).sum() / max(len(ordered), 1)) > 0.01:
-        lines.append(f"{100 * repeated:.0f} % of the rows repeat the observation and action of another row")
-    if reward.high == reward.low:
-        lines.append(f"every reward is {data.reward[0]:.6g}: there is nothing to optimize")
-    return lines + _rewards(data) + _limits(data) + _discontinuities(data)
+    return lines
 
 
 def at_bound(data: Dataset) -> np.ndarray:
@@ -72,8 +88,11 @@ def at_bound(data: Dataset) -> np.ndarray:
 
 
 def _rewards(data: Dataset) -> list[str]:
-    """Rewards that no transition holds, and rewards whose scale says little about how policies differ."""
+    """Rewards that are all the same, that no transition holds, or whose scale says little about how policies differ."""
     lines = []
+    low, high, mean, spread = data.columns["reward"]
+    if high == low:
+        lines.append(f"every reward is {data.reward[0]:.6g}: there is nothing to optimize")
     cut = data.timeout
     total = sum(np.abs(piece).sum(dtype=np.float64) for _, (piece,) in pieces(data.reward))
     lost = np.abs(data.reward[cut]).sum(dtype=np.float64)
@@ -90,7 +109,6 @@ def _rewards(data: Dataset) -> list[str]:
             f"the returns of the episodes are nearly equal ({returns.min():.6g} to {returns.max():.6g}): scaling by their range "
             "makes very large rewards; train with --set data.reward=standardize, or subtract a constant from the rewards"
         )
-    _, _, mean, spread = data.columns["reward"]
     if 0 < spread < 1e-3 * abs(mean):
         lines.append(
             f"rewards are {mean:.6g} +- {spread:.2g}: the constant in them is most of every value; "

@@ -54,34 +54,34 @@ def export_policy(
     """
     places = targets(to, formats)
     _refuse_existing(places, force)
-    info = dict(info or {})
-    obs_signals, action_signals, low, high, about_signals = _environment(policy, info)
-    info["notes"] = [*info.get("notes", ()), *notes(policy), *about_signals]
-    network = describe(policy, low, high)
-    support = None if data is None else Support.of(data)
-    if data is not None and len(data) < FEW:
-        info["notes"].append(
-            f"the limits of what is far are from {len(data)} rows: too few to promise one false alarm in a thousand observations"
-        )
-    sets = observations(network, data)
-    golden = sets["in-distribution"][:GOLDEN]
-    bundle = Bundle(
-        network,
-        (golden, reference(policy, network, golden)),
-        support,
-        contract.static(network, support, info, (obs_signals, action_signals)),
-    )
+    bundle, sets = _bundled(policy, data, info or {})
     with _workshop(places[CONTRACT].parent) as folder:
         written = _write(bundle, folder, places)
         forms = [name for name in places if name != CONTRACT]
         acts = {build: act for name in forms for build, act in FORMATS[name].load(written[name]).items()}
-        errors = parity(acts, policy, network, sets)
+        errors = parity(acts, policy, bundle.network, sets)
         latency = _latency(bundle, folder, forms, calls) if calls else []
         whole = contract.complete(bundle, errors, latency, {places[name].name: written[name] for name in forms})
         written[CONTRACT] = folder / CONTRACT
         written[CONTRACT].write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
         _name(written, places)
     return whole
+
+
+def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> tuple[Bundle, dict[str, np.ndarray]]:
+    """What the files say, and the observations that each is verified on."""
+    obs_signals, action_signals, low, high, about_signals = _environment(policy, info)
+    told = [*info.get("notes", ()), *notes(policy), *about_signals]
+    network = describe(policy, low, high)
+    support = None if data is None else Support.of(data)
+    if data is not None and len(data) < FEW:
+        told.append(
+            f"the limits of what is far are from {len(data)} rows: too few to promise one false alarm in a thousand observations"
+        )
+    sets = observations(network, data)
+    golden = sets["in-distribution"][:GOLDEN]
+    about = contract.static(network, support, {**info, "notes": told}, (obs_signals, action_signals))
+    return Bundle(network, (golden, reference(policy, network, golden)), support, about), sets
 
 
 def choose(run: Any, seed: int | None = None, point: Mapping[str, float] | None = None) -> tuple[Any, dict[str, Any]]:

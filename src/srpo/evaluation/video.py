@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +64,16 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
         raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
     point: dict[str, Any] = dict(run.points[0])
     policy = run.policy(run.seeds[0] if seed is None else seed, **point)
-    act = jax.jit(lambda obs, key: policy.act(obs, key))
     part = path.with_name(path.stem + ".part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        env = _filmed(environment_of(run, env_id))
-        _follow(env)
-        obs, _ = env.reset(seed=FIRST_SEED)
-        fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
-        writer: Any = imageio.get_writer(part, fps=fps, macro_block_size=8)
-        with warnings.catch_warnings(), writer as film:
-            warnings.filterwarnings(
-                "ignore", r"os\.fork", RuntimeWarning
-            )  # ffmpeg's process is started by fork and replaced at once
-            for step in range(frames):
-                film.append_data(env.render())
-                action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
-                obs, _, terminated, truncated, _ = env.step(
-                    scale_action(env.action_space, action, run.units.action_range is not None)
-                )
-                if terminated or truncated:
-                    break
-        env.close()
+        with contextlib.closing(_filmed(environment_of(run, env_id))) as env:
+            fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
+            with warnings.catch_warnings():  # ffmpeg's process is started by fork and replaced at once
+                warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
+                with imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+                    for picture in _pictures(env, policy, run.units.action_range is not None, frames):
+                        film.append_data(picture)
         os.replace(part, path)
     except OSError as e:
         raise VideoError(f"cannot write {path} ({e.strerror or e}); give another place") from e
@@ -94,3 +84,16 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _pictures(env: Any, policy: Any, in_units: bool, frames: int) -> Iterator[np.ndarray]:
+    """Of one episode, as far as so many frames; `in_units`: the policy acts in recorded units."""
+    act = jax.jit(lambda obs, key: policy.act(obs, key))
+    _follow(env)
+    obs, _ = env.reset(seed=FIRST_SEED)
+    for step in range(frames):
+        yield env.render()
+        action = np.asarray(act(obs.astype(np.float32), jax.random.key(step)))
+        obs, _, terminated, truncated, _ = env.step(scale_action(env.action_space, action, in_units))
+        if terminated or truncated:
+            break

@@ -13,7 +13,7 @@ import numpy as np
 
 from srpo.diffusion.dpm_solver import multistep, uniform_times
 from srpo.paper import panels
-from srpo.paper.bandits import BANDITS, NO_OBS, Quadratic, find, fit
+from srpo.paper.bandits import BANDITS, NO_OBS, Bandit, Quadratic, find, fit
 from srpo.paper.job import Job
 from srpo.paper.study import OUTSIDE, climb, grid_points
 
@@ -29,50 +29,37 @@ def make(job: Job) -> list[dict]:
     """Trains, draws fig2.png and writes the actions of every policy to fig2.csv; returns a row per policy."""
     bandit = find((job.data or DATA)[0])
     mixture, target = bandit.density(), np.array(TARGET, np.float32) * bandit.extent
-    actions = bandit.actions(job.budget.rows, job.seed)
-    weight = np.exp(-BETA * ((actions - target) ** 2).sum(-1).astype(np.float64))
-    weight /= weight.sum()
-    rng = np.random.default_rng(job.seed)
-    behavior = fit(job.budget.behavior(), actions, job.key(0), job.bars, "behavior")
-    weighted = fit(
-        job.budget.behavior(),
-        actions[rng.choice(len(actions), len(actions), p=weight)],
-        job.key(1),
-        job.bars,
-        "weighted diffusion",
-    )
-    drawn = dict(
-        zip(
-            METHODS,
-            (
-                bandit.actions(SHOWN, job.seed + 1),
-                rng.multivariate_normal(weight @ actions, np.cov(actions.T, aweights=weight), SHOWN),
-                _diffusion_samples(weighted, job.key(2)),
-                _srpo(job, behavior, target),
-            ),
-            strict=True,
-        )
-    )
+    drawn = _drawn(job, bandit, target)
     floor = np.quantile(mixture.log_density(jnp.asarray(bandit.actions(100_000, job.seed + 2))), OUTSIDE)
     density = {name: np.asarray(mixture.log_density(jnp.asarray(a, jnp.float32))) for name, a in drawn.items()}
     value = {name: -((a - target) ** 2).sum(-1) for name, a in drawn.items()}
-    job.csv(
-        "fig2",
-        {
-            "policy": np.repeat(METHODS, SHOWN).astype(object),
-            "x": _all(drawn)[:, 0],
-            "y": _all(drawn)[:, 1],
-            "q": _all(value),
-            "log_density": _all(density),
-            "in_support": _all(density) >= floor,
-        },
-    )
+    table = {"policy": np.repeat(METHODS, SHOWN).astype(object), "x": _all(drawn)[:, 0], "y": _all(drawn)[:, 1]}
+    scores = {"q": _all(value), "log_density": _all(density), "in_support": _all(density) >= floor}
+    job.csv("fig2", table | scores)
     outside = {name: 100 * float(np.mean(d < floor)) for name, d in density.items()}
     with panels.style():
         job.picture("fig2", draw(bandit.extent, mixture, floor, target, drawn, outside))
     return [
         {"policy": m, "out of support, %": round(outside[m], 1), "mean Q": round(float(value[m].mean()), 2)} for m in METHODS
     ]
+
+
+def _drawn(job: Job, bandit: Bandit, target: np.ndarray) -> dict[str, np.ndarray]:
+    """`SHOWN` actions of each policy, for Q that is highest at `target`."""
+    actions = bandit.actions(job.budget.rows, job.seed)
+    weight = np.exp(-BETA * ((actions - target) ** 2).sum(-1).astype(np.float64))
+    weight /= weight.sum()
+    rng = np.random.default_rng(job.seed)
+    behavior = fit(job.budget.behavior(), actions, job.key(0), job.bars, "behavior")
+    likely = actions[rng.choice(len(actions), len(actions), p=weight)]
+    weighted = fit(job.budget.behavior(), likely, job.key(1), job.bars, "weighted diffusion")
+    found = (
+        bandit.actions(SHOWN, job.seed + 1),
+        rng.multivariate_normal(weight @ actions, np.cov(actions.T, aweights=weight), SHOWN),
+        _diffusion_samples(weighted, job.key(2)),
+        _srpo(job, behavior, target),
+    )
+    return dict(zip(METHODS, found, strict=True))
 
 
 def _all(parts):

@@ -78,18 +78,8 @@ def dry_run(
     rows = settings_of(grid, sources)
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
     if as_json:
-        print(
-            strict_json.dumps(
-                {
-                    "settings": rows,
-                    "runs": runs,
-                    "times": "measured" if measure else "estimated",
-                    "stages": stages,
-                    "data_in": where,
-                    "peak_memory_mib": peak and round(peak),
-                }
-            )
-        )
+        told = {"settings": rows, "runs": runs, "times": "measured" if measure else "estimated", "stages": stages}
+        print(strict_json.dumps(told | {"data_in": where, "peak_memory_mib": peak and round(peak)}))
         return 0
     _print_settings(rows, f"{type(grid.algorithm).__name__} on {data.name}")
     _print_times(grid, stages, measure)
