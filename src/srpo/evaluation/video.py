@@ -71,7 +71,8 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
             fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
             with warnings.catch_warnings():  # ffmpeg's process is started by fork and replaced at once
                 warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
-                with imageio.get_writer(part, fps=fps, macro_block_size=8) as film:
+                writer: Any = imageio.get_writer(part, fps=fps, macro_block_size=8)
+                with writer as film:
                     for picture in _pictures(env, policy, run.units.action_range is not None, frames):
                         film.append_data(picture)
         os.replace(part, path)
