@@ -28,7 +28,7 @@ def by_grain(feed: feeds.HostFeed, blocks: int) -> Iterator[object]:
     import grain
 
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=feeds.AHEAD)
-    return iter(grain.MapDataset.range(blocks).map(feed._block).to_iter_dataset(reading))
+    return iter(grain.MapDataset.range(blocks).map(feed.block).to_iter_dataset(reading))
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
             took = {}
             for name in ("feed", "grain"):
                 feed = feeds.HostFeed(stage, view, keys, length)
-                feed._block(0)  # compiles
+                feed.block(0)  # compiles
                 blocks = by_feed(feed, args.blocks, length) if name == "feed" else by_grain(feed, args.blocks)
                 begin = time.perf_counter()
                 for block in blocks:

@@ -63,10 +63,11 @@ def through_nodes(nodes: int, cells: int) -> dict[str, float]:
     from ray.cluster_utils import Cluster
 
     from srpo.data import load_dataset
+    from srpo.suite.clock import Clock
     from srpo.suite.keep import Keep
     from srpo.suite.on_ray import Resources, through
     from srpo.suite.plan import read_suite
-    from srpo.suite.work import Clock, Work
+    from srpo.suite.work import Work
 
     suite = read_suite(SUITE | {"seeds": list(range(cells))}, "nodes")
     small = {"object_store_memory": 80 << 20}

@@ -126,7 +126,7 @@ def test_training_is_bit_equal_wherever_the_rows_are(tmp_path, large):
 def test_auto_takes_the_device_if_the_rows_fit(tmp_path, large, monkeypatch):
     data = load_dataset(write(tmp_path / "plain.hdf5", arrays()))
     assert placed(data)[1] and placed(data)[2].startswith("rows in device memory (17.19 KiB of ")
-    monkeypatch.setattr("srpo.data.placing._device_memory", lambda: 2000.0)
+    monkeypatch.setattr("srpo.data.placing.device_memory", lambda: 2000.0)
     assert placed(data)[1:] == (False, "rows on disk (17.19 KiB of 800 bytes that they may take on the device)")
     in_memory, on_device, where = placed(placed(data, "memory")[0])
     assert not in_memory.on_disk and not on_device and where.startswith("rows in memory")
@@ -180,6 +180,6 @@ def test_a_table_that_does_not_fit_is_refused_before_training(tmp_path, large, m
     data = treat(load_dataset(write(tmp_path / "plain.hdf5", arrays())), on_device=False)
     stage = QGPO().support
     assert stage.view(data).on_host
-    monkeypatch.setattr("srpo.data.placing._device_memory", lambda: 90_000.0)
+    monkeypatch.setattr("srpo.data.placing.device_memory", lambda: 90_000.0)
     with pytest.raises(DataError, match=r"plain.hdf5: the table of 16 proposed actions per state takes 97.5 KiB on the device"):
         stage.view(data)

@@ -81,7 +81,7 @@ def test_time_limits_are_counted_where_they_are_known(tmp_path):
 
 
 def test_a_source_from_outside_is_asked_first(monkeypatch):
-    monkeypatch.setattr(sources, "_registered", [])
+    monkeypatch.setattr(sources, "registered", [])
     raw = arrays(30, terminal=[5], timeout=[17])
 
     class Telemetry:

@@ -59,7 +59,7 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
     data = from_arrays(**arrays, terminal=np.zeros(40, bool))
     algorithm = srpo.configure("bc-gaussian", data, **{"policy.steps": 6, "policy.batch_size": 4, "policy.hidden": (8, 8)})
     whole = srpo.train(algorithm, data, seeds=6, out=tmp_path / "whole", quiet=True)
-    plain = StageLoop._compiled
+    plain = StageLoop.compiled
 
     def compiled(self):
         program = plain(self)
@@ -72,7 +72,7 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
 
         return starved
 
-    monkeypatch.setattr(StageLoop, "_compiled", compiled)
+    monkeypatch.setattr(StageLoop, "compiled", compiled)
     turns = srpo.train(algorithm, data, seeds=6, out=tmp_path / "turns")
     assert "does not hold all runs at once; they take turns in 4 rounds" in "".join(capsys.readouterr())
     for a, b in zip(jax.tree.leaves(whole.results), jax.tree.leaves(turns.results), strict=True):

@@ -18,8 +18,8 @@ BLOCKS = re.findall(r"^```(python|sh|toml)\n(.*?)^```$", PAGE.read_text(), re.MU
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(algorithms, "_registered", {})
-    monkeypatch.setattr(sources, "_registered", [])
+    monkeypatch.setattr(algorithms, "registered", {})
+    monkeypatch.setattr(sources, "registered", [])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path

@@ -37,7 +37,7 @@ class NotOne:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    monkeypatch.setattr(algorithms, "_registered", {})
+    monkeypatch.setattr(algorithms, "registered", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     sys.modules.pop("mine_of_tests", None)
@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def forget():
-    algorithms._registered.clear()
+    algorithms.registered.clear()
     sys.modules.pop("mine_of_tests", None)
 
 
@@ -80,7 +80,7 @@ def test_a_run_of_a_named_class_loads_only_when_it_is_named_again(folder, capsys
     assert "was trained by 'mine_of_tests:Mine', found --algo srpo.algorithms.bc:BC" in capsys.readouterr().err
 
 
-def test_a_registered_algorithm_is_used_by_its_name(folder, capsys):
+def test_aregistered_algorithm_is_used_by_its_name(folder, capsys):
     sys.path.append(str(folder))
     from mine_of_tests import Mine
 
@@ -116,7 +116,7 @@ def test_entry_points_of_what_is_installed_are_listed_and_loaded_when_asked_for(
     assert algorithms.recorded("theirs", "mine_of_tests:Mine").__name__ == "Mine"
 
 
-def test_what_cannot_be_registered_is_refused_in_one_line(folder):
+def test_what_cannot_beregistered_is_refused_in_one_line(folder):
     sys.path.append(str(folder))
     from mine_of_tests import Mine, NotOne
 

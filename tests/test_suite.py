@@ -22,9 +22,10 @@ from srpo.runs.description import describe
 from srpo.runs.folder import new_run
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, load_run
-from srpo.suite import jobs, plan, presets, published, scoring, tables, work
+from srpo.suite import jobs, plan, presets, published, scoring, sharing, tables, work
 from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
+from srpo.suite.clock import Clock
 from srpo.suite.keep import Keep
 from srpo.suite.pages import insert
 from srpo.training.inherit import alike
@@ -354,13 +355,13 @@ def result(algorithm, status="finished", seconds=60.0, data=NAME, seeds="0", sco
 
 
 def test_no_cell_is_begun_that_cannot_end_in_time(tmp_path):
-    clock, here = work.Clock(minutes=1.0), cell(tmp_path)
+    clock, here = Clock(minutes=1.0), cell(tmp_path)
     assert clock.allows(here, [])  # nothing is known: it is tried
     assert clock.allows(here, [result("iql", seconds=50.0), result("srpo", seconds=500.0)])
     assert not clock.allows(here, [result("iql", seconds=70.0)])
     assert not clock.allows(here, [result("srpo", seconds=500.0)])  # it was never done: the shortest of the others
     assert clock.allows(here, [result("srpo", seconds=500.0), result("bc", seconds=5.0)])
-    assert work.Clock().allows(here, [result("iql", seconds=1e9)])
+    assert Clock().allows(here, [result("iql", seconds=1e9)])
     here.folder.parent.mkdir(parents=True)
     here.note(train_seconds=30.0)
     assert clock.allows(here, [result("iql", seconds=70.0)])  # part of it is done
@@ -371,22 +372,22 @@ def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
         signal.pause()
 
     monkeypatch.setattr(srpo, "train", slow, raising=False)
-    monkeypatch.setattr(work.Clock, "left", property(lambda self: 0.05 if not hasattr(self, "told") else -1.0))
+    monkeypatch.setattr(Clock, "left", property(lambda self: 0.05 if not hasattr(self, "told") else -1.0))
     monkeypatch.setattr(work, "tell", lambda text: said.append(text))
     said = []
     handler = signal.getsignal(signal.SIGTERM)
     before = work.Stopped.__init__
 
     def noticed(self, *args):
-        work.Clock.told = True
+        Clock.told = True
         before(self, *args)
 
     monkeypatch.setattr(work.Stopped, "__init__", noticed)
-    monkeypatch.setattr(work.Clock, "allows", lambda *_: True)
+    monkeypatch.setattr(Clock, "allows", lambda *_: True)
     try:
         assert command("--minutes", "1") == 0
     finally:
-        del work.Clock.told
+        del Clock.told
     assert signal.getsignal(signal.SIGTERM) is handler and any("the time is over" in text for text in said)
     assert rows(command.keep / "cells.csv")[0]["status"] == "unfinished"
 
@@ -394,7 +395,7 @@ def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
 def test_a_cell_in_work_elsewhere_is_left_alone(command, capsys):
     small = plan.load_suite("small.toml")
     data = {NAME: srpo.load_dataset(f"{NAME}.hdf5")}
-    here = work.Work(small, data, command.folder / "out", Keep(command.keep), "", work.Clock(), False, True)
+    here = work.Work(small, data, command.folder / "out", Keep(command.keep), "", Clock(), False, True)
     cells = here.cells()
     assert [(c.algorithm, c.seeds) for c in cells[:4]] == [
         ("bc-gaussian", (0,)),
@@ -404,17 +405,16 @@ def test_a_cell_in_work_elsewhere_is_left_alone(command, capsys):
     ]
     with cells[0].claimed() as mine, cells[0].claimed() as again:
         assert mine and not again
-        taken, ok = here._next(cells[:2], cells)
+        taken, ok = here.next(cells[:2], cells)
         assert taken is cells[1] and ok
 
 
 def test_a_critic_is_shared_and_waited_for(tmp_path):
     critic, user = (cell(tmp_path / "out", name, suite=plan.load_suite("open")) for name in ("srpo", "iql"))
-    here = work.Work(critic.suite, {}, tmp_path / "out", Keep(tmp_path), "", work.Clock())
     cells = [critic, user]
-    assert not here._must_wait(user, cells) and here._donor(user, cells) == (None, [])
+    assert not sharing.must_wait(user, cells) and sharing.donor_of(user, cells) == (None, [])
     with critic.claimed():
-        assert here._must_wait(user, cells)
+        assert sharing.must_wait(user, cells)
     data = srpo.from_arrays(np.zeros((6, 11)), np.zeros((6, 3)), np.arange(6.0), np.arange(6) % 3 == 2)
     run = new_run(
         Run(
@@ -424,11 +424,11 @@ def test_a_critic_is_shared_and_waited_for(tmp_path):
         ),
         {},
     )
-    assert here._donor(user, cells) == (None, [])
+    assert sharing.donor_of(user, cells) == (None, [])
     run.save_stage("critic", {"weight": np.zeros(1)})
     with critic.claimed():
-        assert not here._must_wait(user, cells)  # what it would share is there
-    assert here._donor(user, cells) == (critic.folder, ["critic"])
+        assert not sharing.must_wait(user, cells)  # what it would share is there
+    assert sharing.donor_of(user, cells) == (critic.folder, ["critic"])
 
 
 def test_cores_are_shared_out(monkeypatch):

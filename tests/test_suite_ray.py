@@ -14,6 +14,7 @@ from srpo import cli
 from srpo.errors import ConfigError
 from srpo.suite import on_ray, plan, work
 from srpo.suite.cells import Cell
+from srpo.suite.clock import Clock
 from srpo.suite.keep import Keep
 from srpo.suite.on_ray import Resources
 
@@ -119,7 +120,7 @@ def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path
     cells = [
         Cell(suite, data, "x", "hopper-medium-v2", name, (0,), tmp_path) for data in "ab" for name in ("srpo", "bc", "iql")
     ]
-    here, tasks = work.Work(suite, {}, tmp_path, Keep(tmp_path), "", work.Clock()), Tasks()
+    here, tasks = work.Work(suite, {}, tmp_path, Keep(tmp_path), "", Clock()), Tasks()
     assert list(on_ray.started(tasks, here, cells, None, Resources(2, 0.5)).values()) == cells
     for data in "ab":
         options, near, after = tasks.asked[f"{data} iql 0"]
@@ -130,7 +131,7 @@ def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path
 
 def test_data_that_differ_between_nodes_are_refused(folder):
     suite = plan.load_suite("small.toml")
-    here = work.Work(suite, {}, folder, Keep(folder), "", work.Clock())
+    here = work.Work(suite, {}, folder, Keep(folder), "", Clock())
     with pytest.raises(ConfigError, match="differs between nodes"):
         on_ray.cell_task((here, folder), Cell(suite, "logs", "another", "hopper-medium-v2", "iql", (0,), folder / "out"), [])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 
 MESSAGE = 600  # characters of a message
 NAME = 100  # of a name within one
@@ -41,3 +42,8 @@ def _quoted(word: str) -> str:
     if word.isascii() and word.isprintable():
         return shlex.quote(word)
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word)) + "'"
+
+
+def tell(text: str) -> None:
+    """One line on standard error, at once."""
+    print(plain(text), file=sys.stderr, flush=True)

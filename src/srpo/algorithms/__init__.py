@@ -37,7 +37,7 @@ ALGORITHMS = {
     "rebrac": "srpo.algorithms.rebrac:ReBRAC",
 }
 GROUP = "srpo.algorithms"  # of entry points
-_registered: dict[str, type[Algorithm]] = {}
+registered: dict[str, type[Algorithm]] = {}
 
 
 def register(name: str, cls: type[Algorithm]) -> None:
@@ -50,10 +50,10 @@ def register(name: str, cls: type[Algorithm]) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise ConfigError(f"algorithm name {name!r}: expected lower-case letters, digits, dots and dashes, such as my-method")
     check(cls)
-    taken = ALGORITHMS.get(name) or (name in _registered and home(_registered[name]))
+    taken = ALGORITHMS.get(name) or (name in registered and home(registered[name]))
     if taken and taken != home(cls):
         raise ConfigError(f"the name {name!r} is that of {taken}; register {home(cls)} under another one")
-    _registered[name] = cls
+    registered[name] = cls
 
 
 def check(cls: Any) -> None:
@@ -85,7 +85,7 @@ def importable(place: str) -> bool:
 
 def names() -> list[str]:
     """Every name that `find` knows."""
-    return list(dict.fromkeys([*ALGORITHMS, *_registered, *_installed()]))
+    return list(dict.fromkeys([*ALGORITHMS, *registered, *_installed()]))
 
 
 def _installed() -> dict[str, metadata.EntryPoint]:
@@ -96,11 +96,11 @@ def find(name: str) -> type[Algorithm]:
     """The class of a listed, registered or installed algorithm. Raises ConfigError, naming the closest one, for an unknown name."""
     if name in ALGORITHMS:
         return surroundings.imported(ALGORITHMS[name], CLASS)
-    if name not in _registered:
+    if name not in registered:
         if name not in (installed := _installed()):
             raise ConfigError(closest(name, names(), "algorithm"))
         register(name, surroundings.imported(installed[name].value, CLASS))
-    return _registered[name]
+    return registered[name]
 
 
 def named(text: str) -> type[Algorithm]:
@@ -112,7 +112,7 @@ def named(text: str) -> type[Algorithm]:
         return find(text)
     cls = surroundings.named(text, CLASS)
     check(cls)
-    _registered[text] = cls
+    registered[text] = cls
     return cls
 
 
@@ -121,7 +121,7 @@ def recorded(name: str, where: str | None) -> type[Algorithm]:
 
     Raises ConfigError, saying what to do, if it is not known here: what a file names is not imported.
     """
-    for listed, cls in _registered.items():
+    for listed, cls in registered.items():
         if name == listed or where == home(cls):
             return cls
     if where is None or name in _installed():
@@ -136,7 +136,7 @@ def recorded(name: str, where: str | None) -> type[Algorithm]:
 def name_of(algorithm: Algorithm) -> str:
     """The name under which the class of `algorithm` is listed. Raises ConfigError if it is not."""
     here = home(type(algorithm))
-    places = ALGORITHMS | {name: home(cls) for name, cls in _registered.items()}
+    places = ALGORITHMS | {name: home(cls) for name, cls in registered.items()}
     for name, place in places.items():
         if place == here:
             return name

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from srpo import strict_json
 from srpo.errors import ConfigError, UserError, closest
+from srpo.text import tell
 
 if TYPE_CHECKING:
     from srpo.suite.findings import Findings
@@ -104,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from srpo.evaluation.scores import evaluate as play
     from srpo.suite.keep import Keep, scored
-    from srpo.suite.work import tell
     from srpo.training.progress import Bars
 
     source, keep = Keep(Path(args.suite)), Keep(args.keep or Path(args.suite))

@@ -29,7 +29,7 @@ def placed(data: Dataset, asked: DataIn = "auto") -> tuple[Dataset, bool, str]:
     """The recording where it is asked to be, whether its rows go to the device, and what to say. Raises ConfigError, DataError."""
     if asked not in get_args(DataIn):
         raise ConfigError(f"--data-in: {closest(str(asked), get_args(DataIn), 'place')}")
-    size, room = rows_size(data), SHARE * _device_memory()
+    size, room = rows_size(data), SHARE * device_memory()
     why = "as asked"
     if asked == "auto":
         asked = "device" if size <= room else "disk" if data.on_disk else "memory"
@@ -43,7 +43,7 @@ def placed(data: Dataset, asked: DataIn = "auto") -> tuple[Dataset, bool, str]:
 
 def require_device_room(size: int, what: str) -> None:
     """Raises DataError if `what`, of so many bytes, does not fit on the device."""
-    if size > (free := _device_memory()):
+    if size > (free := device_memory()):
         raise DataError(
             f"{what} takes {amount(size)} on the device, {amount(free)} are free; train on fewer rows (data.best_fraction), "
             "propose fewer actions, or choose an algorithm without such a table"
@@ -55,7 +55,7 @@ def _each(data: Dataset, move: Callable[[np.ndarray], np.ndarray]) -> Dataset:
     return replace(data, obs=move(data.obs), action=move(data.action), next_obs=next_obs)
 
 
-def _device_memory() -> float:
+def device_memory() -> float:
     """Bytes that are free there."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":

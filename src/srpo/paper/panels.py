@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 Layout = Literal["constrained", "compressed", "tight"]
-TEXT_WIDTH, COLUMN_WIDTH = 6.75, 3.25  # inches
+TEXT_WIDTH = 6.75  # inches
 STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,

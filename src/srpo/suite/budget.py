@@ -64,8 +64,3 @@ def configured(name: str, task: str, preset: str, budget: Budget, more: Mapping[
     cls = algorithms.find(name)
     algorithm = config.assign_all(cls.default(), config.preset(cls.presets, preset, task))
     return config.assign_all(config.assign_all(algorithm, budget.settings(algorithm)), more)
-
-
-def explain(algorithm: Algorithm) -> str:
-    """Its stages with their steps and batches, in a line."""
-    return ", ".join(f"{name} {s.steps:,} x {s.batch_size}" for name, s in algorithm.stages.items() if s.trains)

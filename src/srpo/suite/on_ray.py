@@ -21,9 +21,12 @@ from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError
 from srpo.suite import tables
 from srpo.suite.cells import Cell
+from srpo.suite.clock import Clock, stopping
 from srpo.suite.keep import Keep
 from srpo.suite.plan import load_data
-from srpo.suite.work import WAIT_SECONDS, Clock, Work, stopping, tell
+from srpo.suite.sharing import relatives
+from srpo.suite.work import WAIT_SECONDS, Work
+from srpo.text import tell
 
 RETRIES = 5  # of a task whose node or process died; errors of training are recorded and not tried again
 STOP_SECONDS = 60.0  # for tasks to save their state
@@ -130,7 +133,7 @@ def started(ray: Any, work: Work, cells: Sequence[Cell], data_dir: Path | None, 
     sent = ray.put((replace(work, data={}, clock=Clock(), quiet=True), data_dir))
     tasks: dict[Any, Cell] = {}
     for cell in cells:
-        near = {ref: other for ref, other in tasks.items() if other in work.relatives(cell, cells)}
+        near = {ref: other for ref, other in tasks.items() if other in relatives(cell, cells)}
         options = task.options(
             name=_name(cell),
             num_cpus=resources.cores,

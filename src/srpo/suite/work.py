@@ -2,19 +2,14 @@
 
 The same command may be stopped at any time and goes on where it was; it may run several times at once on the same folders,
 also on machines that share them: each takes the next cell that nobody is at work on. A cell that fails is recorded and the
-others go on. Stages whose settings agree (the critic of SRPO and IQL) train once and are shared.
+others go on. Stages whose settings agree train once and are shared (`sharing.py`).
 """
 
 from __future__ import annotations
 
-import _thread
-import contextlib
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -25,38 +20,14 @@ from srpo.errors import UserError
 from srpo.runs.checkpoint import CheckpointError
 from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
+from srpo.suite.clock import Clock, stopping
 from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
-from srpo.text import plain
-from srpo.training.inherit import alike
+from srpo.suite.sharing import donor_of, must_wait
+from srpo.text import tell
 from srpo.training.progress import Bars
 
 WAIT_SECONDS = 2.0  # between two looks at what another process is at work on
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM: the operator's, or the clock's."""
-
-    signum = signal.SIGTERM
-
-
-@dataclass
-class Clock:
-    """The time that is left, and what a cell takes, judged by those that are done."""
-
-    minutes: float | None = None
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self.began)
-
-    def allows(self, cell: Cell, results: Sequence[tables.Result]) -> bool:
-        """Whether a cell can end in time: as long as the longest of the same algorithm; the shortest of all if it was never done."""
-        spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
-        same = [seconds for name, seconds in spent if name == cell.algorithm]
-        expected = max(same) if same else min((seconds for _, seconds in spent), default=0.0)
-        return expected - cell.log["train_seconds"] < self.left
 
 
 @dataclass(frozen=True)
@@ -113,7 +84,7 @@ class Work:
                 free = [cell for cell in left if self.clock.allows(cell, mine)]
                 if not free:
                     break
-                taken, ok = self._next(free, cells)
+                taken, ok = self.next(free, cells)
                 if taken is None:
                     time.sleep(min(WAIT_SECONDS, max(self.clock.left, 0.0)))
                     continue
@@ -135,29 +106,13 @@ class Work:
         """Whether its policies are kept for an evaluation elsewhere."""
         return not self.evaluate and (self.keep.policies(*result.where, result.seeds) / "run.json").exists()
 
-    def _next(self, free: Sequence[Cell], cells: Sequence[Cell]) -> tuple[Cell | None, bool]:
+    def next(self, free: Sequence[Cell], cells: Sequence[Cell]) -> tuple[Cell | None, bool]:
         """Work on the first cell that nobody is at work on and that need not wait for what another process trains."""
         for cell in free:
             with cell.claimed() as mine:
-                if mine and not self._must_wait(cell, cells):
+                if mine and not must_wait(cell, cells):
                     return cell, self.one(cell, cells)
         return None, True
-
-    def _must_wait(self, cell: Cell, cells: Sequence[Cell]) -> bool:
-        """Whether another process is training what this cell would share."""
-        for other in self.relatives(cell, cells) if cell.run is None else ():
-            run = other.run
-            if run is not None and all(name in run.finished for name in alike(other.grid, cell.grid)):
-                continue
-            with other.claimed() as mine:
-                if not mine:
-                    return True
-        return False
-
-    def relatives(self, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
-        """Cells with a stage in common."""
-        near = [c for c in cells if c is not cell and (c.data, c.seeds) == (cell.data, cell.seeds)]
-        return [c for c in near if alike(c.grid, cell.grid)]
 
     def one(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         """Train, from where it stopped, then evaluate or keep the policies; False if it failed."""
@@ -190,7 +145,7 @@ class Work:
         with cell.timed("train"):
             if cell.run is not None:
                 return srpo.resume(cell.folder, data, quiet=self.quiet)
-            donor, shared = self._donor(cell, cells)
+            donor, shared = donor_of(cell, cells)
             cell.note(shared=shared, command=self.command)
             return srpo.train(
                 cell.configured,
@@ -202,51 +157,3 @@ class Work:
                 keep=self.suite.curve,
                 quiet=self.quiet,
             )
-
-    def _donor(self, cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]:
-        """The run with most stages to share, and their names."""
-        found = {}
-        for other in self.relatives(cell, cells):
-            run = other.run
-            if run is not None:
-                found[other.folder] = [name for name in alike(run.grid, cell.grid) if name in run.finished]
-        best = max(found, key=lambda folder: len(found[folder]), default=None)
-        return (best, found[best]) if best is not None and found[best] else (None, [])
-
-
-@contextlib.contextmanager
-def stopping(clock: Clock) -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does, with the state saved; so does the clock. Only in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum, frame):
-        raise Stopped("stopped; the same command goes on")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    alarm = threading.Timer(min(max(clock.left, 0.01), threading.TIMEOUT_MAX), _interrupt, (threading.get_ident(),))
-    alarm.daemon = True
-    if clock.minutes is not None:
-        alarm.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if clock.left > 0:
-            raise
-        tell("the time is over; the same command goes on from here")
-    finally:
-        alarm.cancel()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(main: int) -> None:
-    """SIGTERM in the main thread: a real one, which ends a call that waits, where the system has them."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main, signal.SIGTERM)
-    else:
-        _thread.interrupt_main(signal.SIGTERM)
-
-
-def tell(text: str) -> None:
-    print(plain(text), file=sys.stderr, flush=True)

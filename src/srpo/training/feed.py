@@ -106,10 +106,11 @@ class HostFeed:
             self._table.expect_draws()
         number = step // self._length
         wanted = [n for n in range(number, number + AHEAD + 1) if n * self._length < self._steps]
-        self._coming = {n: self._coming.get(n) or self._ahead.submit(self._block, n) for n in wanted}
+        self._coming = {n: self._coming.get(n) or self._ahead.submit(self.block, n) for n in wanted}
         return self._coming[number].result(), (number + 1) * self._length
 
-    def _block(self, number: int) -> Taken:
+    def block(self, number: int) -> Taken:
+        """The block of this number, gathered now."""
         first = number * self._length
         with jax.default_device(self._device):
             rows = np.asarray(self._draw(self._keys, np.arange(first, first + self._length, dtype=np.int32)))

@@ -88,7 +88,7 @@ class StageLoop:
         self.on = local_devices(self.devices, self.shape[0] * self.shape[1])
         self._fits = False  # not known before the first call
         self.rounds = 1  # in which the runs of a device are computed, so that they fit into its memory
-        self._program = self._compiled()
+        self._program = self.compiled()
 
     def _mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
         """`fn`, a function of one run, for all of them, on all devices."""
@@ -101,7 +101,8 @@ class StageLoop:
     def _runs_per_device(self) -> int:
         return -(-self.shape[0] * self.shape[1] // len(self.on))
 
-    def _compiled(self) -> Callable[..., Any]:
+    def compiled(self) -> Callable[..., Any]:
+        """The program that advances all runs; the buffers of state and log that it is given are gone with it."""
         axes = ADVANCE_AXES + (VIEW_AXES if self._feed is None else TAKEN_AXES)
         return jax.jit(computed_in(self.precision, self._mapped(_advance, axes)), donate_argnums=(1, 2))
 
@@ -201,7 +202,7 @@ class StageLoop:
     def _in_more_rounds(self, log: Log) -> None:
         """Half as many runs at once, from the last good state: the memory did not hold what they need together."""
         self.rounds = min(2 * self.rounds, self._runs_per_device)
-        self._program = self._compiled()
+        self._program = self.compiled()
         self.state, self.log = jax.tree.map(jnp.array, (self.survivors.safe, log))
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ DAMAGE = (
     zlib.error,
 )  # what reading it raises
 GROUP = "srpo.sources"  # of entry points
-_registered: list[Source] = []
+registered: list[Source] = []
 
 
 class Attributes(NamedTuple):
@@ -66,14 +66,14 @@ class Source(Protocol):
 
 def register(source: Source) -> None:
     """Adds a source from outside; it is asked before those of the package. Again the same one: nothing changes."""
-    if source not in _registered:
-        _registered.append(source)
+    if source not in registered:
+        registered.append(source)
 
 
 def sources() -> list[Source]:
     """All sources, in the order in which they are asked. Raises DataError if one of another package cannot be imported."""
     installed = [_installed(point) for point in metadata.entry_points(group=GROUP)]
-    return [*_registered, *installed, *map(importlib.import_module, MODULES)]
+    return [*registered, *installed, *map(importlib.import_module, MODULES)]
 
 
 def _installed(point: metadata.EntryPoint) -> Source:

@@ -1,0 +1,74 @@
+"""The time that a suite has: which cells still fit into it, and what ends it."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from srpo.suite.cells import Cell
+from srpo.suite.tables import Result
+from srpo.text import tell
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: the operator's, or the clock's."""
+
+    signum = signal.SIGTERM
+
+
+@dataclass
+class Clock:
+    """The time that is left, and what a cell takes, judged by those that are done."""
+
+    minutes: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self.began)
+
+    def allows(self, cell: Cell, results: Sequence[Result]) -> bool:
+        """Whether a cell can end in time: as long as the longest of the same algorithm; the shortest of all if it was never done."""
+        spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
+        same = [seconds for name, seconds in spent if name == cell.algorithm]
+        expected = max(same) if same else min((seconds for _, seconds in spent), default=0.0)
+        return expected - cell.log["train_seconds"] < self.left
+
+
+@contextlib.contextmanager
+def stopping(clock: Clock) -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, with the state saved; so does the clock. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum, frame):
+        raise Stopped("stopped; the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    alarm = threading.Timer(min(max(clock.left, 0.01), threading.TIMEOUT_MAX), _interrupt, (threading.get_ident(),))
+    alarm.daemon = True
+    if clock.minutes is not None:
+        alarm.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if clock.left > 0:
+            raise
+        tell("the time is over; the same command goes on from here")
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(main: int) -> None:
+    """SIGTERM in the main thread: a real one, which ends a call that waits, where the system has them."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
