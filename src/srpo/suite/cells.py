@@ -16,23 +16,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from srpo import config
 from srpo.core import Algorithm
-from srpo.files import alone
+from srpo.files import alone, read_bytes
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
 from srpo.suite.budget import configured
 from srpo.suite.plan import Suite
+from srpo.suite.schema import Log
+from srpo.text import plain
 
-EMPTY: dict[str, Any] = {
-    "train_seconds": 0.0,
-    "eval_seconds": 0.0,
-    "incomplete": False,
-    "busy": None,
-    "error": None,
-    "shared": [],
-}
+LARGEST = 1 << 20  # bytes of a record
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,12 @@ class Cell:
     @property
     def log(self) -> dict[str, Any]:
         """Seconds of training and evaluation so far, whether some of them are missing, and the error if it failed."""
-        return EMPTY | json.loads(self.record.read_text()) if self.record.exists() else dict(EMPTY)
+        if not self.record.exists():
+            return msgspec.structs.asdict(Log())
+        try:
+            return msgspec.structs.asdict(msgspec.json.decode(read_bytes(self.record, LARGEST), type=Log))
+        except (OSError, ValueError, RecursionError) as e:
+            raise RunError(f"{self.record} is damaged ({plain(e, 200)}); remove it: only the times in it are lost") from None
 
     def note(self, **changes: Any) -> None:
         write_json(self.record, self.log | changes)

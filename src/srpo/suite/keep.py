@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
-from srpo.files import alone
+from srpo.files import alone, read_bytes
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.run import Run, load_run
@@ -20,8 +22,10 @@ from srpo.suite.findings import Findings, findings
 from srpo.suite.html_page import html_page
 from srpo.suite.page import page
 from srpo.suite.pages import write_csv
-from srpo.suite.plan import Suite
+from srpo.suite.plan import LARGEST, Suite
+from srpo.suite.schema import About
 from srpo.suite.tables import Result
+from srpo.text import plain
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,15 @@ class Keep:
         """The suite, with what its data sets are. Raises ConfigError if there is none."""
         file = self.folder / "suite.json"
         try:
-            return json.loads(file.read_text())
+            found = json.loads(read_bytes(file, LARGEST))
+            msgspec.convert(found, About)
+            return found
         except OSError as e:
             raise ConfigError(
                 f"{self.folder} holds no results of a suite (suite.json: {e.strerror}); srpo suite run --keep makes them"
             ) from None
-        except ValueError as e:
-            raise ConfigError(f"{file} is damaged ({e}); restore it") from None
+        except (ValueError, RecursionError) as e:
+            raise ConfigError(f"{file} is damaged ({plain(e, 200)}); restore it") from None
 
     def policies(self, data: str, algorithm: str, seeds: Sequence[int]) -> Path:
         return self.folder / "policies" / data / algorithm / "-".join(map(str, seeds))

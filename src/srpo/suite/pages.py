@@ -24,7 +24,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], text: int = 1
     """A table whose first `text` columns are text and whose others are numbers."""
 
     def line(cells):
-        return "| " + " | ".join(map(str, cells)) + " |"
+        return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 
     return "\n".join([line(header), line(["---"] * text + ["---:"] * (len(header) - text)), *map(line, rows)])
 

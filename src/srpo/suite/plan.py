@@ -24,6 +24,7 @@ A file says
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,10 +32,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from srpo import algorithms
 from srpo.data import Dataset, load_dataset
 from srpo.errors import ConfigError, UserError, closest
+from srpo.files import read_bytes
 from srpo.suite.budget import Budget
+from srpo.suite.schema import NAME, Data, File, First
+from srpo.text import plain
+
+LARGEST = 1 << 20  # bytes of a suite's file
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,12 @@ class Source:
 
     name: str
     task: str
+
+    def __post_init__(self):
+        if not re.fullmatch(NAME, self.name):
+            raise ConfigError(
+                f"data set {self.name!r}: its results get a folder of this name; expected letters, digits, / and ._+=@:-"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ def load_suite(name: str) -> Suite:
     if path.suffix != ".toml":
         raise ConfigError(f"{closest(name, shipped(), 'suite')}; or give a .toml file")
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(read_bytes(path, LARGEST).decode())
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be read ({e.strerror}); give a .toml file, or one of {', '.join(shipped())}"
@@ -148,45 +162,35 @@ def load_data(name: str, folder: Path | None) -> Dataset:
 
 def read_suite(found: Mapping[str, Any], name: str) -> Suite:
     """The suite in the contents of a TOML file. Raises ConfigError for what is missing, unknown or of another kind."""
-    given = dict(found)
-    _expect(name, given, [f.name for f in fields(Suite) if f.name != "name"], ("algorithms", "data", "seeds"))
-    _expect(f"{name}, budget", given.get("budget", {}), [f.name for f in fields(Budget)], ())
-    data = []
-    for entry in given.pop("data"):
-        _expect(f"{name}, data", entry, ("name", "task"), ("name",))
-        data.append(Source(entry["name"], entry.get("task", entry["name"])))
-    budget = Budget(**given.pop("budget", {}))
-    names, seeds = tuple(given.pop("algorithms")), tuple(given.pop("seeds"))
-    defaults: dict[str, Any] = {"title": name, "preset": "paper", "episodes": 20, "curve": 1, "first": {}, "settings": {}}
-    return Suite(name, data=tuple(data), budget=budget, algorithms=names, seeds=seeds, **defaults | given)
+    _known(name, found, File.__struct_fields__)
+    data = found.get("data", [])
+    for entry in data if isinstance(data, list) else []:
+        _known(f"{name}, data", entry, Data.__struct_fields__)
+    _known(f"{name}, budget", found.get("budget"), [f.name for f in fields(Budget)])
+    _known(f"{name}, first", found.get("first"), First.__struct_fields__)
+    try:
+        file = msgspec.convert(found, File)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"suite {name}: {plain(e)}; mend it") from None
+    first = {key: values for key, values in msgspec.structs.asdict(file.first).items() if values is not None}
+    sources = tuple(Source(each.name, each.task or each.name) for each in file.data)
+    for what, known in (("algorithms", file.algorithms), ("data", [source.name for source in sources])):
+        for wrong in set(first.get(what, ())) - set(known):
+            raise ConfigError(f"suite {name}, first: {closest(wrong, known, 'name')}")
+    rest = {key: getattr(file, key) for key in ("preset", "episodes", "curve", "budget", "settings")}
+    return Suite(
+        name,
+        title=plain(file.title or name),
+        data=sources,
+        algorithms=tuple(file.algorithms),
+        seeds=tuple(file.seeds),
+        first=first,
+        **rest,
+    )
 
 
-KINDS = {
-    "title": str,
-    "preset": str,
-    "name": str,
-    "task": str,
-    "episodes": int,
-    "curve": int,
-    "iterations": int,
-    "batch_factor": int,
-    "algorithms": list,
-    "data": list,
-    "seeds": list,
-    "budget": dict,
-    "first": dict,
-    "settings": dict,
-}
-
-
-def _expect(where: str, found: Any, known: Sequence[str], needed: Sequence[str]) -> None:
-    if not isinstance(found, dict):
-        raise ConfigError(f"suite {where}: found {found!r}, expected a table")
-    for key, value in found.items():
+def _known(where: str, found: Any, known: Sequence[str]) -> None:
+    """Raises ConfigError for a field of a table that is not known, with the closest one that is."""
+    for key in found if isinstance(found, dict) else ():
         if key not in known:
             raise ConfigError(f"suite {where}: {closest(key, known, 'field')}")
-        if not isinstance(value, KINDS[key]) or isinstance(value, bool):
-            raise ConfigError(f"suite {where}: {key} is {value!r}, expected a {KINDS[key].__name__}")
-    for key in needed:
-        if key not in found:
-            raise ConfigError(f"suite {where}: no {key}; add it")

@@ -14,6 +14,7 @@ A folder of results holds
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +23,14 @@ from typing import Any
 
 from srpo.errors import ConfigError
 from srpo.evaluation.scores import evals_table
+from srpo.files import read_bytes
 from srpo.runs.run import Run
 from srpo.suite.cells import Cell
 from srpo.suite.pages import write_csv
+from srpo.suite.schema import ROWS, check_rows
+from srpo.text import plain
 
+LARGEST = 1 << 30  # bytes of a table
 SUITE = "mean of the suite"
 RECORDED = "(the data)"
 ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command", "run")
@@ -133,7 +138,7 @@ def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
     about["error"] = log["error"] or "; ".join(describe_failure(f) for f in (run.failures if run else []))
     about |= {"settings": cell.settings, "preset": cell.suite.preset, "task": cell.task, "shared": " ".join(log["shared"])}
     about |= {"iterations": cell.suite.budget.iterations or "", "batch_factor": cell.suite.budget.batch_factor}
-    about |= {"command": log.get("command", command), "run": os.path.relpath(cell.folder, folder)}
+    about |= {"command": log["command"] or command, "run": os.path.relpath(cell.folder, folder)}
     if run is not None:
         about |= {"device": run.info["device"], "created": run.info["created"]}
         about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
@@ -160,9 +165,7 @@ def read(folder: Path) -> list[Result]:
             raise ConfigError(f"{folder} holds scores.csv without cells.csv, which `srpo suite` writes; choose another --keep")
         return []
     try:
-        cells, episodes, curves = (
-            list(csv.DictReader((folder / f"{n}.csv").read_text().splitlines())) for n in ("cells", "episodes", "curves")
-        )
+        cells, episodes, curves = (_rows(folder, name) for name in ROWS)
         out = []
         for row in cells:
             seeds = row["seeds"].split()
@@ -175,10 +178,16 @@ def read(folder: Path) -> list[Result]:
             )
             out.append(Result(about, mine, before) if row["status"] == "finished" else Result(about, []))
         return out
-    except (OSError, KeyError, ValueError) as e:
-        raise ConfigError(
-            f"{folder}: cells.csv and episodes.csv cannot be read ({e!r}); mend them, or choose another --keep"
-        ) from None
+    except (OSError, ValueError, csv.Error) as e:
+        raise ConfigError(f"{folder} cannot be read ({plain(e, 300)}); mend it, or choose another --keep") from None
+
+
+def _rows(folder: Path, name: str) -> list[Row]:
+    """The lines of a table, as text. Raises OSError, ValueError."""
+    text = read_bytes(folder / f"{name}.csv", LARGEST).decode()
+    rows: list[Row] = list(csv.DictReader(io.StringIO(text, newline="")))
+    check_rows(name, rows)
+    return rows
 
 
 def merged(mine: Sequence[Result], kept: Sequence[Result]) -> list[Result]:
