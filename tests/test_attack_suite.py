@@ -44,6 +44,7 @@ def test_a_data_set_of_a_suite_cannot_lead_out_of_its_folder(name):
         ("seeds", "episodes = 10000000000000\nseeds"),
         ("seeds", "settings = {bc = 1}\nseeds"),
         ("seeds", 'first = {data = "here"}\nseeds'),
+        ("seeds", 'first = {data = ["other"]}\nseeds'),
         ("seeds", "budget = {iterations = -1}\nseeds"),
     ],
 )

@@ -296,7 +296,6 @@ def test_a_mistake_is_one_line(command, capsys, more, complaint):
         (('"policy.hidden"', '"policy.hiden"'), "did you mean 'policy.hidden'"),
         (("seeds = [0, 1]", "seeds = 3"), "Expected `array`, got `int` - at `$.seeds`"),
         (("seeds = [0, 1]", "seeds = [-1]"), "Expected `int` >= 0 - at `$.seeds[0]`"),
-        (("seeds = [0, 1]", "seeds = [0, 1]\nfirst = {data = ['other']}"), "first: unknown name 'other'"),
         (("seeds = [0, 1]", ""), "missing required field `seeds`"),
         (("[budget]", "[budget"), "is no TOML"),
     ],
