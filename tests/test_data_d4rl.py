@@ -1,5 +1,6 @@
 """D4RL ids: where files are looked for, and downloads from a server on this machine."""
 
+import hashlib
 import http.server
 import io
 import threading
@@ -16,8 +17,8 @@ from srpo.data.sources import d4rl
 NAME, FILE = "hopper-medium-v2", "hopper_medium-v2.hdf5"
 
 
-def content(rows=50, sizes=(11, 3)) -> bytes:
-    rng = np.random.default_rng(0)
+def content(rows=50, sizes=(11, 3), seed=0) -> bytes:
+    rng = np.random.default_rng(seed)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["observations"] = rng.normal(size=(rows, sizes[0])).astype(np.float32)
@@ -51,6 +52,7 @@ def server(monkeypatch, tmp_path):
         server.answers, server.asked = {}, []
         base = f"http://127.0.0.1:{server.server_address[1]}"
         monkeypatch.setattr(d4rl, "HOSTS", (base + "/first/{folder}/{file}", base + "/mirror/{file}"))
+        monkeypatch.setattr(d4rl, "checksums", lambda: {FILE: (len(content()), hashlib.sha256(content()).hexdigest())})
         monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "data"))
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -76,7 +78,15 @@ def test_download_from_the_first_host(server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "first", [None, (content(), len(content()) + 1000), (content()[:900], 900), (b"<html>not here</html>", 21)]
+    "first",
+    [
+        None,
+        (content(), len(content()) + 1000),
+        (content()[:900], 900),
+        (b"<html>not here</html>", 21),
+        (content(60), len(content(60))),  # a sound file, but another one
+        (content(seed=1), len(content(seed=1))),  # even of the same size
+    ],
 )
 def test_the_mirror_is_asked_when_the_first_host_fails(server, tmp_path, first):
     if first:
@@ -85,6 +95,22 @@ def test_the_mirror_is_asked_when_the_first_host_fails(server, tmp_path, first):
     assert len(load_dataset(NAME)) == 50
     assert server.asked == [FIRST, MIRROR]
     assert [p.name for p in (tmp_path / "data").iterdir()] == [FILE]
+
+
+def test_a_file_of_which_no_hash_is_published_is_taken_as_it_comes(server, monkeypatch):
+    monkeypatch.setattr(d4rl, "checksums", dict)
+    server.answers[FIRST] = content(60), len(content(60))
+    assert len(load_dataset(NAME)) == 60
+
+
+def test_checksums_are_of_files_that_d4rl_has():
+    known, files = d4rl.checksums(), {file for _, file in d4rl.FILES.values()}
+    assert set(known) <= files and len({sha256 for _, sha256 in known.values()}) == len(known)
+    assert all(size > 1e6 and len(sha256) == 64 for size, sha256 in known.values())
+    assert {file.partition("-")[0] for file in files - set(known)} == {
+        "relocate", "kitchen_microwave_kettle_bottomburner_light", "kitchen_microwave_kettle_light_slider",
+        "mini_kitchen_microwave_kettle_light_slider",
+    }  # fmt: skip
 
 
 def test_a_broken_download_leaves_nothing_and_says_which_file_to_put_where(server, tmp_path):

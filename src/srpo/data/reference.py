@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from srpo.worlds import ANT
 from srpo.worlds.mazes import MAZES, ant_maze_id, point_maze_id
 
 
@@ -28,7 +29,7 @@ ENVIRONMENTS = {
     "halfcheetah": Environment("HalfCheetah-v4", 17, 6, 1000, -280.178953, 12135.0),
     "hopper": Environment("Hopper-v4", 11, 3, 1000, -20.272305, 3234.3),
     "walker2d": Environment("Walker2d-v4", 17, 6, 1000, 1.629008, 4592.3),
-    "ant": Environment(None, 111, 8, 1000, -325.6, 3879.7),  # with contact forces, which Ant-v4 leaves out
+    "ant": Environment(ANT, 111, 8, 1000, -325.6, 3879.7),
     **{f"antmaze-{name}": Environment(ant_maze_id(name), 29, 8, maze.ant_steps, 0.0, 1.0) for name, maze in MAZES.items()},
     **{f"pointmaze-{name}": Environment(point_maze_id(name), 4, 2, maze.point_steps, 0.0, 1.0) for name, maze in MAZES.items()},
     "pen": Environment(None, 45, 24, 100, 96.262799, 3076.8331017826877),

@@ -1,10 +1,12 @@
 """D4RL's data sets by id: where the file lies, or where to get it. The d4rl package is never imported.
 
-Files, folders and ids are those of D4RL's `infos.py`.
+Files, folders and ids are those of D4RL's `infos.py`. What is downloaded must have the size and the hash that are
+published for it (`files/d4rl.tsv`); for six files (relocate, kitchen) none are, and the size is the one that the host states.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import urllib.request
 from http.client import HTTPException
@@ -16,6 +18,7 @@ import numpy as np
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
+from srpo.data.sources.hashes import file_hash
 from srpo.surroundings import expanded
 
 HOSTS = (  # plain http where nothing else has it
@@ -23,6 +26,7 @@ HOSTS = (  # plain http where nothing else has it
     "https://huggingface.co/datasets/imone/D4RL/resolve/main/{file}",
     "http://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",
 )
+CHECKSUMS = Path(__file__).parent.parent / "files" / "d4rl.tsv"
 TIMEOUT = 30  # seconds without an answer
 BLOCK = 1 << 20  # bytes
 
@@ -133,6 +137,7 @@ def download(name: str, path: Path) -> Path:
         url = host.format(folder=folder, file=file)
         try:
             _fetch(url, part, f"{name} from {url.split('/')[2]}")
+            _require_published(part, file)
             read_file(part)
             os.replace(part, path)
             return path
@@ -142,6 +147,24 @@ def download(name: str, path: Path) -> Path:
         finally:
             part.unlink(missing_ok=True)
     raise DataError(f"{name}: cannot be downloaded ({'; '.join(failures)}); get {file} elsewhere and put it at {path}")
+
+
+@functools.cache
+def checksums() -> dict[str, tuple[int, str]]:
+    """File -> (bytes, SHA-256), of those for which both are published."""
+    lines = (line.split("\t") for line in CHECKSUMS.read_text().splitlines() if not line.startswith("#"))
+    return {file: (int(size), sha256) for file, size, sha256 in lines}
+
+
+def _require_published(path: Path, file: str) -> None:
+    """Raises DataError if what was downloaded is not the published file."""
+    if file not in checksums():
+        return
+    size, sha256 = checksums()[file]
+    if path.stat().st_size != size:
+        raise DataError(f"{path}: has {path.stat().st_size} bytes, the published one {size}")
+    if file_hash(path) != sha256:
+        raise DataError(f"{path}: has another SHA-256 than the published one, {sha256[:12]}...")
 
 
 def _fetch(url: str, path: Path, label: str) -> None:
