@@ -40,9 +40,8 @@ def run(file, tmp_path_factory):
     """Two seeds and two learning rates of behavior cloning, evaluated at the end."""
     tiny = srpo.configure("bc", srpo.load_dataset(file), **{"policy.steps": 20, "policy.hidden": (16,), "policy.batch_size": 8})
     out = tmp_path_factory.mktemp("runs") / "swept"
-    return srpo.train(
-        tiny, file, seeds=(3, 5), sweep={"policy.lr": [1e-3, 1e-2]}, out=out, eval_every=20, eval_episodes=2, quiet=True
-    )
+    options = {"seeds": (3, 5), "sweep": {"policy.lr": [1e-3, 1e-2]}, "eval_every": 20, "eval_episodes": 2, "keep": 2}
+    return srpo.train(tiny, file, out=out, quiet=True, **options)
 
 
 def test_export_of_one_seed_and_point(run, file, tmp_path, capsys):
@@ -96,6 +95,18 @@ def test_export_prints_json(run, tmp_path, capsys):
     command = ["export", run.path, "--seed", 3, "--set-point", "policy.lr=0.001", "--to", tmp_path / "p.safetensors", "--json"]
     assert main([str(part) for part in command]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "p.contract.json").read_text())
+
+
+def test_export_of_a_policy_that_was_kept_on_the_way(run, tmp_path, capsys):
+    to = tmp_path / "p.safetensors"
+    one = ["export", run.path, "--seed", "3", "--set-point", "policy.lr=0.01", "--to", to]
+    assert "found step 7, expected one of 10, 20" in refused(capsys, *one, "--step", "7") and not to.exists()
+    assert main([*map(str, one), "--step", "10"]) == 0
+    contract, obs = json.loads((tmp_path / "p.contract.json").read_text()), np.ones((1, OBS), np.float32)
+    assert (contract["step"], contract["expected"]) == (10, None)  # what was evaluated are the last ones
+    acts = [np.asarray(run.policy(3, step, **{"policy.lr": 0.01}).act(obs[0])) for step in (10, 20)]
+    np.testing.assert_allclose(Policy(to).act(obs[0]), acts[0], atol=1e-5)
+    assert np.abs(acts[1] - acts[0]).max() > 1e-3
 
 
 def test_export_when_the_data_moved(run, file, tmp_path, capsys):

@@ -179,6 +179,14 @@ def test_evaluate_summarizes_all_runs(swept):
     again = srpo.evaluate(str(swept.path), episodes=3)
     assert again.summaries == evaluation.summaries  # same start states, deterministic policy
     assert len(str(evaluation).splitlines()) == 3
+    for _ in range(2):  # earlier policies have rows of their own, again in the place of those before
+        kept = srpo.evaluate(swept, episodes=3, step=5)
+        kinds = [(r["kind"], r["step"]) for r in rows(swept.path / "evals.csv")]
+        assert [kinds.count(x) for x in (("kept", "5"), ("final", "10"))] == [12, 12] and kept.step == 5
+    assert kept.summaries != evaluation.summaries
+    told = [float(r["return"]) for r in rows(swept.path / "evals.csv") if (r["kind"], r["step"]) == ("training", "5")]
+    both = [float(r["return"]) for r in rows(swept.path / "evals.csv") if r["kind"] == "kept" and int(r["episode"]) < 2]
+    np.testing.assert_allclose(both, told)
 
 
 def test_tensorboard_is_told_what_metrics_csv_and_evals_csv_hold(data, algorithm, tmp_path):

@@ -15,6 +15,11 @@ def add_algo(add: Any) -> None:
     add("--algo", metavar="MODULE:CLASS", help="the class of the run's algorithm, if it is not of this package")
 
 
+def add_step(add: Any) -> None:
+    """The option `--step` of a command that reads the policies of a run."""
+    add("--step", type=int, metavar="N", help="an earlier policy that was kept (srpo train --keep); default the last")
+
+
 def add_units(add: Any) -> None:
     """The options that say in which environment and units data were recorded."""
     add("--env", metavar="ID", help="Gymnasium id of the environment that was recorded, if the data name another one or none")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
-from srpo.commands import add_algo, open_run
+from srpo.commands import add_algo, add_step, open_run
 from srpo.text import plain
 
 COLUMNS = ("median_us", "p99_us", "p99.9_us")
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", action="append", type=int, metavar="B", help="batch size (repeatable); default 1 and 256")
     add("--seed", type=int, help="which seed of a run, if it has several")
     add("--set-point", action="append", default=[], metavar="PATH=VALUE", help="which swept value of a run (repeatable)")
+    add_step(add)
     add_algo(add)
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
@@ -67,7 +68,8 @@ def _file(args: argparse.Namespace, folder: Path) -> Path:
     from srpo.deploy.export import choose
     from srpo.deploy.numpy_file import write
 
-    network = describe(choose(open_run(args.policy, args.algo), args.seed, read_point(args.set_point))[0])
+    run = open_run(args.policy, args.algo)
+    network = describe(choose(run, args.seed, read_point(args.set_point), args.step)[0])
     write(Bundle.bare(network), folder / "policy.safetensors")
     return folder / "policy.safetensors"
 

@@ -1,8 +1,9 @@
-"""Evaluate the last policy of a run in its environment: every seed and every swept value.
+"""Evaluate the policies of a run in its environment: every seed and every swept value, the last one or one that was kept.
 
 Every episode is kept in the run's evals.csv, with the versions of MuJoCo and Gymnasium.
 
   srpo eval RUN --episodes 100
+  srpo eval RUN --step 500000                       what --keep kept then, such as the choice of srpo judge
   srpo eval RUN --json                              one JSON object, for scripts
   srpo eval RUN --video out.mp4                     one episode of the first policy, as a film (no screen needed)
   srpo eval RUN --env Hopper-v5                     another environment of the same sizes
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 
 from srpo import strict_json
-from srpo.commands import add_algo, open_run
+from srpo.commands import add_algo, add_step, open_run
 from srpo.text import plain
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-steps", type=int, metavar="N", help="cut episodes after N steps; needed where the environment never does")
     add("--video", type=Path, metavar="FILE.mp4", help="also write a film of one episode (extra: video)")
     add("--seed", type=int, help="seed of the policy in the film; default the first one")
+    add_step(add)
     add_algo(add)
     add("--json", action="store_true", help="print one JSON object on standard output and nothing else there")
     add("--quiet", action="store_true", help="no progress")
@@ -48,10 +50,10 @@ def main(args: argparse.Namespace) -> int:
     if args.video is not None:  # first: it takes seconds, and may fail
         from srpo.evaluation.video import record
 
-        film = str(record(run, args.video, seed=args.seed, env_id=args.env))
+        film = str(record(run, args.video, seed=args.seed, env_id=args.env, step=args.step))
     with Bars(args.quiet) as bars:
         bars.open("time steps", 1000)
-        evaluation = evaluate(run, args.episodes, args.env, progress=bars.update, max_steps=args.max_steps)
+        evaluation = evaluate(run, args.episodes, args.env, bars.update, max_steps=args.max_steps, step=args.step)
     if args.json:
         print(strict_json.dumps(evaluation.as_dict() | {"video": film}))
         for note in evaluation.notes:

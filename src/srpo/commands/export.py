@@ -6,6 +6,7 @@ What can be exported: policies that are one network, the mean action of Gaussian
   srpo export RUN --to policy.safetensors                for srpo.deploy.Policy, which needs only NumPy
   srpo export RUN --to policy.c                          one C99 file without dependencies
   srpo export RUN --seed 0 --to robot/                   all of them, contract.json and a test program for the target
+  srpo export RUN --step 50000 --to policy.onnx          what --keep kept then, such as the choice of srpo judge
   srpo export RUN --seed 3 --set-point policy.beta=0.1 --to robot/ --formats onnx,c --force
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import strict_json
-from srpo.commands import add_algo, open_run
+from srpo.commands import add_algo, add_step, open_run
 from srpo.text import plain
 
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="which swept value, if the run has several (repeatable)",
     )
+    add_step(add)
     add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
     add("--force", action="store_true", help="replace files that are there")
@@ -49,7 +51,9 @@ def main(args: argparse.Namespace) -> int:
     point = read_point(args.set_point)
     formats = args.formats.split(",") if args.formats else None
     with Console(stderr=True).status("writing the files, verifying each, timing it"):
-        contract = export_run(run, args.to, seed=args.seed, point=point, formats=formats, data=args.data, force=args.force)
+        contract = export_run(
+            run, args.to, seed=args.seed, point=point, step=args.step, formats=formats, data=args.data, force=args.force
+        )
     print(strict_json.dumps(contract) if args.json else summary(contract))
     return 0
 

@@ -13,10 +13,12 @@ episodes that `data.holdout` kept out of training. The answer may be that the da
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 from srpo import strict_json
-from srpo.text import plain
+from srpo.text import command, plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,4 +81,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(found)
         print(f"picture: {plain(picture)}")
+        if found.choice is not None:
+            print(f"next: {next_command(found.choice)}", file=sys.stderr)
     return 0
+
+
+def next_command(choice: Any) -> str:
+    """What makes files of the first policy; one with a dial is turned where it acts, as beta is an input of it."""
+    point = [word for path, value in choice.point for word in ("--set-point", f"{path}={value:g}")]
+    words = [choice.run, "--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
+    return command("srpo", "export", *words) + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")

@@ -87,8 +87,8 @@ def complete(bundle: Bundle, parity: dict[str, Any], latency: list[dict[str, Any
     }
 
 
-def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
-    """The origin of a policy of a `srpo.Run`."""
+def about(run: Any, seed: int, point: dict[str, float], step: int) -> dict[str, Any]:
+    """The origin of a policy of a `srpo.Run`, as it was after `step` steps of the last stage."""
     settings = run.info["settings"] | point
     data = {
         key: run.info["data"].get(key)
@@ -98,21 +98,22 @@ def about(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any]:
         "algorithm": run.info["algorithm"],
         "settings": settings,
         "seed": seed,
+        "step": step,
         "data": data,
-        "expected": expected(run, seed, point),
+        "expected": expected(run, seed, point, step),
         "trained": {"created": run.info["created"], "device": run.info["device"], "versions": run.info["versions"]},
     }
 
 
-def expected(run: Any, seed: int, point: dict[str, float]) -> dict[str, Any] | None:
-    """Return and normalized score of the episodes that `srpo eval` kept, else of the last ones in training."""
+def expected(run: Any, seed: int, point: dict[str, float], step: int) -> dict[str, Any] | None:
+    """Return and normalized score of the episodes that `srpo eval` kept, else of those in training, at this step."""
     from srpo.evaluation.scores import evals_table
 
     if not (run.path / "evals.csv").exists():
         return None
-    last = list(run.algorithm.stages.values())[-1].steps
-    rows = [r for r in evals_table(run).read() if int(r["seed"]) == seed and all(float(r[p]) == v for p, v in point.items())]
-    chosen = [r for r in rows if r["kind"] == "final"] or [r for r in rows if int(r["step"]) == last]
+    rows = [r for r in evals_table(run).read() if int(r["seed"]) == seed and int(r["step"]) == step]
+    mine = [r for r in rows if all(float(r[p]) == v for p, v in point.items())]
+    chosen = [r for r in mine if r["kind"] != "training"] or mine
     if not chosen:
         return None
     returns = np.array([float(r["return"]) for r in chosen])

@@ -84,16 +84,22 @@ def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> t
     return Bundle(network, (golden, reference(policy, network, golden)), support, about), sets
 
 
-def choose(run: Any, seed: int | None = None, point: Mapping[str, float] | None = None) -> tuple[Any, dict[str, Any]]:
-    """The policy of a `srpo.Run` and its origin. Raises RunError, or ConfigError if a seed or point must be chosen."""
+def choose(
+    run: Any, seed: int | None = None, point: Mapping[str, float] | None = None, step: int | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The policy of a `srpo.Run` and its origin. Raises RunError, or ConfigError if a seed or point must be chosen.
+
+    step: of an earlier policy that the run kept (`run.kept`).
+    """
     if seed is None and len(run.seeds) > 1:
         raise ConfigError(
             f"{run.path} holds the seeds {', '.join(map(str, run.seeds))}; choose one, such as --seed {run.seeds[0]}"
         )
     point = dict(point or (run.points[0] if len(run.points) == 1 else ()))
     seed = run.seeds[0] if seed is None else seed
-    policy = run.policy(seed, **point)
-    return policy, contract.about(run, seed, point)
+    step = run.kept[-1] if step is None else step
+    policy = run.policy(seed, step, **point)
+    return policy, contract.about(run, seed, point, step)
 
 
 def export_run(
@@ -102,15 +108,16 @@ def export_run(
     *,
     seed: int | None = None,
     point: Mapping[str, float] | None = None,
+    step: int | None = None,
     data: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """`export_policy` for one policy of a `srpo.Run`; its data set is looked for where it was, or in `data`.
+    """`export_policy` for one policy of a `srpo.Run`, chosen as by `choose`; its data set is looked for where it was, or in `data`.
 
     Without the data, verification draws normal numbers, and the files hold no statistics for `SafePolicy`; a note in
     the contract says so. `options` go to `export_policy`. Raises DataError if `data` is another data set.
     """
-    policy, info = choose(run, seed, point)
+    policy, info = choose(run, seed, point, step)
     obs, note = _observations(info["data"], data)
     return export_policy(policy, to, data=obs, info=info | {"notes": [note] if note else []}, **options)
 

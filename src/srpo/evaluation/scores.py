@@ -137,6 +137,7 @@ class Evaluation:
     episodes: int
     unit: str  # "normalized score" or "return"
     summaries: tuple[Summary, ...]
+    step: int  # of the last stage, whose policies they are
     notes: tuple[str, ...] = ()  # what must be said about the episodes: cut, or numbers that are not finite
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Evaluation:
         return asdict(self) | {"summaries": [asdict(s) | {"point": dict(s.point)} for s in self.summaries]}
 
     def __str__(self) -> str:
-        lines = [f"{self.unit} in {self.env_id}, {self.episodes} episodes per seed"]
+        lines = [f"{self.unit} in {self.env_id}, step {self.step}, {self.episodes} episodes per seed"]
         for s in self.summaries:
             where = ", ".join(f"{p}={v:g}" for p, v in s.point)
             spread = f"+- {s.std:.1f} over {len(s.seeds)} seeds" if len(s.seeds) > 1 else "(one seed)"
@@ -187,26 +188,30 @@ def evaluate(
     progress: Progress | None = None,
     curve: int = 0,
     max_steps: int | None = None,
+    step: int | None = None,
 ) -> Evaluation:
     """Evaluate the last policy of every seed and swept value; episodes are kept in evals.csv (kind "final").
 
     curve: episodes of each earlier policy that was kept on the way (kind "training"); 0 leaves them out. env_id: another
     environment; the module of an id such as "module:Name-v0" is imported. max_steps: where episodes are cut; by default by
-    the environment, or where it sets no limit at the longest episode of the data. Raises RunError if the run is not finished
-    or all of it failed, MissingEnvironment if there is nothing to act in, or nothing that ends an episode.
+    the environment, or where it sets no limit at the longest episode of the data. step: one of `run.kept`, to evaluate what
+    was kept then instead of the last (kind "kept"). Raises RunError if the run is not finished, all of it failed or it kept
+    nothing at that step, MissingEnvironment if there is nothing to act in, or nothing that ends an episode.
     """
     run = run if isinstance(run, Run) else load_run(run)
     env_id = environment_of(run, env_id)
     if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
         raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
     *earlier, last = run.kept
-    rows, notes = play(run, [last], rollouts_of(run, env_id, episodes, max_steps), "final", progress)
+    at, kind = (last, "final") if step in (None, last) else (step, "kept")
+    rows, notes = play(run, [at], rollouts_of(run, env_id, episodes, max_steps), kind, progress)
     before: list[dict[str, Any]] = []
     if curve and earlier:
         before, more = play(run, earlier, rollouts_of(run, env_id, curve, max_steps), "training", progress)
         notes += [note for note in more if note not in notes]
     table = evals_table(run)
-    known = [] if before else [row for row in table.read() if row["kind"] == "training"]
+    dropped = "training" if before else None
+    known = [row for row in table.read() if row["kind"] != dropped and (row["kind"], int(row["step"])) != (kind, at)]
     table.rewrite(known + before + rows)  # at once: a kill leaves the episodes of before or those of now
     return replace(_evaluation(run, rows, env_id), notes=tuple(notes))
 
@@ -245,4 +250,5 @@ def last_training_scores(run: Run) -> Evaluation | None:
 def _evaluation(run: Run, rows: list[dict[str, Any]], env_id: str) -> Evaluation:
     unit = "score" if reference_in(run, env_id) else "return"
     name = {"score": "normalized score", "return": "return"}[unit]
-    return Evaluation(str(run.path), env_id, 1 + max(int(r["episode"]) for r in rows), name, summarize(run, rows, unit))
+    episodes, step = (1 + max(int(r["episode"]) for r in rows)), int(rows[0]["step"])
+    return Evaluation(str(run.path), env_id, episodes, name, summarize(run, rows, unit), step)

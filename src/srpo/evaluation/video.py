@@ -51,8 +51,12 @@ def _filmed(env_id: str):
     return make_env(env_id, render_mode="rgb_array")
 
 
-def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = None, frames: int = 1000) -> Path:
-    """Write an mp4 of one episode of a policy (of the first seed and point unless told). Needs the extra `video`.
+def record(
+    run: Run, path: Path, seed: int | None = None, env_id: str | None = None, step: int | None = None, frames: int = 1000
+) -> Path:
+    """Write an mp4 of one episode of a policy (of the first seed and point unless told; the last, or one kept at `step`).
+
+    Needs the extra `video`.
 
     Raises VideoError if imageio or an off-screen OpenGL (EGL, OSMesa) is missing.
     """
@@ -63,7 +67,7 @@ def record(run: Run, path: Path, seed: int | None = None, env_id: str | None = N
     except ImportError as e:
         raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
     point: dict[str, Any] = dict(run.points[0])
-    policy = run.policy(run.seeds[0] if seed is None else seed, **point)
+    policy = run.policy(run.seeds[0] if seed is None else seed, step, **point)
     part = path.with_name(path.stem + ".part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

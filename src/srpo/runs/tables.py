@@ -52,8 +52,8 @@ def metrics_table(run: Run) -> Table:
 
 
 def evals_table(run: Run) -> Table:
-    """One row per episode. `kind`: "training" during it, "final" for `srpo eval`."""
-    which = {"kind": one_of(("training", "final")), "step": WHOLE, **_whose(run), "episode": WHOLE, "env_seed": WHOLE}
+    """One row per episode. `kind`: "training" during it, "final" for `srpo eval`, "kept" for its --step."""
+    which = {"kind": one_of(("training", "final", "kept")), "step": WHOLE, **_whose(run), "episode": WHOLE, "env_seed": WHOLE}
     found = {"return": NUMBER, "length": WHOLE, "score": MAYBE, "env_id": WORD, "gymnasium": WORD, "mujoco": WORD}
     return Table(run.path / "evals.csv", which | found)
 
