@@ -171,11 +171,14 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
     srpo.train(made, recorded, out=tmp_path / "bc", **options)
     sets = [part for text in TINY for part in ("--set", text)]
     assert main(["judge", str(tmp_path / "bc"), "--quiet", *sets]) == 0
-    told = capsys.readouterr().out
+    told, said = capsys.readouterr()
     assert "4 policies on data, judged by 2 held-out episodes" in told and (tmp_path / "bc/judge.png").exists()
     found = srpo.judge(tmp_path / "bc", judging=assign_all(Judging(), dict(t.split("=") for t in TINY)))
     assert {(j.candidate.seed, j.candidate.step) for j in found.ranking} == {(s, k) for s in (0, 1) for k in (4, 8)}
     assert f"{found.ranking[0].gain:.3g}" in told
+    c = found.choice
+    wanted = "" if c is None else f"next: srpo export {c.run} --seed {c.seed} --step {c.step} --to policy.safetensors\n"
+    assert said.endswith(wanted)
     srpo.train(made.set("data.holdout", 0.0), recorded, out=tmp_path / "all", **options)
     before = sorted(tmp_path.rglob("*"))
     assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2

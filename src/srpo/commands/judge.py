@@ -81,13 +81,19 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(found)
         print(f"picture: {plain(picture)}")
-        if found.choice is not None:
-            print(f"next: {next_command(found.choice)}", file=sys.stderr)
+        if found.choice is not None and (export := export_of(found.choice)):
+            print(f"next: {export}", file=sys.stderr)
     return 0
 
 
-def next_command(choice: Any) -> str:
-    """What makes files of the first policy; one with a dial is turned where it acts, as beta is an input of it."""
+def export_of(choice: Any) -> str:
+    """What makes a file of the first policy, if it can be exported; one with a dial is turned where it acts: beta is an input."""
+    from srpo.deploy.describe import exportable
+    from srpo.runs.run import load_run
+
+    run = load_run(choice.run)
+    if not exportable(run):
+        return ""
     point = [word for path, value in choice.point for word in ("--set-point", f"{path}={value:g}")]
-    words = [choice.run, "--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
-    return command("srpo", "export", *words) + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")
+    words = ["--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
+    return f"{command('srpo', 'export', run.path)}{run.algo} {command(*words)}" + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")
