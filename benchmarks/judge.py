@@ -27,7 +27,7 @@ import srpo
 from srpo.cli import guarded
 from srpo.commands.reading import pair
 from srpo.config import assign_all
-from srpo.data.load import recorded_source
+from srpo.data.again import recorded_source
 from srpo.data.reference import normalized
 from srpo.evaluation.rollouts import Rollouts
 from srpo.judging.evidence import Evidence, Judging, Split, gather

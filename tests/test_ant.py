@@ -11,7 +11,9 @@ from srpo.environments import check_environment, make_env, quiet_construction
 def data_named(name):
     rng, n = np.random.default_rng(0), 20
     fields = {"obs": rng.normal(size=(n, 111)), "action": rng.uniform(-1, 1, (n, 8)), "reward": np.zeros(n)}
-    return build(fields | {"terminal": np.arange(n) == 9, "timeout": np.arange(n) == 19}, Attributes(name, "its file", d4rl=True))
+    return build(
+        fields | {"terminal": np.arange(n) == 9, "timeout": np.arange(n) == 19}, Attributes(name, "its file", d4rl=True)
+    )
 
 
 def test_d4rl_s_ant_sets_have_an_environment_and_d4rl_s_references():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 import srpo
 from srpo.cli import main
 from srpo.data import DataError, load_dataset
+from srpo.data.again import observed, reload
 from srpo.data.info import summary
+from srpo.data.writing import write_recording
+from srpo.runs.run import RunError
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import csv, parquet  # noqa: E402
@@ -175,7 +179,32 @@ def test_a_run_on_a_table_is_trained_exported_and_resumed_with_its_names(tmp_pat
     (tmp_path / "run" / "stages" / "policy.safetensors").unlink()  # as if it had been stopped
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "run"), "--quiet"]) == 2
-    assert "compute it again with --reward plant_rewards:energy" in capsys.readouterr().err
+    assert "compute them again with --reward plant_rewards:energy" in capsys.readouterr().err
+
+
+def test_rewards_that_a_function_computed_are_remembered_whatever_the_source(tmp_path, module, capsys):
+    """They take the place of recorded ones, so that a run on the same file without them would be another."""
+    write_recording(load_dataset(f"{write(tmp_path / 'a.csv', columns(60, 3))}?{MAP}"), tmp_path / "a.hdf5")
+    small = [f"--set=policy.{k}" for k in ("steps=2", "batch_size=4", "hidden=8")]
+    arguments = [str(tmp_path / "a.hdf5"), "--algo", "bc-gaussian", "--no-eval", "--quiet", *small, "--set=data.holdout=0.4"]
+    computed = ["--reward", "plant_rewards:energy"]
+    assert main(["train", *arguments, *computed, "--out", str(tmp_path / "run")]) == 0
+    run = srpo.load_run(tmp_path / "run")
+    recorded = load_dataset(tmp_path / "a.hdf5")
+    assert run.info["data"]["reward"] == "plant_rewards:energy" and run.info["data"]["sha256"] != recorded.sha256
+    assert reload(run.info["data"], reward=sys.modules["plant_rewards"].energy).sha256 == run.info["data"]["sha256"]
+    observed_alone = observed(run.info["data"])
+    assert observed_alone.sha256 == run.info["data"]["sha256"] and not observed_alone.reward.any()
+    for command in (["judge", str(run.path)], ["train", *arguments, "--from", str(run.path), "--out", str(tmp_path / "other")]):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert ("compute them again with --reward plant_rewards:energy" if command[0] == "judge" else "was trained on") in (
+            capsys.readouterr().err
+        )
+    with pytest.raises(RunError, match="is not the data that"):
+        (run.path / "stages" / "policy.safetensors").unlink()  # as if it had been stopped
+        srpo.resume(run.path, recorded)
+    assert main(["train", "--resume", str(run.path), *computed, "--quiet"]) == 0
 
 
 def lerobot(folder, rewards=True):
@@ -254,6 +283,27 @@ def test_robomimic_and_d3rlpy_files(tmp_path):
         load_dataset(tmp_path / "buffer.h5")
 
 
+def test_what_a_file_states_of_itself_is_written_and_read_back(tmp_path):
+    told = replace(load_dataset(f"{write(tmp_path / 'a.csv', columns())}?{MAP}"), reference=(-3.5, 80.0))
+    for name in ("first", "second"):  # what was read is written again
+        told = load_dataset(write_recording(told, tmp_path / f"{name}.hdf5"))
+        assert told.labels[0] == ("joint_0", "joint_1", "temp") and told.reference == (-3.5, 80.0)
+    arrays = {"observations": told.obs, "actions": told.action, "rewards": told.reward, "terminals": told.terminal}
+    names = {"obs_names": ["a", "b", "c"], "action_names": ["x", "y"]}
+    np.savez(tmp_path / "named.npz", **arrays, **names, reference=[0, 2])
+    found = load_dataset(tmp_path / "named.npz")
+    assert found.labels == (("a", "b", "c"), ("x", "y")) and found.score(1) == 50
+    for wrong, said in (
+        ({"obs_names": ["a", "b"]}, "obs_names holds 2 names, expected one per column, 3"),
+        ({"action_names": [1, 2]}, "action_names is .*expected one piece of text per column"),
+        ({"reference": [2, 0]}, "reference scores are 2.* and 0.*, expected two numbers, the smaller first"),
+        ({"reference": [1]}, "expected two numbers, the returns of score 0 and 100"),
+    ):
+        np.savez(tmp_path / "wrong.npz", **arrays, **names | wrong)
+        with pytest.raises(DataError, match=said):
+            load_dataset(tmp_path / "wrong.npz")
+
+
 def test_any_source_is_written_in_our_layout(tmp_path, capsys):
     path = write(tmp_path / "a.csv", columns() | {"cmd_a": np.linspace(0, 10, 12)})
     arguments = ["data", "convert", f"{path}?{MAP}", str(tmp_path / "out.hdf5"), "--action-range=0,10/-1,1"]
@@ -261,6 +311,7 @@ def test_any_source_is_written_in_our_layout(tmp_path, capsys):
     data = load_dataset(tmp_path / "out.hdf5")
     np.testing.assert_allclose(data.action_range.recorded(data.action)[:, 0], np.linspace(0, 10, 12), rtol=1e-5, atol=1e-5)
     assert np.flatnonzero(data.timeout).tolist() == [3, 7, 11]
+    assert data.labels == (("joint_0", "joint_1", "temp"), ("cmd_a", "cmd_b")) and data.reference is None
     capsys.readouterr()
     assert main(arguments) == 2 and "exists; remove it first, or give another name" in capsys.readouterr().err
     assert main(["data", "convert", "hopper-medium-expert-mini", str(tmp_path / "x.txt")]) == 2

@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     from srpo import algorithms, config
     from srpo.commands import reward_function
     from srpo.commands.reading import pair
-    from srpo.data.load import reload
+    from srpo.data.again import reload
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge
     from srpo.judging.picture import draw
@@ -96,4 +96,6 @@ def export_of(choice: Any) -> str:
         return ""
     point = [word for path, value in choice.point for word in ("--set-point", f"{path}={value:g}")]
     words = ["--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
-    return f"{command('srpo', 'export', run.path)}{run.algo} {command(*words)}" + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")
+    return f"{command('srpo', 'export', run.path)}{run.algo} {command(*words)}" + (
+        "" if choice.beta is None else f", then act with beta={choice.beta:.3g}"
+    )

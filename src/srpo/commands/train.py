@@ -138,7 +138,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from srpo.data.load import reload
+    from srpo.data.again import reload
     from srpo.training import train as training
 
     _refuse_changes(args)

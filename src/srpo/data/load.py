@@ -15,7 +15,6 @@ from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
-from srpo.data.sources.builtin import BUILTIN
 from srpo.environments import MissingEnvironment, make_env
 from srpo.text import NAME, plain
 
@@ -33,10 +32,12 @@ def load_dataset(
     env_id: the environment that was recorded, if it is not the one that the data name. action_range: the recorded actions
     that training sees as -1 and 1, (low, high) as numbers or per column, "env" for the environment's bounds, "recorded" for
     what the recording states, else its smallest and largest; policies act in recorded units. reward: computes rewards (N,)
-    from obs, action and next_obs, in recorded units; the next observation of an episode's last row is its own.
+    from obs, action and next_obs, in recorded units; the next observation of an episode's last row is its own. Runs remember
+    the function's name, such as "rewards:energy", as a part of which data these are.
     """
     fields, attributes = sources.read(str(source))
     if reward is not None or "reward" not in fields:
+        attributes = _rewarded(attributes, "reward" in fields, place_of(reward))
         fields = fields | {"reward": computed(fields, attributes, reward)}
     if env_id is not None:
         attributes = attributes._replace(env_id=env_id)
@@ -62,6 +63,22 @@ def from_arrays(
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
     owned = {key: x.copy() if isinstance(x, np.ndarray) else x for key, x in found.items()}
     return build(owned, Attributes(name, "arrays", env_id), {key: key for key in FIELDS}, action_range)
+
+
+def place_of(reward: Reward | None) -> str | None:
+    """module:function of a function, as `--reward` names it."""
+    if reward is None:
+        return None
+    kind = reward if hasattr(reward, "__qualname__") else type(reward)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _rewarded(about: Attributes, recorded: bool, place: str | None) -> Attributes:
+    """What is known of a recording whose rewards a function computes; in the place of recorded ones, they are other data."""
+    told = about._replace(reward=about.reward or place)
+    if not recorded or about.sha256 is None:
+        return told
+    return told._replace(sha256=hashlib.sha256(f"{about.sha256} {place}".encode()).hexdigest())
 
 
 def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None) -> np.ndarray:
@@ -91,33 +108,6 @@ def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None
             f"obs {obs.shape}, action and next_obs of all rows"
         )
     return found
-
-
-def recorded_source(known: Mapping[str, Any]) -> str:
-    """Where the data set of a run is found again, from what `run.json` knows of it: a built-in one wherever it is installed."""
-    return known["name"] if known["name"] in BUILTIN else known["source"]
-
-
-def reload(known: Mapping[str, Any], source: str | Path | None = None, reward: Reward | None = None) -> Dataset:
-    """The data set of a run, in the same units, from what `run.json` knows of it; `source`: where it is now; `reward`: computes it."""
-    found = known.get("action_range")
-    told = found and (found["low"], found["high"])
-    return load_dataset(
-        recorded_source(known) if source is None else source,
-        env_id=known["env_id"],
-        action_range=told or (-1, 1),
-        reward=reward,
-    )
-
-
-def same_units(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two runs, by what their `run.json` knows of their data, map actions and observations alike."""
-
-    def units(known):
-        found = known.get("action_range")
-        return found and (found["low"], found["high"]), known.get("obs_offset")
-
-    return units(mine) == units(theirs)
 
 
 def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] = FIELDS, asked: Asked = None) -> Dataset:
@@ -155,6 +145,7 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
         obs_offset=offset,
         notes=(*about.notes, *notes),
         labels=about.labels,
+        reward_by=about.reward,
     )
 
 

@@ -71,6 +71,7 @@ class Dataset:
     obs_offset: np.ndarray | None = None  # (obs,) float32 taken off the recorded observations
     notes: tuple[str, ...] = ()  # what was done to the recording, to be said
     labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of obs and action, if they have any
+    reward_by: str | None = None  # module:function that computed the rewards, if they are not recorded ones
 
     def __len__(self) -> int:
         return len(self.obs)

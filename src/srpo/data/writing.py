@@ -12,6 +12,7 @@ import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
 from srpo.data.recording import Dataset
+from srpo.data.sources import stated
 from srpo.data.sources.hdf5 import HDF5
 
 
@@ -50,7 +51,8 @@ def write_hdf5(path: Path, fields: Mapping[str, np.ndarray | None], attributes: 
 
 
 def write_recording(data: Dataset, path: Path) -> Path:
-    """A data set of any source in this layout, in the units that were recorded. Raises DataError if it cannot be written."""
+    """A data set of any source in this layout, in the units that were recorded, with what is known of it: environment, range
+    of the actions, names of the columns, reference returns. Raises DataError if it cannot be written."""
     units, offset = data.action_range, data.obs_offset
     following = data.next_obs if data.next_obs is None or offset is None else data.next_obs + offset
     fields = {
@@ -61,5 +63,8 @@ def write_recording(data: Dataset, path: Path) -> Path:
         "timeout": data.timeout,
         "next_obs": following,
     }
-    about = {} if data.env_id is None else {"env_id": data.env_id}
-    return write_hdf5(path, fields, about | ({} if units is None else {"action_low": units.low, "action_high": units.high}))
+    about: dict[str, Any] = {} if data.env_id is None else {"env_id": data.env_id}
+    about |= {} if units is None else {"action_low": units.low, "action_high": units.high}
+    about |= {} if data.labels is None else dict(zip(stated.NAMES.values(), map(list, data.labels), strict=True))
+    about |= {} if data.reference is None else {stated.REFERENCE: data.reference}
+    return write_hdf5(path, fields, about)

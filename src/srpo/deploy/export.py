@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 
 from srpo.data import DataError
-from srpo.data.load import recorded_source, reload
+from srpo.data.again import observed, recorded_source
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
@@ -125,7 +124,7 @@ def export_run(
 def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[np.ndarray | None, str | None]:
     """The observations of the data set that a run was trained on, never downloaded, or why they are not at hand."""
     if given is not None:
-        dataset = reload(known, given, _unneeded if _computed(str(given)) else None)
+        dataset = observed(known, given)
         if dataset.sha256 != known["sha256"]:
             raise DataError(
                 f"{given} is not the run's data set (sha256 {dataset.sha256[:12]}..., expected {known['sha256'][:12]}...)"
@@ -134,20 +133,10 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
     source = recorded_source(known)
     if source not in BUILTIN and not Path(source.partition("?")[0]).exists():
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
-    dataset = reload(known, reward=_unneeded if _computed(source) else None)
+    dataset = observed(known)
     if dataset.sha256 != known["sha256"]:
         return None, f"{source} has changed since training, so its statistics were not used"
     return dataset.recorded_obs, None
-
-
-def _computed(source: str) -> bool:
-    """Whether the rewards of a source are computed by a function, which a file may not name."""
-    return ":" in dict(parse_qsl(source.partition("?")[2])).get("reward", "")
-
-
-def _unneeded(obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """No reward: only observations are looked at."""
-    return np.zeros(len(obs))
 
 
 def _environment(policy: Any, info: Mapping[str, Any]):

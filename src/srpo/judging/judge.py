@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from srpo.core import Batch
 from srpo.data import Dataset
-from srpo.data.load import reload, same_units
+from srpo.data.again import reload, same_units
 from srpo.errors import UserError
 from srpo.judging.evidence import Judging, Progress, Split, gather
 from srpo.judging.panel import Panel

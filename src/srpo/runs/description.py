@@ -57,6 +57,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
             "obs_offset": None if recording.obs_offset is None else recording.obs_offset.tolist(),
             "action_range": recording.action_range and recording.action_range.as_dict(),
             "labels": recording.labels,
+            "reward": recording.reward_by,
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": str(jax.devices()[0].device_kind),

@@ -75,6 +75,7 @@ class Data(Strict):
     obs_offset: list[float] | None = None
     action_range: ActionRange | None = None
     labels: tuple[list[Line], list[Line]] | None = None
+    reward: Line | None = None
 
 
 class Info(Strict):

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset, load_dataset
-from srpo.data.load import reload
+from srpo.data.again import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.environments import check_environment

@@ -12,7 +12,7 @@ import numpy as np
 from srpo.data import mapped
 from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
 from srpo.data.ends import TIMEOUTS
-from srpo.data.sources import Attributes, hdf5, large, npz
+from srpo.data.sources import Attributes, hdf5, large, npz, stated
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.hdf5 import HDF5
 from srpo.errors import UserError
@@ -22,7 +22,7 @@ from srpo.text import plain
 
 SUFFIXES = (*HDF5, ".npz")
 BOUNDS = ("action_low", "action_high")  # attributes: the recorded actions that are -1 and 1, one number or one per column
-ATTRIBUTES = ("env_id", *BOUNDS)
+ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.REFERENCE)
 
 
 def matches(source: str) -> bool:
@@ -40,10 +40,19 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
 def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in the file `path`, called `name`. Raises DataError."""
     fields, others = read_file(path)
-    env_id = text_of(others.pop("env_id", None), f"{path}: env_id")
-    bounds = [others.pop(name, None) for name in BOUNDS]
-    stated = None if any(bound is None for bound in bounds) else (*bounds, "stated in the file")
-    return fields, Attributes(name, str(path), env_id, file_hash(path), action_range=stated, others=others)
+    told = {name: others.pop(name, None) for name in ATTRIBUTES}
+    bounds = [told[name] for name in BOUNDS]
+    about = Attributes(
+        name,
+        str(path),
+        text_of(told["env_id"], f"{path}: env_id"),
+        file_hash(path),
+        action_range=None if any(bound is None for bound in bounds) else (*bounds, "stated in the file"),
+        others=others,
+        labels=stated.labels(told, fields, str(path)),
+        reference=stated.pair(told, str(path)),
+    )
+    return fields, about
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

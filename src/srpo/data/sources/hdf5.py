@@ -17,7 +17,7 @@ from srpo.files import UNSUSPICIOUS, amount, require_honest
 from srpo.text import NAME, plain
 
 HDF5 = (".hdf5", ".h5")  # how the names of such files end
-LONGEST_TEXT = 10_000  # bytes of an attribute
+LONGEST_TEXT = 60_000  # bytes of an attribute; HDF5 itself keeps at most 64 KiB
 KINDS = "fiub"  # of NumPy: numbers and flags
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
+from srpo.data.sources.stated import reference
 from srpo.text import NAME, plain
 
 PREFIX = "minari:"
@@ -96,17 +97,7 @@ def _reference(data: Any, source: str) -> tuple[float, float] | None:
     """The set's reference returns, if it states both. Raises DataError unless they are two numbers in order."""
     known = getattr(getattr(data, "storage", None), "metadata", None) or {}
     low, high = known.get("ref_min_score"), known.get("ref_max_score")
-    if low is None or high is None:
-        return None
-    try:
-        found = float(low), float(high)
-    except (TypeError, ValueError):
-        found = np.nan, np.nan
-    if not (np.isfinite(found).all() and found[0] < found[1]):
-        raise DataError(
-            f"{source}: its reference scores are {plain(low, NAME)} and {plain(high, NAME)}, expected two numbers, the smaller first"
-        )
-    return found
+    return None if low is None or high is None else reference(low, high, source)
 
 
 def _truncated(episode) -> np.ndarray:
