@@ -15,6 +15,7 @@ import srpo
 from srpo import algorithms
 from srpo.config import assign_all
 from srpo.data import from_arrays
+from srpo.files import unfinished
 from srpo.runs import checkpoint, tables
 from srpo.training import execution
 
@@ -142,3 +143,17 @@ def test_an_export_that_dies_is_made_again(trained, tmp_path, monkeypatch):
     srpo.deploy.export_run(trained, tmp_path / "again", force=True, **options)
     assert policies(tmp_path / "again") == policies(tmp_path / "whole")
     assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_what_killed_processes_left_half_written_goes_and_what_others_write_stays(tmp_path):
+    left, others, alike = tmp_path / ".data.17.part.hdf5", tmp_path / ".data.18.part.hdf5", tmp_path / ".data-2.17.part.hdf5"
+    folder = tmp_path / ".data.19.part.hdf5"
+    folder.mkdir()
+    for path in (left, others, alike, folder / "inside"):
+        path.write_bytes(b"half")
+    for path in (left, folder):
+        os.utime(path, (1.0, 1.0))
+    with unfinished(tmp_path / "data.hdf5") as part:
+        part.write_bytes(b"whole")
+        assert sorted(tmp_path.iterdir()) == sorted([others, alike, part])
+    assert sorted(tmp_path.iterdir()) == sorted([others, alike])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import math
 import os
+import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from srpo.errors import UserError
 
+ABANDONED = 3600  # seconds since anything was written to it
 UNSUSPICIOUS = 64 << 20  # bytes that no claim needs to justify
 RATIO = 200  # times the file's size that its arrays may take: recorded numbers do not compress better
 
@@ -45,6 +49,29 @@ def appended(path: str | os.PathLike) -> io.BufferedWriter:
     """A plain file, made if there is none, open for writing at its end; never the target of a link. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     return os.fdopen(_plain(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), path), "ab")
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` for this process to write a file or a folder under, until it is complete and renamed.
+    It is removed whatever happens, and so is what killed processes left under such names."""
+    known = f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"
+    for old in path.parent.glob(known):
+        with contextlib.suppress(OSError):
+            if time.time() - old.lstat().st_mtime > ABANDONED:
+                _remove(old)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+    finally:
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_bytes(path: str | os.PathLike, limit: int | None = None) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from srpo.data.checks import DataError
-from srpo.files import amount
+from srpo.files import amount, unfinished
 from srpo.surroundings import expanded
 
 
@@ -49,18 +49,16 @@ def unpacked(key: str, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype, Par
     files = {name: home / f"{name}.npy" for name in arrays}
     if home.is_dir():
         return files
-    part = folder(sum(sizes.values())) / f".{key}.{os.getpid()}.part"
     try:
-        part.mkdir()
-        _write(part, arrays, sum(sizes.values()), label)
-        os.replace(part, home)
+        with unfinished(folder(sum(sizes.values())) / key) as part:
+            part.mkdir()
+            _write(part, arrays, sum(sizes.values()), label)
+            os.replace(part, home)
     except OSError as error:
         if not home.is_dir():  # or another process was faster
             raise DataError(
                 f"{home}: cannot be written ({error.strerror or error}); set SRPO_CACHE_DIR to another folder"
             ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return files
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from srpo.data.mapped import few
 from srpo.data.recording import Dataset
+from srpo.files import unfinished
 from srpo.text import plain
 
 BLUE, GRAY = "#2b6cb0", "#555555"
@@ -35,12 +36,9 @@ def draw(data: Dataset, path: Path) -> None:
         else:
             name = f"column {column}" if data.labels is None else plain(data.labels[1][column], 24)
             _action(axis, few(data.action)[:, column], name)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with unfinished(path) as part:
         figure.savefig(part, format="png")
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _returns(axis, data: Dataset) -> None:

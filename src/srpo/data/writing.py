@@ -14,6 +14,7 @@ from srpo.data.checks import FIELDS, DataError
 from srpo.data.recording import Dataset
 from srpo.data.sources import stated
 from srpo.data.sources.hdf5 import HDF5
+from srpo.files import unfinished
 
 
 def check_destination(path: Path) -> None:
@@ -33,20 +34,18 @@ def check_destination(path: Path) -> None:
 def write_hdf5(path: Path, fields: Mapping[str, np.ndarray | None], attributes: Mapping[str, Any]) -> Path:
     """The fields, by our names, as a file that `load_dataset` reads; completely or not at all. The same bytes for the same
     content. Raises DataError if it cannot be written."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with h5py.File(part, "w") as file:
-            for key, name in FIELDS.items():
-                if fields.get(key) is not None:
-                    file.create_dataset(name, data=fields[key], compression="gzip", shuffle=True, track_times=False)
-            file.attrs.update(attributes)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with unfinished(path) as part:
+            with h5py.File(part, "w") as file:
+                for key, name in FIELDS.items():
+                    if fields.get(key) is not None:
+                        file.create_dataset(name, data=fields[key], compression="gzip", shuffle=True, track_times=False)
+                file.attrs.update(attributes)
+            with open(part, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(part, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); give another place") from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

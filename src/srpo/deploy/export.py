@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
 from srpo.environments import MissingEnvironment
 from srpo.errors import ConfigError
+from srpo.files import unfinished
 from srpo.surroundings import in_float32
 
 CHECK = "policy_check.c"
@@ -173,8 +173,9 @@ def _workshop(folder: Path):
     while not here.exists():
         here = here.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".srpo-export-", dir=here) as made:
-            yield Path(made)
+        with unfinished(here / "srpo-export") as made:
+            made.mkdir()
+            yield made
     except OSError as e:
         raise DeployError(
             f"cannot write to {folder}: {e.strerror or e}; make room or give another folder, and export again"

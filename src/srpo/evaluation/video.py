@@ -16,6 +16,7 @@ import numpy as np
 from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
 from srpo.evaluation.scores import FIRST_SEED, environment_of
+from srpo.files import unfinished
 from srpo.runs.run import Run
 from srpo.surroundings import in_float32
 
@@ -68,10 +69,9 @@ def record(
         raise VideoError("films need imageio with ffmpeg: pip install 'srpo[video]'") from e
     point: dict[str, Any] = dict(run.points[0])
     policy = run.policy(run.seeds[0] if seed is None else seed, step, **point)
-    part = path.with_name(path.stem + ".part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(_filmed(environment_of(run, env_id))) as env:
+        with contextlib.closing(_filmed(environment_of(run, env_id))) as env, unfinished(path) as part:
             fps = min(env.metadata.get("render_fps", FPS_LIMIT), FPS_LIMIT)
             with warnings.catch_warnings():  # ffmpeg's process is started by fork and replaced at once
                 warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
@@ -79,15 +79,13 @@ def record(
                 with writer as film:
                     for picture in _pictures(env, policy, run.units.action_range is not None, frames):
                         film.append_data(picture)
-        os.replace(part, path)
+            os.replace(part, path)
     except OSError as e:
         raise VideoError(f"cannot write {path} ({e.strerror or e}); give another place") from e
     except (ImportError, RuntimeError, AttributeError) as e:
         raise VideoError(
             f"cannot render without a screen ({(str(e).splitlines() or [type(e).__name__])[0]}); install EGL or OSMesa, or set MUJOCO_GL"
         ) from e
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -19,6 +19,7 @@ from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
 from srpo.data.sources.hashes import file_hash
+from srpo.files import unfinished
 from srpo.surroundings import expanded
 
 HOSTS = (  # plain http where nothing else has it
@@ -125,7 +126,6 @@ def find(name: str) -> Path:
 def download(name: str, path: Path) -> Path:
     """Gets a D4RL file from the first host that has it: to a temporary name, checked, then renamed. Raises DataError."""
     folder, file = FILES[name]
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,17 +135,16 @@ def download(name: str, path: Path) -> Path:
     failures = []
     for host in HOSTS:
         url = host.format(folder=folder, file=file)
-        try:
-            _fetch(url, part, f"{name} from {url.split('/')[2]}")
-            _require_published(part, file)
-            read_file(part)
-            os.replace(part, path)
-            return path
-        except (OSError, HTTPException, DataError) as error:
-            reason = str(error).replace(f"{part}: ", "the file ")
-            failures.append(f"{url}: {' '.join(reason.split())}")
-        finally:
-            part.unlink(missing_ok=True)
+        with unfinished(path) as part:
+            try:
+                _fetch(url, part, f"{name} from {url.split('/')[2]}")
+                _require_published(part, file)
+                read_file(part)
+                os.replace(part, path)
+                return path
+            except (OSError, HTTPException, DataError) as error:
+                reason = str(error).replace(f"{part}: ", "the file ")
+                failures.append(f"{url}: {' '.join(reason.split())}")
     raise DataError(f"{name}: cannot be downloaded ({'; '.join(failures)}); get {file} elsewhere and put it at {path}")
 
 
