@@ -103,24 +103,25 @@ def test_the_dial_moves_from_the_maximum_of_q_as_a_policy_for_each_temperature_d
     assert all(abs(float(r[f"{name}_x"]) - float(r["target_x"])) < 0.6 for r in warmest for name in ("dial", "alone"))
 
 
-def test_dtql_toys_put_both_methods_on_the_same_data(tmp_path, capsys, monkeypatch):
+def test_dtql_toys_put_the_methods_on_the_same_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
     report, _ = run(capsys, "dtql-toys", "--data", "swissroll", "--out", tmp_path)
     reward = {(r["reward"], r["method"]): r["mean reward"] for r in report["rows"]}
-    assert len(reward) == 8 and reward["same", "DTQL"] == reward["same", "SRPO"] == 0
+    methods = ("DTQL", "DTQL (KL)", "SRPO")
+    assert len(reward) == 12 and all(reward["same", method] == 0 for method in methods)
     points = table(tmp_path / "dtql-toys_landscape.csv")
     trust, density = (np.array([float(p[name]) for p in points]) for name in ("trust_region_loss", "log_density"))
     likely = density > np.quantile(density, 0.9)
     assert trust[likely].mean() < 0.7 * trust[~likely].mean()  # the valleys of both landscapes are where the data are
     policies = table(tmp_path / "dtql-toys_policies.csv")
-    assert len(policies) == 8 * 9
+    assert len(policies) == 12 * 9
 
     def norm(name, method):
         return np.mean(
             [np.hypot(float(p["x"]), float(p["y"])) for p in policies if (p["reward"], p["method"]) == (name, method)]
         )
 
-    for method in ("DTQL", "SRPO"):
+    for method in methods:
         assert norm("far", method) > norm("near", method)
         assert norm("far", method) == pytest.approx(reward["far", method], abs=0.01)
     assert (tmp_path / "dtql-toys.png").stat().st_size > 10_000

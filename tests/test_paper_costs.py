@@ -88,11 +88,21 @@ def test_fig1_shows_published_scores_or_those_of_a_suite(tmp_path, capsys):
     assert rows["srpo"] == 87.1 and len(rows) == 11 and (tmp_path / "fig1.png").stat().st_size > 10_000
 
 
+def test_dtqls_table_has_scores_and_times_of_its_systems(tmp_path, capsys):
+    given = ("--costs", str(PAGES / "costs.csv"))
+    made = {r["system"]: r for r in make(capsys, "dtql-table", PAGES / "scores", tmp_path, *given)}
+    assert made["DTQL"]["mean of the suite"] == "-" and "±" in made["SRPO"]["halfcheetah-medium-replay"]
+    assert cli.main(["paper", "dtql-table", *given, "--out", str(tmp_path)]) == 0
+    rows = {r["system"]: r for r in read(tmp_path / "dtql-table.csv")}
+    assert (rows["DTQL"]["mean"], rows["DTQL"]["x SRPO"], rows["SRPO"]["x SRPO"]) == ("88.7", "271", "1")
+    assert rows["DTQL (KL)"]["mean"] == "-" and rows["IQL"]["hopper-medium-v2"] == "66.3"
+
+
 def test_what_cannot_be_timed_or_shown(tmp_path, capsys):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     out = ("--out", tmp_path / "new")
     assert "costs.csv that srpo paper fig5 wrote" in refusal(capsys, "fig1", "--costs", tmp_path / "other.csv", *out)
     assert "did you mean 'srpo'" in refusal(capsys, "fig5", "--algos", "spro", *out)
-    assert "--into is for fig1 and fig5" in refusal(capsys, "fig3", "--into", "page.md", *out)
+    assert "--into is for fig5" in refusal(capsys, "fig3", "--into", "page.md", *out)
     assert "leave one out" in refusal(capsys, "fig5", "--algos", "srpo", "--costs", PAGES / "costs.csv", *out)
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from test_paper_command import refusal
 
 import srpo
 from srpo import cli
-from srpo.paper import FIGURES, PAPER, ablation, fig6, fig8, fig9, fig10, table2
+from srpo.paper import FIGURES, PAPER, ablation, dtql_likelihood, fig6, fig8, fig9, fig10, table2
 from srpo.runs.run import load_run
 from srpo.suite import published, tables
 from srpo.suite.budget import Budget
@@ -146,7 +146,7 @@ def test_a_study_trains_the_base_once_and_its_variants_share_its_stages(recordin
     written = read(out / "fig10.csv")
     assert [(r["seed"], r["episodes"]) for r in written] == [("0", "1")] * 6 and (out / "fig10.png").exists()
     assert make(capsys, "fig10", tmp_path, out, "--quick", *given) == rows and len(paths) == 2  # nothing is trained twice
-    base = load_run(out / "runs" / "open-at-once" / NAME / "0" / "base")
+    base = load_run(out / "runs" / "open-at-once" / NAME / "srpo" / "0" / "base")
     swept = load_run(base.path.with_name("beta"))
     for name in ("critic", "behavior"):
         assert base.stage_file(name).read_bytes()[-64:] == swept.stage_file(name).read_bytes()[-64:]
@@ -170,6 +170,7 @@ def test_what_varies():
     assert [label for label, s in found.items() if not s["policy.baseline"].value] == ["no baseline"]
     assert found["t = 0.98"]["policy.min_time"].value == found["t = 0.98"]["policy.max_time"].value == 0.98
     assert [len(v.settings["policy.hidden"]) for v in fig9.variants(base, None)] == [2, 3, 4]
+    assert dtql_likelihood.variants(base, None)[0].sweep == {"policy.likelihood": (0.0, 0.1, 1.0)}
     normalized = srpo.config.assign_all(base, {"policy.normalize": "2-norm"})
     assert max(fig10.variants(normalized, None)[0].sweep["policy.beta"]) == 0.08
 

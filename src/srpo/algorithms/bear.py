@@ -9,12 +9,13 @@ benchmark (d4rl_evaluations): it made the scores that D4RL's and all later table
 The paper's ensemble-variance penalty is off in both, and not here.
 
 Differences from both codes: the transitions are those of `qlearning_dataset` (the release takes the first
-observation of the next episode after a time-out, a plain bug; the port skips every 1000th row); the policy's log
-standard deviation is clipped to the port's range, the release leaves it free.
+observation of the next episode after a time-out, a plain bug; the port skips every 1000th row). Layers start as the
+release's, the port has rlkit's initialization.
 """
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -79,6 +80,9 @@ def pessimistic(q: Float[Array, "heads ..."]) -> Float[Array, "..."]:
     return 0.75 * jnp.min(q, 0) + 0.25 * jnp.max(q, 0)
 
 
+LOG_STD = {"free": (-math.inf, math.inf), "-5 to 2": (-5.0, 2.0)}
+
+
 class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(100, "transitions per step")
@@ -89,6 +93,8 @@ class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
     match_actions: int = static(5, "samples of policy and VAE from which their MMD is estimated")
     kernel: Literal["laplacian", "gaussian"] = static("laplacian", "kernel of the MMD")
     q_samples: Literal["all", "first"] = static("all", "samples over which the actor's loss averages Q")
+    actor_q: Literal["after", "before"] = static("after", "the actor climbs Q after (release) or before (port) Q's own step")
+    log_std: Literal["free", "-5 to 2"] = static("free", "bounds of the policy's log standard deviation, before the tanh")
     random_multiplier: bool = static(True, "start the log multiplier from N(0, 1), not 0")
     sigma: float = setting(10.0, "width of the kernel", "(0, inf)")
     threshold: float = setting(0.05, "MMD that the constraint allows; larger: further from the behavior")
@@ -105,7 +111,7 @@ class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
         k_vae, k_q, k_actor, k_dual = jax.random.split(key, 4)
         obs, act = data.obs_size, data.action_size
         log_multiplier = jax.random.normal(k_dual) if self.random_multiplier else jnp.zeros(())
-        actor = SquashedGaussianActor(obs, act, self.hidden, k_actor, log_std_range=(-20.0, 2.0))
+        actor = SquashedGaussianActor(obs, act, self.hidden, k_actor, log_std_range=LOG_STD[self.log_std])
         return BEARState(
             TrainState.create(BehaviorVAE(obs, act, self.vae_hidden, k_vae), adam(self.lr_vae)),
             TrainState.create(QEnsemble(obs, act, self.hidden, k_q), adam(self.lr_q), target=True),
@@ -118,7 +124,8 @@ class BEARPolicy(Stage[BEARState, Batch, ActorCritic]):
         noise = jax.random.normal(k_vae, (*batch.reward.shape, 2 * batch.action.shape[-1]))
         vae, of_vae = descend(state.vae, adam(self.lr_vae), lambda vae: vae.loss(batch.obs, batch.action, noise))
         q, of_q = self._critic_step(state, batch, k_next)
-        actor, of_actor = self.actor_step(state.actor, vae.model, q.model, state.log_multiplier.model, batch, k_actor, step)
+        climbed = q.model if self.actor_q == "after" else state.q.model
+        actor, of_actor = self.actor_step(state.actor, vae.model, climbed, state.log_multiplier.model, batch, k_actor, step)
         dual, of_dual = self.dual_step(state.log_multiplier, of_actor["mmd"])
         return BEARState(vae, q, actor, dual), of_vae | of_q | of_actor | of_dual
 
@@ -173,6 +180,8 @@ PORT: Overrides = {
     "policy.target_actor": False,
     "policy.match_actions": 4,
     "policy.q_samples": "first",
+    "policy.actor_q": "before",
+    "policy.log_std": "-5 to 2",
     "policy.random_multiplier": False,
     "policy.warmup": 40_000.0,
     "policy.max_noise": 100.0,

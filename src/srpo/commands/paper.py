@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suite.add_argument("--keep", type=Path, metavar="DIR", help="the results of the suite (default: runs/suite/SUITE/results)")
     suite.add_argument("--runs", type=Path, metavar="DIR", help="the trained cells of the suite (default: runs/suite/SUITE)")
     suite.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the suite's data, as for srpo suite run")
-    costs = parser.add_argument_group("what is timed here (fig1, fig5)")
+    costs = parser.add_argument_group("what is timed here (fig1, fig5, dtql-table)")
     costs.add_argument("--algos", metavar="NAMES", help="only these algorithms, separated by commas; SRPO is always timed")
     costs.add_argument("--costs", type=Path, metavar="CSV", help="time nothing: the costs.csv of an earlier run")
     costs.add_argument("--into", type=Path, metavar="PAGE", help="fig5: also replace the table in this page")
@@ -92,9 +92,10 @@ def _prepare(args):
         raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
     if args.seed < 0:
         raise ConfigError(f"--seed must be zero or more, found {args.seed}")
-    for option in ("algos", "costs", "into"):
-        if getattr(args, option) is not None and artefact.kind != "costs":
-            raise ConfigError(f"--{option} is for fig1 and fig5, found it with {args.figure}; leave it out")
+    timed = [name for name, a in FIGURES.items() if a.kind == "costs"]
+    for option, figures in {"algos": timed, "costs": timed, "into": ["fig5"]}.items():
+        if getattr(args, option) is not None and args.figure not in figures:
+            raise ConfigError(f"--{option} is for {' and '.join(figures)}, found it with {args.figure}; leave it out")
     prepare = {"plane": _on_the_plane, "costs": _by_timing}.get(artefact.kind, _from_a_suite)
     return prepare(args, data)
 
@@ -102,7 +103,7 @@ def _prepare(args):
 def _on_the_plane(args, data):
     """A figure on 2-D data."""
     try:
-        module = importlib.import_module(f"srpo.paper.{args.figure.replace('-', '_')}")
+        module = _module(args.figure)
         import sklearn  # noqa: F401
     except ModuleNotFoundError as e:
         if e.name not in ("diffrax", "sklearn"):
@@ -126,7 +127,7 @@ def _from_a_suite(args, data):
     from srpo.paper.kept import FromSuite
     from srpo.training.progress import Bars
 
-    module = importlib.import_module(f"srpo.paper.{args.figure}")
+    module = _module(args.figure)
     suite = FromSuite.create(
         args.suite or getattr(module, "DEFAULT_SUITE", "open"), args.keep, args.runs, args.data_dir, data, args.quick
     )
@@ -140,7 +141,7 @@ def _by_timing(args, data):
     from srpo.paper.job import Job
     from srpo.training.progress import Bars
 
-    module = importlib.import_module(f"srpo.paper.{args.figure}")
+    module = _module(args.figure)
     names = tuple(args.algos.split(",")) if args.algos else ()
     for name in names:
         algorithms.find(name)
@@ -151,6 +152,10 @@ def _by_timing(args, data):
     job = _from_a_suite(args, data)[0] if args.keep or args.suite else Job(args.out, Bars())
     _check_folder(args.out)
     return replace(job, asked=Asked(names, args.costs, args.into, args.quick)), module.make
+
+
+def _module(figure):
+    return importlib.import_module(f"srpo.paper.{figure.replace('-', '_')}")
 
 
 def _check_data(name, figure, module):
@@ -176,8 +181,9 @@ def _list(as_json: bool) -> int:
         meanings, needs = ({name: getattr(a, what) for name, a in FIGURES.items()} for what in ("meaning", "needs"))
         print(strict_json.dumps({"figures": meanings, "needs": needs}))
         return 0
+    width = 2 + max(map(len, FIGURES))
     for name, artefact in FIGURES.items():
-        print(f"{name:<11}{artefact.meaning}\n{'':<11}needs: {artefact.needs}")
+        print(f"{name:<{width}}{artefact.meaning}\n{'':<{width}}needs: {artefact.needs}")
     return 0
 
 

@@ -36,6 +36,12 @@ PAPER = {
 OTHERS = {
     "variance": Artefact("variance of the policy's gradient, and score error by noise level", TOYS, "plane"),
     "dial": Artefact("one policy for all temperatures beside a policy for each, on one 2-D bandit", TOYS, "plane"),
-    "dtql-toys": Artefact("DTQL's trust-region loss and one-step policies, beside SRPO's", TOYS, "plane"),
+    "dtql-toys": Artefact(
+        "DTQL's trust-region loss; its one-step policies, those of its KL variant, and SRPO's", TOYS, "plane"
+    ),
+    "dtql-table": Artefact(
+        "scores, time per action and of training", f"{TIMES}; --keep: a suite's scores, else the published)", "costs"
+    ),
+    "dtql-likelihood": Artefact("DTQL's likelihood term, on mazes (--suite mazes)", CELLS.replace("SRPO", "DTQL"), "study"),
 }
 FIGURES = PAPER | OTHERS

@@ -1,9 +1,9 @@
-"""Ablations of SRPO: a base run of a suite, and variants of it that take over every stage that they do not change.
+"""Ablations of SRPO, or of another algorithm: a base run of a suite, and variants of it that take over every stage that they do not change.
 
 The base is the suite's own cell, with the seeds and episodes that it was trained with. With --quick it is trained here, at
 a budget that shows that all works and says nothing about the method.
 
-OUT/runs/SUITE/DATA/SEEDS/VARIANT      a run for each variant, as `srpo train` leaves it; one that was stopped goes on
+OUT/runs/SUITE/DATA/ALGORITHM/SEEDS/VARIANT      a run for each variant, as `srpo train` leaves it; one that was stopped goes on
 """
 
 from __future__ import annotations
@@ -73,19 +73,22 @@ class Trained:
 
 
 def study(
-    job: Job, variants: Callable[[Algorithm, Dataset], Sequence[Variant]], quick_seeds: tuple[int, ...] = (0,)
+    job: Job,
+    variants: Callable[[Algorithm, Dataset], Sequence[Variant]],
+    quick_seeds: tuple[int, ...] = (0,),
+    system: str = SYSTEM,
 ) -> list[Trained]:
     """Train and evaluate what is not there yet. Raises ConfigError where the suite's cells are missing, before anything is written."""
     asked = job.of_suite
     names = asked.chosen([s.name for s in asked.suite.data])
     chosen = [s for s in asked.suite.data if s.name in names][: 1 if asked.quick and not asked.data else None]
-    bases = {s: [] if asked.quick else bases_of(asked, s) for s in chosen}
+    bases = {s: [] if asked.quick else bases_of(asked, s, system) for s in chosen}
     out = []
     for source in chosen:
         data = load_data(source.name, asked.data_dir)
-        folder = job.out / "runs" / (f"{asked.suite.name}-at-once" if asked.quick else asked.suite.name) / source.name
+        folder = job.out / "runs" / (f"{asked.suite.name}-at-once" if asked.quick else asked.suite.name) / source.name / system
         job.bars.open(f"{source.name}: base", 1)
-        for base in bases[source] or [quick_base(folder, source, data, asked, quick_seeds)]:
+        for base in bases[source] or [quick_base(folder, source, data, asked, quick_seeds, system)]:
             episodes = QUICK.episodes if asked.quick else asked.suite.episodes
             where = folder / "-".join(map(str, base.seeds))
             for variant in variants(base.algorithm, data):
@@ -97,24 +100,24 @@ def study(
     return out
 
 
-def bases_of(asked: FromSuite, source: Source) -> list[Run]:
-    """The trained cells of SRPO on a data set, each seed once: one with all seeds, or one for each."""
-    folder = asked.runs / source.name / SYSTEM
+def bases_of(asked: FromSuite, source: Source, system: str) -> list[Run]:
+    """The trained cells of the algorithm on a data set, each seed once: one with all seeds, or one for each."""
+    folder = asked.runs / source.name / system
     found: dict[int, Run] = {}
     for path in sorted(folder.glob("*/run.json")) if folder.exists() else []:
         run = load_run(path.parent)
         if run.complete and not set(run.seeds) & set(found):
             found |= dict.fromkeys(run.seeds, run)
     if not found:
-        command = asked.command("--algos", SYSTEM, "--data", source.name)
+        command = asked.command("--algos", system, "--data", source.name)
         raise ConfigError(f"{folder} holds no trained cell; {command} makes it (or --quick, which shows how it works)")
     return list({id(run): run for run in found.values()}.values())
 
 
-def quick_base(folder: Path, source: Source, data: Dataset, asked: FromSuite, seeds: tuple[int, ...]) -> Run:
+def quick_base(folder: Path, source: Source, data: Dataset, asked: FromSuite, seeds: tuple[int, ...], system: str) -> Run:
     """The base of --quick, trained here."""
-    more = {**asked.suite.settings.get(SYSTEM, {}), **QUICK.settings}
-    algorithm = config.assign_all(configured(SYSTEM, source.task, "quick", QUICK.budget, {}), more)
+    more = {**asked.suite.settings.get(system, {}), **QUICK.settings}
+    algorithm = config.assign_all(configured(system, source.task, "quick", QUICK.budget, {}), more)
     algorithm = config.assign_all(algorithm, QUICK.budget.settings(algorithm))  # of a suite's own steps as well
     return at(folder / "-".join(map(str, seeds)) / "base", algorithm, {}, data, seeds, None)
 

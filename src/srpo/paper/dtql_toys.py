@@ -1,9 +1,8 @@
-"""DTQL's toys (arXiv 2405.19690): its trust-region loss over the plane, and its one-step policies beside SRPO's.
+"""DTQL's toys (arXiv 2405.19690): its trust-region loss over the plane, and one-step policies under three regularizers.
 
 Four rewards: far (the action's norm), near (its opposite), hard (far, doubled in one corner), same (none). The reward is
-the critic. Both methods start at the same random actions: DTQL's policy is a Gaussian, a free mean and deviation that
-descend alpha E[L_TR] - E[Q]; SRPO's a free vector that follows eq. 10. DTQL's loss and its draws of noise are the
-algorithm's own, in the units of its toy, its denoised action not clipped.
+the critic. DTQL's Gaussian policies and SRPO's points, which follow eq. 10 (reverse KL by the score alone), start at the
+same random actions; the KL variant is one implicit policy that starts at the behavior model (`toy_policies.py`).
 
 Differences from the authors' toy code: the reward in place of a learned critic, and batches in place of all 10,000 rows.
 """
@@ -12,104 +11,34 @@ from __future__ import annotations
 
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, ScalarLike
 
-from srpo.config import setting, static
-from srpo.core import Stage, TrainState, descend
-from srpo.diffusion.denoising import Denoiser, denoising_loss
-from srpo.networks.score import ScoreMLP
-from srpo.optim import adam, cosine
+from srpo.diffusion.denoising import denoising_loss
 from srpo.paper import panels
 from srpo.paper.bandits import find, fit, train
 from srpo.paper.job import Job
 from srpo.paper.study import OUTSIDE, climb, densities, grid_points
+from srpo.paper.toy_policies import REWARDS, Denoising, Reward, gaussians, implicit
 from srpo.stages.trust_region import levels_and_noise
 
 DATA = ("25gaussians",)
 ALLOWED = ("25gaussians", "swissroll")
-REWARDS = ("far", "near", "hard", "same")
-ALPHA, BETA = 1.0, 1.0
-DRAWS = 8  # actions, noise levels and noises per policy and step
-HIDDEN = (128, 128, 128, 128)
+BETA = 1.0
+COLORS = {"DTQL": panels.ORANGE, "DTQL (KL)": panels.RED, "SRPO": panels.DARK}
 
 
-class Reward(eqx.Module):
-    """The reward of this index in REWARDS, as a critic with one head; the corner of "hard" is the square's upper left."""
-
-    index: ScalarLike = eqx.field(converter=jnp.asarray)
-    extent: float
-
-    def __call__(self, action: Float[Array, "... 2"]) -> Float[Array, "..."]:
-        norm = jnp.sqrt(jnp.sum(action**2, -1) + 1e-12)
-        corner = (action[..., 0] < -0.625 * self.extent) & (action[..., 1] > 0.625 * self.extent)
-        return jnp.stack([norm, -norm, norm * jnp.where(corner, 2.0, 1.0), 0 * norm], -1)[..., self.index]
-
-    def q_target(self, obs, action: Float[Array, "... 2"]) -> Float[Array, "1 ..."]:
-        return self(action)[None]
-
-
-class Denoising(Stage):
-    """DTQL's behavior model, alone and without bounds on the action."""
-
-    steps: int = static(5000, "gradient steps")
-    batch_size: int = static(512, "actions per step")
-    lr: float = setting(3e-3, "learning rate (Adam)")
-
-    def init(self, data, given, key):
-        return TrainState.create(Denoiser(ScoreMLP(0, 2, HIDDEN, key, linear_input=True)), adam(self.lr))
-
-    def update(self, state, batch, given, key, step):
-        sigma, noise = levels_and_noise(key, batch.action)
-
-        def loss(denoiser):
-            value = jnp.mean(denoising_loss(denoiser, batch.obs, batch.action, sigma, noise, jnp.inf))
-            return value, {"loss": value}
-
-        return descend(state, adam(self.lr), loss)
-
-    def result(self, state):
-        return state.model
-
-
-@jax.jit
-def landscape(denoiser, points, key):
-    """L_TR at each point: the mean over 256 noise levels and noises, the same for all points."""
+@partial(jax.jit, static_argnames="draws")
+def landscape(denoiser, points, key, *, draws: int):
+    """L_TR at each point: the mean over so many noise levels and noises, the same for all points."""
     obs = jnp.zeros((len(points), 0))
 
     def one(key):
         sigma, noise = levels_and_noise(key, jnp.zeros((1, 2)))
         return denoising_loss(denoiser, obs, points, jnp.broadcast_to(sigma, len(points)), noise, jnp.inf)
 
-    return jnp.mean(jax.lax.map(one, jax.random.split(key, 256)), 0)
-
-
-@partial(jax.jit, static_argnames="steps")
-def one_step_policies(denoiser, reward, start, key, *, steps: int, lr: float):
-    """An action of each Gaussian policy N(mean, std^2) after descending alpha E[L_TR] - E[Q]; mean from `start`, std from 1."""
-    optimizer = adam(cosine(lr, steps))
-    shape = (DRAWS, *start.shape)
-
-    def loss(policy, key):
-        mean, log_std = policy
-        k_action, k_trust = jax.random.split(key)
-        action = (mean + jnp.exp(log_std) * jax.random.normal(k_action, shape)).reshape(-1, 2)
-        sigma, noise = levels_and_noise(k_trust, action)
-        trust = denoising_loss(denoiser, jnp.zeros((len(action), 0)), action, sigma, noise, jnp.inf)
-        return jnp.sum(ALPHA * trust - reward(action)) / DRAWS
-
-    def step(i, carry):
-        policy, opt_state = carry
-        update, opt_state = optimizer.update(jax.grad(loss)(policy, jax.random.fold_in(key, i)), opt_state)
-        return optax.apply_updates(policy, update), opt_state
-
-    policy = (start, jnp.zeros_like(start))
-    mean, log_std = jax.lax.fori_loop(0, steps, step, (policy, optimizer.init(policy)))[0]
-    return mean + jnp.exp(log_std) * jax.random.normal(jax.random.fold_in(key, steps), start.shape)
+    return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), 0)
 
 
 def make(job: Job) -> list[dict]:
@@ -120,7 +49,7 @@ def make(job: Job) -> list[dict]:
     stage = Denoising(steps=budget.steps, batch_size=budget.batch_size)
     denoiser = train(stage, stage.init(None, {}, job.key(0)), actions, job.key(1), job.bars, "DTQL behavior")
     behavior = fit(budget.behavior(), actions, job.key(2), job.bars, "SRPO behavior")
-    trust = np.asarray(landscape(denoiser, jnp.asarray(points), job.key(3)))
+    trust = np.asarray(landscape(denoiser, jnp.asarray(points), job.key(3), draws=min(256, budget.draws)))
     ends = _policies(job, bandit.extent, denoiser, behavior)
     names, placed = list(ends), np.concatenate(list(ends.values()))
     held_out = bandit.actions(1000, job.seed + 1)
@@ -155,14 +84,17 @@ def make(job: Job) -> list[dict]:
 
 
 def _policies(job, extent, denoiser, behavior):
-    """Actions by reward and method, all from the same random starts."""
+    """Actions by reward and method, as many of each."""
     start = jax.random.uniform(job.key(4), (job.budget.targets**2, 2), minval=-0.9 * extent, maxval=0.9 * extent)
     options = {"steps": 8 * job.budget.climbs, "lr": 0.02 * extent}
+    noise = jax.random.normal(job.key(8), start.shape)
+    kl = {"steps": job.budget.steps // 5, "batch_size": job.budget.batch_size, "lr": 3e-4}
     ends = {}
     job.bars.open("policies", len(REWARDS))
     for i, name in enumerate(REWARDS):
         reward = Reward(i, extent)
-        ends[name, "DTQL"] = np.asarray(one_step_policies(denoiser, reward, start, job.key(5), **options))
+        ends[name, "DTQL"] = np.asarray(gaussians(denoiser, reward, start, job.key(5), **options))
+        ends[name, "DTQL (KL)"] = np.asarray(implicit(denoiser, reward, noise, job.key(7), **kl))
         ends[name, "SRPO"] = np.asarray(climb(behavior, reward, start, jnp.full(1, 1 / BETA), job.key(6), **options)[-1])
         job.bars.update(i + 1)
     return ends
@@ -182,7 +114,7 @@ def draw(extent, actions, trust, density, ends):
     _cut(above[3], extent, trust, density)
     for axis, reward in zip(below, REWARDS, strict=True):
         panels.samples(axis, actions, color="#bbbbbb")
-        for method, color in (("DTQL", panels.ORANGE), ("SRPO", panels.DARK)):
+        for method, color in COLORS.items():
             axis.scatter(*ends[reward, method].T, s=2.5, color=color, linewidths=0, label=method)
         axis.set_xlabel("$a_1$")
     titles = ["(a) Data samples", r"(b) DTQL: $L_{\mathrm{TR}}(a)$", r"(c) SRPO: $-\log\hat\mu(a)$"]
@@ -192,7 +124,7 @@ def draw(extent, actions, trust, density, ends):
         axis.set_title(title)
     above[0].set_ylabel("$a_2$")
     below[0].set_ylabel("$a_2$")
-    figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, markerscale=2)
+    figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLORS), markerscale=2)
     return figure
 
 

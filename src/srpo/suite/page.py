@@ -11,6 +11,7 @@ from srpo.suite import published
 from srpo.suite.findings import CLONING, Findings, short
 from srpo.suite.measures import Estimate
 from srpo.suite.pages import has_place, markdown
+from srpo.suite.presets import one as one_value
 from srpo.suite.tables import RECORDED, SUITE, Row
 from srpo.text import NAME, plain
 
@@ -103,4 +104,5 @@ def summary(about: Mapping[str, Any]) -> str:
     budget = about["budget"]
     steps = f"{budget['iterations']:,} iterations of every stage" if budget["iterations"] else "each algorithm's own steps"
     factor = f", batches above 256 divided by {budget['batch_factor']}" if budget["batch_factor"] > 1 else ""
-    return f"preset `{about['preset']}`, {steps}{factor}"
+    given = [f"`{name}` {path} {one_value(v)}" for name, own in about.get("settings", {}).items() for path, v in own.items()]
+    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}", *given])
