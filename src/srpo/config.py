@@ -22,14 +22,6 @@ from srpo.errors import ConfigError, closest
 Overrides = dict[str, Any]  # of settings, by path
 Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
 
-# What earlier versions called a setting: their run folders and command lines are still understood.
-RENAMED = {
-    "policy.critic_lr": "policy.lr_q",  # Diffusion-QL
-    "acting.candidates": "candidates",  # SfBC
-    "acting.average": "average",
-    "acting.sharpness": "sharpness",
-}
-
 
 def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):
     """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again.
@@ -113,9 +105,8 @@ def settings(tree: Any, prefix: str = "") -> dict[str, Setting]:
 
 
 def present(tree: Any, path: str) -> str:
-    """What the setting that was called `path` once is called now, if `tree` has it; else `path`."""
-    known, now = settings(tree), RENAMED.get(path)
-    return now if now in known and path not in known else path
+    """What is called now what an earlier version called `path` (an algorithm's `renamed`); else `path`."""
+    return getattr(tree, "renamed", {}).get(path, path)
 
 
 def lookup(tree: Any, path: str) -> Setting:

@@ -218,6 +218,7 @@ class Algorithm(eqx.Module):
     acts_by: ClassVar[Literal["one pass", "candidates", "diffusion", "other"]] = "other"  # what an action costs follows from it
     trial: ClassVar[Trial | None] = None
     presets: ClassVar[Mapping[str, config.Tasks]] = {"paper": {}}
+    renamed: ClassVar[Mapping[str, str]] = {}  # what earlier versions called settings, by path: run folders still load
     data: eqx.AbstractVar[Any]  # a `srpo.data.treatments.Treatment`: how it wants the recorded data
 
     @abc.abstractmethod

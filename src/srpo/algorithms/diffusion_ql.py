@@ -189,6 +189,7 @@ class DiffusionQL(Algorithm):
         ("policy.eta", 0.1, 1.0),
         ("policy.q_loss", "policy.bc_loss"),
     )
+    renamed: ClassVar = {"policy.critic_lr": "policy.lr_q"}
     presets: ClassVar = {
         "paper": PAPER,
         "authors-code": PAPER | {"*": {"policy.q_scale": "policy"}},

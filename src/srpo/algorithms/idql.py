@@ -109,9 +109,9 @@ class DiscreteBehavior(Stage[Followed[Model], Batch, Model]):
         return adamw(cosine(self.lr, self.steps), self.weight_decay)
 
     def init(self, data, given, key) -> Followed[Model]:
-        style = ResNetStyle("xavier", "lecun", 1e-6, ACTIVATIONS[self.activation], True)
+        style = ResNetStyle("xavier", "lecun", 1e-6, ACTIVATIONS[self.activation], True, self.time_size)
         size = data.obs_size, data.action_size
-        net = ScoreResNet(*size, key, self.width, self.blocks, self.dropout, self.time_size, style)
+        net = ScoreResNet(*size, key, self.width, self.blocks, self.dropout, style)
         return TrainState.create(NoisePrediction(net, Discrete.vp(self.diffusion_steps)), self._optimizer(), target=True)
 
     def update(self, state: Followed[Model], batch: Batch, given, key, step) -> Updated[Followed[Model]]:

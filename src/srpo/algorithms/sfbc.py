@@ -215,6 +215,7 @@ class SfBC(Algorithm):
         ("critic.lr", 3e-3, 1e-2),
         ("behavior.loss", "critic.q_loss"),
     )
+    renamed: ClassVar = {f"acting.{name}": name for name in ("candidates", "average", "sharpness")}
     presets: ClassVar = {
         "paper": TASKS | LENGTH,
         "authors-code": {"*": {"critic.maximum": "same state"}} | TASKS | LENGTH,

@@ -21,7 +21,7 @@ from srpo.convert.torch_file import read_tensors
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
 from srpo.networks.layers import QEnsemble, ValueNet
-from srpo.networks.score import ScoreResNet
+from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.runs.checkpoint import CheckpointError, flatten
 from srpo.stages.iql_critic import Critic
 
@@ -77,9 +77,8 @@ def _read_behavior(path: Path) -> NoisePrediction[VP]:
     obs, blocks = inputs - act - 2 * TIME, _count(tensors, r"main\.blocks\.(\d+)\..*")
     if obs < 1:
         raise CheckpointError(f"{path}: the {inputs} inputs of main.fc leave none for observations; give behavior_ckpt*.pth")
-    shaped = jax.eval_shape(
-        lambda: NoisePrediction(ScoreResNet(obs, act, jax.random.key(0), width, blocks, time_size=TIME), VP())
-    )
+    style = ResNetStyle(time_size=TIME)
+    shaped = jax.eval_shape(lambda: NoisePrediction(ScoreResNet(obs, act, jax.random.key(0), width, blocks, style=style), VP()))
     return _filled(path, shaped, tensors, {})
 
 

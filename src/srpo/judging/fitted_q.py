@@ -59,7 +59,7 @@ class FittedQ(Stage):
         return ScaledQ(obs, returns, QEnsemble(len(obs.mean.value), act, self.hidden, key, n=self.members))
 
     def init(self, data, given, key):
-        return TrainState.create(jax.tree.map(jnp.copy, given["start"]), adam(self.lr), target=True)
+        return TrainState.create(given["start"], adam(self.lr), target=True)
 
     def update(self, state, batch, given, key, step):
         next_q = state.target(batch.next_obs, given["next_action"][batch.index])
@@ -89,7 +89,7 @@ def fit_each(stage: Stage, data: Batch, shared: dict, each: dict, key: PRNGKeyAr
     def step(stage, state, log, data, shared, each, key, start, stop):
         return advance(stage, state, log, data, {**shared, **each}, key, start, stop)
 
-    state = jax.jit(mapping(init, [True]))(each)
+    state = jax.tree.map(jnp.copy, jax.jit(mapping(init, [True]))(each))  # buffers are donated: no sharing with what is given
     one = jax.tree.map(lambda x: x[0], (state, each))
     log = Log.create(metric_names(stage, one[0], data, {**shared, **one[1]}, key))
     n = len(jax.tree.leaves(each)[0])

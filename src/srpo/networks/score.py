@@ -54,6 +54,7 @@ class ResNetStyle(NamedTuple):
     eps: float = 1e-5  # of LayerNorm
     activation: Activation = mish
     learned_frequency: bool = False
+    time_size: int = 64  # features of the time
 
 
 class ScoreResNet(eqx.Module):
@@ -79,10 +80,10 @@ class ScoreResNet(eqx.Module):
         width: int = 256,
         n_blocks: int = 3,
         dropout: float = 0.1,
-        time_size: int = 64,
         style: ResNetStyle = ResNetStyle(),
     ):
         k_fourier, k_embed, k_first, k_last, *k_blocks = jax.random.split(key, 4 + 2 * n_blocks)
+        time_size = style.time_size
         self.fourier = (LearnedFourier if style.learned_frequency else GaussianFourier)(time_size, k_fourier)
         self.embed = MLP((time_size, 2 * time_size, 2 * time_size), k_embed, style.activation, style.edge_init)
         self.first = Linear(act + obs + 2 * time_size, width, k_first, style.edge_init)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from srpo import config
 from srpo.files import appended, read_bytes
 from srpo.runs.checkpoint import NotWritten, write_atomically
 from srpo.runs.run import Run
@@ -48,14 +47,15 @@ WORD = Column(lambda text: re.fullmatch(r"[A-Za-z0-9_.:/+ -]{0,100}", text) is n
 def metrics_table(run: Run) -> Table:
     """One row per metric and run at each log."""
     steps = {"stage": one_of(run.algorithm.stages), "step": WHOLE}
-    return Table(run.path / "metrics.csv", {**steps, **_whose(run), "metric": WORD, "value": FINITE})
+    columns = {**steps, **_whose(run), "metric": WORD, "value": FINITE}
+    return Table(run.path / "metrics.csv", columns, run.algorithm.renamed)
 
 
 def evals_table(run: Run) -> Table:
     """One row per episode. `kind`: "training" during it, "final" for `srpo eval`, "kept" for its --step."""
     which = {"kind": one_of(("training", "final", "kept")), "step": WHOLE, **_whose(run), "episode": WHOLE, "env_seed": WHOLE}
     found = {"return": NUMBER, "length": WHOLE, "score": MAYBE, "env_id": WORD, "gymnasium": WORD, "mujoco": WORD}
-    return Table(run.path / "evals.csv", which | found)
+    return Table(run.path / "evals.csv", which | found, run.algorithm.renamed)
 
 
 def _whose(run: Run) -> dict[str, Column]:
@@ -65,8 +65,9 @@ def _whose(run: Run) -> dict[str, Column]:
 class Table:
     """A CSV file that only grows; rows are flushed as they come, so that a kill loses at most a torn last line."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Column]):
-        self.path, self.columns = path, columns
+    def __init__(self, path: Path, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None):
+        """`renamed`: columns that earlier versions called otherwise."""
+        self.path, self.columns, self.renamed = path, columns, renamed or {}
         if not path.exists():
             self.rewrite([])
 
@@ -97,7 +98,7 @@ class Table:
             raise RunError(f"{self.path} cannot be read ({e.strerror or e}); restore it") from None
         except (ValueError, csv.Error) as e:
             raise self._damaged(str(e)) from None
-        if [config.RENAMED.get(name, name) for name in head] != list(self.columns):
+        if [self.renamed.get(name, name) for name in head] != list(self.columns):
             raise self._damaged(f"its columns are {plain(', '.join(head), NAME)}, expected {', '.join(self.columns)}")
         return [self._row(number, line) for number, line in enumerate(lines, 2)]
 

@@ -1,4 +1,4 @@
-"""Score regularization (SRPO, arXiv 2310.07297, eq. 15): shared by SRPO and the dial, with the presets of its tables.
+"""Score regularization (SRPO, arXiv 2310.07297, eq. 15): shared by SRPO and the dial.
 
 A policy that climbs a critic's gradient, held back by the score of a diffusion model of the behavior. What the paper
 and the authors' code do differently is said in `srpo.algorithms.srpo`.
