@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
-from srpo.networks.layers import MLP, Normalizer, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import MLP, Normalizer
 from srpo.policies import Chain, DeterministicPolicy, DialedPolicy, GaussianPolicy
 from srpo.runs.units import Normalized
 

@@ -14,7 +14,8 @@ from srpo.core import average
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import improvement
-from srpo.networks.layers import QEnsemble, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import QEnsemble
 from srpo.networks.score import ScoreMLP
 
 double = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srpo.networks.layers import MLP, LayerNorm, Linear, dropout, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import MLP, LayerNorm, Linear, dropout
 from srpo.networks.score import ScoreResNet
 
 KEY = jax.random.key(0)

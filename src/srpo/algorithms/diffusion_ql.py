@@ -30,7 +30,8 @@ from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import backup, improvement
-from srpo.networks.layers import QEnsemble, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import QEnsemble
 from srpo.networks.score import ScoreMLP
 from srpo.optim import adam, clipped
 from srpo.policies import BestOf, DiffusionPolicy

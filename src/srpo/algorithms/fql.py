@@ -73,7 +73,7 @@ class OneStepPolicy(eqx.Module):
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None) -> Float[Array, "... act"]:
         """One draw for each observation; without a key the action of noise zero."""
         obs = jnp.asarray(obs)
-        shape = (*obs.shape[:-1], self.actor.net.layers[-1].n_out)
+        shape = (*obs.shape[:-1], self.actor.net.n_out)
         noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
         return jnp.clip(self.actor(obs, noise), -1.0, 1.0)
 
@@ -81,7 +81,7 @@ class OneStepPolicy(eqx.Module):
     def chain(self) -> Chain:
         """At noise zero, which the first layer's weights of the noise do not see."""
         net = self.actor.net
-        seen = net.layers[0].weight[..., : -net.layers[-1].n_out, :]
+        seen = net.layers[0].weight[..., : -net.n_out, :]
         net = eqx.tree_at(lambda net: net.layers[0].weight, net, seen)
         return Chain(net, squash="clip", note="the trained policy draws noise; the file acts at noise zero, the middle of it")
 

@@ -27,7 +27,8 @@ from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
 from srpo.losses import expectile
-from srpo.networks.layers import Activation, LayerNorm, QEnsemble, ValueNet, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import Activation, LayerNorm, QEnsemble, ValueNet
 from srpo.networks.score import ResNetStyle, ScoreResNet
 from srpo.optim import adamw, cosine
 from srpo.policies import BestOf, DiffusionPolicy

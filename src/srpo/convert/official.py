@@ -61,10 +61,10 @@ def official(behavior: str | Path, critic: str | Path) -> dict[str, Any]:
 def sizes(model: NoisePrediction[VP] | Critic[ValueNet]) -> tuple[int, int]:
     """Of observations and of actions."""
     if isinstance(model, Critic):
-        obs, both = model.v.net.layers[0].weight.shape[0], model.q.members[0].layers[0].weight.shape[0]
+        obs, both = model.v.net.n_in, model.q.members[0].n_in
         return obs, both - obs
     assert isinstance(model.net, ScoreResNet)
-    inputs, act = model.net.first.weight.shape[0], model.net.action_size
+    inputs, act = model.net.first.n_in, model.net.action_size
     return inputs - act - 2 * TIME, act
 
 

@@ -81,11 +81,11 @@ def _models(behaviors: Sequence[File], critics: Sequence[File], data: Dataset) -
 def architecture(models: Mapping[str, Any]) -> dict[str, Any]:
     """What converted models say of SRPO's settings, by path. Raises CheckpointError if no setting can say it."""
     behavior, critic = models["behavior"].net, models["critic"]
-    q, v = (tuple(layer.bias.shape[0] for layer in net.layers[:-1]) for net in (critic.q.members[0], critic.v.net))
+    q, v = (tuple(layer.n_out for layer in net.layers[:-1]) for net in (critic.q.members[0], critic.v.net))
     if q != v:
         found = f"the critic has hidden layers of sizes {q} in Q and {v} in V, a run has the same in both"
         raise CheckpointError(f"{found}; use it from Python, by srpo.convert.official")
-    width, blocks = behavior.first.bias.shape[0], len(behavior.blocks)
+    width, blocks = behavior.first.n_out, len(behavior.blocks)
     return {"critic.hidden": q, "behavior.width": width, "behavior.blocks": blocks, "behavior.parametrization": "noise"}
 
 

@@ -38,7 +38,7 @@ def treat(recording: Dataset, treatment: Treatment | None = None, on_device: boo
     if treatment.episodes == "trimmed":
         chosen = treatments.trimmed(chosen)
     treated = Treated(chosen, treatment, on_device)
-    _ = treated.rows, treated.all_steps  # refuse now, not in the middle of training
+    treated.check()  # now, not in the middle of training
     return treated
 
 
@@ -53,6 +53,10 @@ class Treated:
     @property
     def n_transitions(self) -> int:
         return len(self.rows)
+
+    def check(self) -> None:
+        """Raises DataError, ConfigError if no row is left, or rewards or observations cannot be changed so."""
+        assert len(self.rows) and len(self.all_steps)  # each raises for itself
 
     def require_episodes(self, who: str) -> None:
         """Raises DataError, naming the algorithm `who`, if no episode boundary was recorded."""

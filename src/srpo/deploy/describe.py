@@ -11,7 +11,8 @@ import numpy as np
 
 from srpo import algorithms
 from srpo.deploy.graph import DeployError, Network
-from srpo.networks.layers import MLP, Normalizer, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import MLP, Normalizer
 from srpo.policies import Chain
 from srpo.runs.units import InUnits, Normalized
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.core import Frozen, Moments
+from srpo.networks.derivatives import product
 from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
@@ -29,29 +28,6 @@ _KERNEL = {
     "xavier": jax.nn.initializers.xavier_uniform(),
     "lecun": jax.nn.initializers.lecun_normal(),
 }
-
-
-def _soft_parts(x: Array) -> tuple[Array, Array]:
-    """e = exp(x) and n = e (e + 2), of which tanh(softplus(x)) = n / (n + 2)."""
-    e = jnp.exp(jnp.minimum(x, 20.0))
-    return e, e * (e + 2.0)
-
-
-@jax.custom_jvp
-def mish(x: Array) -> Array:
-    """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2)."""
-    _, n = _soft_parts(x)
-    return x * (n / (n + 2.0))
-
-
-@mish.defjvp
-def mish_jvp(primals, tangents):
-    # The derivative from x alone: derived automatically, it keeps four arrays of the size of x from the forward pass,
-    # whose traffic to memory costs more than it saves (docs/performance.md).
-    (x,), (dx,) = primals, tangents
-    e, n = _soft_parts(x)
-    r = 1.0 / (n + 2.0)
-    return mish(x), dx * (r * n + 4.0 * x * e * (1.0 + e) * r * r)
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
@@ -73,29 +49,6 @@ def _half_words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
     return halves[:size].reshape(shape)
 
 
-@jax.custom_jvp
-def product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
-    return x @ weight
-
-
-@partial(product.defjvp, symbolic_zeros=True)
-def product_jvp(primals, tangents):
-    # The same derivative, written so that the weight's gradient x^T dy is computed from a transposed copy of x: XLA's
-    # CPU kernels contract the last axis of the left operand, anything else falls back to slower ones (docs/performance.md).
-    (x, weight), (dx, dweight) = primals, tangents
-    out = x @ weight
-    along_x = 0.0 if isinstance(dx, SymbolicZero) else dx @ weight
-    if isinstance(dweight, SymbolicZero):
-        return out, along_x + jnp.zeros_like(out)
-    rows = x.reshape(-1, x.shape[-1])
-    if jax.default_backend() == "cpu" and rows.shape[0] > 1:
-        columns = jax.lax.optimization_barrier(rows.T)
-        along_weight = jax.lax.dot_general(columns, dweight, (((0,), (0,)), ((), ())))
-    else:
-        along_weight = rows @ dweight
-    return out, along_x + along_weight.reshape(out.shape)
-
-
 class Linear(eqx.Module):
     weight: Float[Array, "i o"]
     bias: Float[Array, " o"]
@@ -111,8 +64,12 @@ class Linear(eqx.Module):
             self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
 
     @property
+    def n_in(self) -> int:
+        return self.weight.shape[-2]
+
+    @property
     def n_out(self) -> int:
-        return self.bias.shape[-1]
+        return self.weight.shape[-1]
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
@@ -156,6 +113,14 @@ class MLP(eqx.Module):
         self.layers = tuple(Linear(i, o, k, init) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
         self.norms = tuple(LayerNorm(n, eps) for n in sizes[1:-1]) if norm else ()
         self.activation, self.norm = activation, norm
+
+    @property
+    def n_in(self) -> int:
+        return self.layers[0].n_in
+
+    @property
+    def n_out(self) -> int:
+        return self.layers[-1].n_out
 
     def __call__(self, x: Float[Array, "... i"], rate: float = 0.0, key: PRNGKeyArray | None = None) -> Float[Array, "... o"]:
         """With a key, dropout at `rate` follows each activation."""

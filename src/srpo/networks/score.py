@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.schedules import Times
-from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout
 from srpo.networks.precision import full
 
 
@@ -139,13 +140,13 @@ class ScoreMLP(eqx.Module):
 
     @property
     def action_size(self) -> int:
-        return self.body.layers[-1].n_out
+        return self.body.n_out
 
     def __call__(
         self, x: Float[Array, "... act"], t: Times, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
         """`t` and `obs` broadcast against `x`; there is no dropout, so `key` is not used."""
         lead = x.shape[:-1]
-        e = self.embed(sinusoidal(jnp.broadcast_to(t, lead), self.embed.layers[0].weight.shape[0]))
+        e = self.embed(sinusoidal(jnp.broadcast_to(t, lead), self.embed.n_in))
         h = jnp.concatenate([x, e, jnp.broadcast_to(obs, (*lead, obs.shape[-1]))], -1)
         return self.body(h if self.first is None else self.first(h))

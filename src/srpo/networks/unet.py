@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from srpo.errors import ConfigError
-from srpo.networks.layers import MLP, LayerNorm, Linear, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import MLP, LayerNorm, Linear
 from srpo.networks.precision import full, reduced
 from srpo.networks.score import sinusoidal
 
@@ -184,7 +185,7 @@ class TemporalUNet(eqx.Module):
 
     def __call__(self, x: X, k: Int[Array, "..."]) -> X:
         """`k`: diffusion step, of the shape of x without its last two axes, or broadcasting against it."""
-        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.layers[-1].bias.shape[-1]))
+        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.n_out))
         seen = []
         for i, level in enumerate(self.down):
             x = level(x, e)
@@ -223,7 +224,7 @@ class ReturnNet(eqx.Module):
 
     def __call__(self, x: X, k: Int[Array, "..."]) -> Float[Array, "..."]:
         """`k`: as in TemporalUNet."""
-        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.layers[-1].bias.shape[-1]))
+        e = self.embed(sinusoidal(jnp.broadcast_to(k, x.shape[:-2]), self.embed.n_out))
         for level, halve in self.levels:
             x = halve(level(x, e))
         return self.last(jnp.concatenate([x.reshape(*x.shape[:-2], -1), e], -1))[..., 0]

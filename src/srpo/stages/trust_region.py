@@ -24,7 +24,8 @@ from srpo.core import Alone, Batch, Followed, Stage, TrainState, Updated, descen
 from srpo.diffusion.denoising import Denoiser, denoising_loss
 from srpo.diffusion.edm import draw_sigma
 from srpo.losses import backup, expectile
-from srpo.networks.layers import QEnsemble, ValueNet, mish
+from srpo.networks.derivatives import mish
+from srpo.networks.layers import QEnsemble, ValueNet
 from srpo.networks.score import ScoreMLP
 from srpo.optim import adam
 

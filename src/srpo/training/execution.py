@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from srpo.data.doubts import warnings_about
 from srpo.data.treated import Treated
-from srpo.evaluation.scores import Evaluator
+from srpo.evaluation.evaluator import Evaluator
 from srpo.runs.checkpoint import CheckpointError, NotWritten, sweep_parts
 from srpo.runs.folder import locked
 from srpo.runs.run import Run, load_run, save_info

@@ -55,4 +55,5 @@ def pair(stated: Mapping[str, Any], where: str) -> tuple[float, float] | None:
         raise DataError(
             f"{where}: {REFERENCE} is {plain(numbers, NAME)}, expected two numbers, the returns of score 0 and 100; correct it"
         )
-    return reference(*numbers, where)
+    low, high = numbers
+    return reference(low, high, where)
