@@ -18,7 +18,7 @@ from srpo.data.info import summary
 from srpo.data.placing import placed
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UserError
 
 TINY = {"policy.steps": 12, "policy.batch_size": 8, "policy.hidden": (4,)}
 
@@ -81,6 +81,81 @@ def test_compressed_arrays_are_unpacked_once(tmp_path, large, monkeypatch, capsy
     monkeypatch.setattr(mapped, "LARGE", 1 << 30)
     for each in (found, again):
         assert_same(each, load_dataset(path))
+
+
+@pytest.fixture
+def in_file(tmp_path):
+    """A function that writes an array behind some other bytes, and maps it."""
+
+    def mapped_array(array):
+        path = tmp_path / "array"
+        path.write_bytes(b"x" * 7 + array.tobytes())
+        return mapped.map_array(path, array.dtype, array.shape, 7)
+
+    return mapped_array
+
+
+@pytest.mark.parametrize("system", ["all", "no posix_fadvise", "no preadv"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_rows_are_those_of_the_array_whatever_the_system_has(in_file, monkeypatch, system, dtype):
+    monkeypatch.setattr(mapped, "PIECE", 100)
+    if system != "all":
+        monkeypatch.delattr(os, system.removeprefix("no "))
+    array = np.arange(1200).reshape(400, 3).astype(dtype)
+    found, rng = in_file(array), np.random.default_rng(0)
+    draws = rng.integers(0, 399, (5, 8))
+    for rows in (draws, np.stack([draws, draws + 1], -1), np.arange(400), np.full(3, 399), np.zeros(0, int)):
+        np.testing.assert_array_equal(mapped.gathered(found, rows), array[rows], strict=True)
+        np.testing.assert_array_equal(mapped.gathered(found[10:], rows // 2), array[10:][rows // 2], strict=True)
+    assert mapped.gathered(found, draws).flags.writeable
+    with pytest.raises(IndexError):
+        mapped.gathered(found[:10], np.array([10]))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not say which pages are resident")
+def test_no_page_of_a_file_becomes_memory_of_the_process(in_file):
+    def resident():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
+
+    array = in_file(np.zeros((1 << 17, 32), np.float32))  # 16 MiB
+    before = resident()
+    mapped.gathered(array, np.random.default_rng(0).permutation(len(array))[:5000])
+    assert sum(piece.sum() for _, (piece,) in mapped.pieces(array)) == 0
+    assert resident() - before < 1 << 10
+    array.sum()
+    assert resident() - before > 1 << 13  # which the map itself would have made
+
+
+def test_a_file_that_was_cut_while_it_was_read_is_said(in_file, tmp_path):
+    array = in_file(np.zeros((1 << 12, 3), np.float32))
+    os.truncate(tmp_path / "array", 1 << 12)
+    with pytest.raises(UserError, match="array: has become shorter while its rows were read; restore it"):
+        mapped.gathered(array, np.array([4000, 1, 2]))
+
+
+def test_what_follows_no_row_is_mended_on_disk(tmp_path, large, monkeypatch):
+    raw = arrays()
+    raw["next_observations"] = np.roll(raw["observations"], -1, axis=0)
+    raw["next_observations"][19::20] = np.nan
+    path = write(tmp_path / "gaps.hdf5", raw)
+    found = load_dataset(path)
+    assert mapped.map_of(found.next_obs)
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    assert_same(found, load_dataset(path))
+
+
+def test_large_numbers_keep_their_digits_where_rows_are_left_out(tmp_path, large, monkeypatch):
+    """Rows of an autoreset, and an offset that is taken off in double precision."""
+    raw = arrays()
+    raw["observations"] = raw["observations"].astype(np.float64) + 1e6
+    raw["observations"][20::20], raw["rewards"][20::20] = raw["observations"][19:-1:20] + 1, 0
+    raw["next_observations"] = np.roll(raw["observations"], -1, axis=0)
+    path = write(tmp_path / "resets.hdf5", raw)
+    found = load_dataset(path)
+    assert len(found) == 381 and found.on_disk
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    assert_same(found, load_dataset(path))
 
 
 @pytest.mark.parametrize("change", ["float64", "offset", "units"])

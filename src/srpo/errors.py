@@ -20,6 +20,10 @@ class ConfigError(UserError):
     """A setting, name or argument that cannot be used."""
 
 
+class DataError(UserError):
+    """Data that cannot be used; the message says what was found, what was expected and what to do."""
+
+
 def closest(name: str, known: Iterable[str], kind: str) -> str:
     """The end of an error message about an unknown name: the closest known one, and what there is."""
     known, name = list(known), plain(name, NAME)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srpo.data.checks import DataError
+from srpo.errors import DataError
 from srpo.files import amount, unfinished
 from srpo.surroundings import expanded
 

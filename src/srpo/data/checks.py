@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from srpo.data import layout
-from srpo.data.mapped import map_of, pieces
-from srpo.errors import UserError
+from srpo.data import layout, spilled
+from srpo.data.mapped import pieces
+from srpo.errors import DataError
 from srpo.text import NAME, plain
 
 LARGEST = 1e15  # of all numbers: means of their squares must be finite in float32
@@ -33,10 +33,6 @@ FIELDS = {
 REQUIRED = ("obs", "action", "reward", "terminal")
 ENV_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,100}")
 RANK = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "timeout": 1, "next_obs": 2}
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message says what was found, what was expected and what to do."""
 
 
 def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str, str] = FIELDS) -> dict[str, np.ndarray]:
@@ -114,11 +110,7 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
         )
     if not len(gaps):
         return found
-    if map_of(found) is not None:
-        raise DataError(
-            f"{what} is NaN at the ends of episodes, which is not mended in a file of this size; leave the field out"
-        )
-    return np.where(np.isin(np.arange(len(found)), gaps)[:, None], obs, found)
+    return spilled.of(found, lambda found, obs: np.where(np.isnan(found).any(axis=1)[:, None], obs, found), obs)
 
 
 def _why(key: str, fields: Mapping[str, np.ndarray]) -> str:
@@ -153,11 +145,12 @@ def _small(piece: np.ndarray, key: str, start: int, what: str) -> None:
 
 
 def _flags(array: np.ndarray, what: str) -> np.ndarray:
-    bad = (array != 0) & (array != 1)
-    if bad.any():
-        at, value = _first(array, bad)
-        raise DataError(f"{what}[{at}] is {value}, expected true or false (1 or 0)")
-    return array.astype(bool)
+    for start, (piece,) in pieces(array):
+        bad = (piece != 0) & (piece != 1)
+        if bad.any():
+            at, value = _first(piece, bad, start)
+            raise DataError(f"{what}[{at}] is {value}, expected true or false (1 or 0)")
+    return array.astype(bool, copy=False)
 
 
 def _first(piece: np.ndarray, bad: np.ndarray, start: int = 0) -> tuple[str, float]:

@@ -137,8 +137,8 @@ def _limits(data: Dataset) -> list[str]:
         )
     first = data.episodes[1:, 0]
     if len(first) >= 3 and data.next_obs is None:
-        others = np.delete(data.reward, first)
-        if (data.reward[first] == 0).all() and (others == 0).mean() < 0.1:
+        others = np.count_nonzero(data.reward == 0) - len(first)  # if those are
+        if (data.reward[first] == 0).all() and others < 0.1 * (len(data) - len(first)):
             lines.append(
                 "the first reward of every episode but the first is exactly 0: these rows may be resets of a vector environment "
                 "(autoreset NEXT_STEP), whose action was ignored; leave them out if so"

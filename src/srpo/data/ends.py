@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from srpo.data.mapped import gathered, pieces
 from srpo.data.spilled import taken
 
 # other tools' names of what D4RL calls timeouts; with True the field marks every end, and terminal rows are taken out
@@ -45,8 +46,9 @@ def from_next_observations(fields: dict[str, np.ndarray], tolerance: float = 1e-
     """Time-outs (N,) where the recorded next observation is not that of the next row, or None; and what must be said about it."""
     if "next_obs" not in fields:
         return None, []
-    jumps = (np.abs(fields["next_obs"][:-1] - fields["obs"][1:]) > tolerance).any(axis=1)
-    cut = np.append(jumps & ~fields["terminal"][:-1], False)
+    pairs = pieces(fields["next_obs"][:-1], fields["obs"][1:])
+    jumps = [(np.abs(found - following) > tolerance).any(axis=1) for _, (found, following) in pairs]
+    cut = np.append(np.concatenate(jumps) & ~fields["terminal"][:-1], False)
     if not cut.any():
         return None, []
     return cut, [
@@ -80,7 +82,7 @@ def reset_rows(fields: dict[str, np.ndarray]) -> np.ndarray:
     after = np.flatnonzero((fields["terminal"] | fields["timeout"])[:-1]) + 1
     if len(after) < 2:
         return np.zeros(0, int)
-    repeats = (fields["next_obs"][after - 1] == fields["obs"][after]).all(axis=1)
+    repeats = (gathered(fields["next_obs"], after - 1) == gathered(fields["obs"], after)).all(axis=1)
     idle = fields["reward"][after] == 0
     usual = (np.delete(fields["reward"], after) == 0).mean() < 0.5  # where reward is rare, 0 says nothing
     return after if repeats.all() and idle.all() and usual else np.zeros(0, int)

@@ -11,6 +11,7 @@ import numpy as np
 
 from srpo.data import ends, precision, ranges, sources
 from srpo.data.checks import FIELDS, DataError, check_arrays, check_env_id
+from srpo.data.mapped import pieces
 from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
@@ -216,5 +217,7 @@ def _center(fields: dict[str, np.ndarray], by_d4rl: bool, notes: list[str]):
 def _array_hash(fields: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for key in sorted(fields):
-        digest.update(key.encode() + fields[key].tobytes())
+        digest.update(key.encode())
+        for _, (piece,) in pieces(fields[key]):
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()

@@ -1,18 +1,22 @@
-"""Arrays that stay in their file: mapped into memory, read where they are looked at, and let go of again.
+"""Arrays that stay in their file: mapped, so that NumPy knows where they lie, and read from it row by row or in pieces.
 
-The pages of a mapped file that a process has touched count as its resident memory until they are released; the system
-keeps them in its cache of files as long as there is room. Everything that looks at all rows does so in pieces.
+The pages of a mapped file that a process touches count as its resident memory. So nothing here touches them: rows are
+read with system calls, which go through the system's cache of files and leave nothing in this process but the rows.
+Where the system has no such call (Windows), the map is read. Everything that looks at all rows does so in pieces.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from srpo.errors import UserError
 from srpo.files import opened
 
 LARGE = 1 << 30  # bytes of a file's arrays above which they stay in it
@@ -20,55 +24,98 @@ PIECE = 1 << 24  # bytes that a pass over all rows looks at in one go
 FEW = 1 << 22  # rows that stand for all where an estimate will do
 
 
+class Mapped(mmap.mmap):
+    """A mapped file, and what to read it by without its map."""
+
+    name: str
+    descriptor: int | None = None  # None: it can be read through its map alone
+
+
 def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
     """The array (read-only) whose bytes begin at `offset` of a file. Raises OSError, ValueError if it is not all there."""
     with opened(path) as file:
-        return map_file(file, dtype, shape, offset)
+        return map_file(file, dtype, shape, offset, str(path))
 
 
-def map_file(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
-    """`map_array` of a file that is open, and may be closed or deleted afterwards."""
-    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def map_file(
+    file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], offset: int = 0, name: str = "unpacked data"
+) -> np.ndarray:
+    """`map_array` of a file that is open, and may be closed or deleted afterwards; `name`: for messages."""
+    content = Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
+    content.name = name
+    if hasattr(os, "preadv"):
+        content.descriptor = os.dup(file.fileno())
+        weakref.finalize(content, os.close, content.descriptor)
     count = int(np.prod(shape, dtype=np.int64))
     return np.frombuffer(content, dtype, count, offset).reshape(shape)
 
 
-def map_of(array: np.ndarray | None) -> mmap.mmap | None:
+def map_of(array: np.ndarray | None) -> Mapped | None:
     """The mapped file that an array is a part of, or None if it is in memory."""
     base: Any = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    return base if isinstance(base, mmap.mmap) else None
+    return base if isinstance(base, Mapped) else None
 
 
-def advise_random(*arrays: np.ndarray | None) -> None:
-    """Rows will be drawn at random: read no more than what is asked for."""
-    _advise("MADV_RANDOM", arrays)
+def gathered(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]` for row numbers of any shape; of an array in a file, read from there: rows that follow each other at once,
+    and all of them announced to the disk before the first is waited for. Raises UserError if the file has become shorter."""
+    content, rows = map_of(array), np.asarray(rows, np.int64)
+    if content is None or content.descriptor is None or not array.flags.c_contiguous or rows.size == 0 or array[:1].nbytes == 0:
+        return array[rows]
+    if rows.min() < 0 or rows.max() >= len(array):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(array)}")
+    out = np.empty((*rows.shape, *array.shape[1:]), array.dtype)
+    _read(content, *_runs(array, content, rows.ravel()), out.reshape(-1).view(np.uint8).data)
+    return out
 
 
-def release(*arrays: np.ndarray | None) -> None:
-    """Give back the memory of pages that were read; they are read again when they are looked at."""
-    _advise("MADV_DONTNEED", arrays)
+def _runs(array: np.ndarray, content: Mapped, rows: np.ndarray) -> tuple[list[int], list[int]]:
+    """Where in the file each run of consecutive rows begins, none longer than a piece, and its bytes."""
+    width = array.strides[0]
+    most = max(PIECE // width, 1)
+    begins = np.flatnonzero((np.diff(rows, prepend=rows[0]) != 1) | (np.arange(len(rows)) % most == 0))
+    origin = _address(array) - _address(np.frombuffer(content, np.uint8, 1))
+    return (origin + rows[begins] * width).tolist(), (np.diff(begins, append=len(rows)) * width).tolist()
 
 
-def _advise(what: str, arrays: tuple[np.ndarray | None, ...]) -> None:
-    for content in map(map_of, arrays):
-        if content is not None and hasattr(mmap, what):
-            content.madvise(getattr(mmap, what))
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _read(content: Mapped, begins: list[int], sizes: list[int], into: memoryview) -> None:
+    file, place = content.descriptor, 0
+    assert file is not None
+    if len(begins) > 1 and hasattr(os, "posix_fadvise"):
+        for begin, size in zip(begins, sizes, strict=True):
+            os.posix_fadvise(file, begin, size, os.POSIX_FADV_WILLNEED)
+    for begin, size in zip(begins, sizes, strict=True):
+        if os.preadv(file, [into[place : place + size]], begin) != size:
+            raise UserError(
+                f"{content.name}: has become shorter while its rows were read; restore it, then go on with --resume"
+            )
+        place += size
 
 
 def pieces(*arrays: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """Consecutive pieces of arrays of the same length, each with its first row; mapped ones are released behind."""
+    """Consecutive pieces of arrays of the same length, each with its first row; of arrays in files, copies."""
     width = sum(max(array[:1].nbytes, 1) for array in arrays)
     size = max(PIECE // width, 1)
     for start in range(0, len(arrays[0]), size):
-        yield start, tuple(array[start : start + size] for array in arrays)
-        release(*arrays)
+        yield start, tuple(_piece(array, start, start + size) for array in arrays)
+
+
+def _piece(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return array[start:stop] if map_of(array) is None else gathered(array, np.arange(start, min(stop, len(array))))
 
 
 def few(array: np.ndarray) -> np.ndarray:
     """All rows or, of very many, every k-th."""
-    return array[:: -(-len(array) // FEW)] if len(array) > FEW else array
+    every = -(-len(array) // FEW)
+    if every <= 1 or map_of(array) is None:
+        return array[::every]
+    return np.concatenate([piece[-start % every :: every] for start, (piece,) in pieces(array)])
 
 
 class Columns(NamedTuple):

@@ -45,8 +45,8 @@ def centered(
 def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Rewards as float32, and what to say if that loses how they differ."""
     single = _single(reward)
-    spread = float(columns(reward).std)
-    step = float(np.spacing(np.abs(single).max(initial=0)))
+    low, high, _, spread = map(float, columns(reward))
+    step = float(np.spacing(np.float32(max(-low, high))))
     if spread == 0 or step * STEPS <= spread:
         return single, []
     return single, [

@@ -32,12 +32,6 @@ class Sizes:
     def take(self, numbers: np.ndarray) -> Batch:
         raise NotImplementedError("only the sizes of this data set are known")
 
-    def expect_draws(self) -> None:
-        """Nothing is there to be drawn from."""
-
-    def release(self) -> None:
-        """Nothing is held."""
-
 
 class ShapeOnly:
     """A data set of which only the sizes are known: enough to shape networks."""

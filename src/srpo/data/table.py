@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from srpo.core import Batch
-from srpo.data.mapped import advise_random, merged, release
+from srpo.data.mapped import gathered, merged
 from srpo.data.recording import Dataset, Kept
 from srpo.data.treatments import Change
 
@@ -48,45 +49,44 @@ class Table:
         rows = self.kept(numbers)
         mask = 1 - self.data.terminal[rows].astype(np.float32)
         reward = self.change(self.data.reward[rows])
-        index, next_action = np.asarray(numbers, np.int32), self.action(self._after(rows)) if self.next_action else None
-        columns: Any = (self.obs(rows), self.action(rows), reward, self._next_obs(rows), mask, index, next_action)
+        obs, next_obs = self._obs_and_next(rows)
+        both = self._pair(self.action, rows, self._after(rows)) if self.next_action else (self.action(rows), None)
+        columns: Any = (obs, both[0], reward, next_obs, mask, np.asarray(numbers, np.int32), both[1])
         return Batch(*columns)
 
     def obs(self, rows: np.ndarray) -> np.ndarray:
         """Observations of rows of the recording."""
-        return self._normalized(self.data.obs[rows])
+        return self._normalized(gathered(self.data.obs, rows))
 
     def action(self, rows: np.ndarray) -> np.ndarray:
         """Actions of rows of the recording."""
-        action = self.data.action[rows]
+        action = gathered(self.data.action, rows)
         return np.clip(action, -self.bound, self.bound) if self.bound < 1 or self.data.on_disk else action
 
     def _after(self, rows: np.ndarray) -> np.ndarray:
         return np.minimum(rows + 1, len(self.data) - 1)
 
-    def _next_obs(self, rows: np.ndarray) -> np.ndarray:
-        after = self._after(rows)
-        cut = self.data.timeout[rows]
+    def _obs_and_next(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        after, cut = self._after(rows), self.data.timeout[rows]
         if not self.into_next:
-            return self._normalized(self.data.obs[np.where(cut & ~self.data.terminal[rows], rows, after)])
-        following = self.data.obs[after]
-        if self.data.next_obs is not None and cut.any():
-            following[cut] = self.data.next_obs[rows[cut]]
-        return self._normalized(following)
+            after = np.where(cut & ~self.data.terminal[rows], rows, after)
+        obs, following = self._pair(self.obs, rows, after)
+        if self.into_next and self.data.next_obs is not None and cut.any():
+            following[cut] = self._normalized(gathered(self.data.next_obs, rows[cut]))
+        return obs, following
+
+    def _pair(self, column: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, after: np.ndarray):
+        """A column of rows and of those after them, which lie side by side in a file."""
+        if not self.data.on_disk:
+            return column(rows), column(after)
+        both = column(np.stack([rows, after], axis=1))
+        return both[:, 0], both[:, 1]
 
     def _normalized(self, obs: np.ndarray) -> np.ndarray:
         if self.frame is None:
             return obs
         mean, std = self.frame
         return (obs - mean) / std
-
-    def expect_draws(self) -> None:
-        """From now on rows are taken at random."""
-        advise_random(self.data.obs, self.data.action, self.data.next_obs)
-
-    def release(self) -> None:
-        """Give back the memory of what was read of a recording on disk."""
-        release(self.data.obs, self.data.action, self.data.next_obs, self.data.reward)
 
     @cached_property
     def _moments(self):
@@ -102,5 +102,4 @@ class Table:
         for start in range(0, len(self), ROWS_AT_ONCE):
             piece = column(self.kept(np.arange(start, min(start + ROWS_AT_ONCE, len(self)))))
             count, mean, spread = merged(count, mean, spread, piece)
-            self.release()
         return np.asarray(mean), np.sqrt(spread / count)

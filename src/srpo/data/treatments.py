@@ -15,7 +15,7 @@ import numpy as np
 
 from srpo.config import static
 from srpo.data.checks import DataError
-from srpo.data.mapped import pieces
+from srpo.data.mapped import gathered, pieces
 from srpo.errors import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -191,8 +191,9 @@ def require_next_obs(data: Dataset) -> None:
             f"{data.source}: keep_timeouts needs the field 'next_observations', which was not recorded; leave keep_timeouts off"
         )
     last = np.flatnonzero(data.timeout)
-    following = data.obs[np.minimum(last + 1, len(data) - 1)]
-    copied = (data.next_obs[last] == data.obs[last]).all(axis=1) | (data.next_obs[last] == following).all(axis=1)
+    recorded = gathered(data.next_obs, last)
+    rows = last, np.minimum(last + 1, len(data) - 1)
+    copied = np.logical_or(*((recorded == gathered(data.obs, some)).all(axis=1) for some in rows))
     if copied.any():
         raise DataError(
             f"{data.source}: next_observations[{last[np.argmax(copied)]}] at a time-out is a copy of another row, "

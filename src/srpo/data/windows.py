@@ -56,12 +56,6 @@ class WindowTable:
         """Mean and standard deviation of a column over all rows of the data."""
         return self.steps.moments(field)
 
-    def expect_draws(self) -> None:
-        self.steps.expect_draws()
-
-    def release(self) -> None:
-        self.steps.release()
-
     def bounds(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first row of each window, and the row after the last of its episode."""
         episode = np.searchsorted(self.before, numbers, "right") - 1

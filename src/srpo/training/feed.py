@@ -102,8 +102,6 @@ class HostFeed:
         self._ahead, self._readers = ThreadPoolExecutor(1, "srpo-feed"), ThreadPoolExecutor(READERS, "srpo-read")
 
     def at(self, step: int) -> tuple[Taken, int]:
-        if not self._coming:
-            self._table.expect_draws()
         number = step // self._length
         wanted = [n for n in range(number, number + AHEAD + 1) if n * self._length < self._steps]
         self._coming = {n: self._coming.get(n) or self._ahead.submit(self.block, n) for n in wanted}
@@ -120,7 +118,6 @@ class HostFeed:
     def _gather(self, rows: np.ndarray) -> Any:
         parts = np.array_split(rows, -(-len(rows) // ROWS_PER_READER))
         taken = list(self._readers.map(self._table.take, parts))
-        self._table.release()
         return jax.tree.map(lambda *xs: np.concatenate(xs), *taken)
 
     def close(self) -> None:
