@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import config
+from srpo import config, files
 from srpo.algorithms.bc import BC
 from srpo.algorithms.qgpo import QGPO
 from srpo.data import DataError, cache, load_dataset, mapped
@@ -156,6 +156,27 @@ def test_large_numbers_keep_their_digits_where_rows_are_left_out(tmp_path, large
     assert len(found) == 381 and found.on_disk
     monkeypatch.setattr(mapped, "LARGE", 1 << 30)
     assert_same(found, load_dataset(path))
+
+
+@pytest.mark.parametrize("save, unpacks", [(np.savez, []), (np.savez_compressed, ["action.npy", "obs.npy"])])
+def test_npz_files_stay_on_disk_too(tmp_path, large, monkeypatch, save, unpacks):
+    """An array that lies in the file column by column is read whole."""
+    path, raw = tmp_path / "some.npz", arrays()
+    save(path, **(raw | {"next_observations": np.asfortranarray(raw["observations"] + 1)}))
+    found = load_dataset(path)
+    assert found.on_disk and mapped.map_of(found.action) and not mapped.map_of(found.next_obs)
+    assert sorted(file.name for file in large.rglob("*.npy")) == unpacks
+    monkeypatch.setattr(mapped, "LARGE", 1 << 30)
+    assert_same(found, load_dataset(path))
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, large, monkeypatch):
+    raw = {name: np.zeros_like(array) for name, array in arrays(20_000).items()}
+    np.savez_compressed(tmp_path / "bomb.npz", **raw)
+    monkeypatch.setattr(files, "UNSUSPICIOUS", 1 << 10)
+    with pytest.raises(UserError, match=r"bomb.npz: claims .* of arrays in a file of"):
+        load_dataset(tmp_path / "bomb.npz")
+    assert not large.exists()
 
 
 @pytest.mark.parametrize("change", ["float64", "offset", "units"])

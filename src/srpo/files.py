@@ -84,13 +84,18 @@ def read_bytes(path: str | os.PathLike, limit: int | None = None) -> bytes:
         return file.read(size)
 
 
-def require_honest(claimed: int, size: int, where: str) -> None:
-    """Raises TooLarge if a file of `size` bytes claims arrays of more than it can hold, even compressed, or than fit in memory."""
+def require_plausible(claimed: int, size: int, where: str) -> None:
+    """Raises TooLarge if a file of `size` bytes claims arrays of more than it can hold, even compressed."""
     if claimed > max(UNSUSPICIOUS, RATIO * size):
         raise TooLarge(
             f"{where}: claims {amount(claimed)} of arrays in a file of {amount(size)}, expected at most {RATIO} times its size; "
             "it is damaged or no recording: write it again"
         )
+
+
+def require_honest(claimed: int, size: int, where: str) -> None:
+    """Raises TooLarge if a file of `size` bytes claims arrays of more than it can hold, even compressed, or than fit in memory."""
+    require_plausible(claimed, size, where)
     require_memory(3 * claimed, where)
 
 

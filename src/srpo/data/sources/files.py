@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from srpo.data import mapped
-from srpo.data.checks import FIELDS, REQUIRED, DataError, missing_field, text_of
+from srpo.data.checks import FIELDS, RANK, REQUIRED, DataError, missing_field, text_of
 from srpo.data.ends import TIMEOUTS
 from srpo.data.sources import Attributes, hdf5, large, npz, stated
 from srpo.data.sources.hashes import file_hash
@@ -101,10 +101,13 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 raise missing_field(str(path), FIELDS[key], file)
         names = [name for name in TIMEOUTS if "timeout" not in found and isinstance(file.get(name), h5py.Dataset)]
         flags = {name: flag for name in names if (flag := hdf5.plain_dataset(file, name, str(path))) is not None}
+        vectors = {}
         if sum(map(hdf5.size, found.values())) > mapped.LARGE:
-            return large.fields(path, found), _others(file, flags)
-        hdf5.require_room([*found.values(), *flags.values()], path)
-        return {key: data[()] for key, data in found.items()}, _others(file, flags)
+            vectors = {key: hdf5.stored(data) for key, data in found.items() if RANK[key] == 2 and data.ndim == 2}
+        numbers = {key: data for key, data in found.items() if key not in vectors}
+        hdf5.require_room([*numbers.values(), *flags.values()], path)
+        arrays = {key: data[()] for key, data in numbers.items()} | large.kept(path, vectors)
+        return {key: arrays[key] for key in found}, _others(file, flags)
 
 
 def _others(file: h5py.File, flags: dict[str, h5py.Dataset]) -> dict[str, Any]:
@@ -118,6 +121,10 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if FIELDS[key] not in there:
             raise missing_field(str(path), FIELDS[key], there)
     others = (*ATTRIBUTES, *(() if FIELDS["timeout"] in there else TIMEOUTS))
-    found = npz.read_arrays(path, [name for name in (*FIELDS.values(), *others) if name in there])
-    fields = {key: found[name] for key, name in FIELDS.items() if name in found}
+    wanted = [name for name in (*FIELDS.values(), *others) if name in there]
+    vectors = {key: name for key, name in FIELDS.items() if RANK[key] == 2 and name in there}
+    stored = npz.stored(path, vectors.values()) if npz.size(path, wanted) > mapped.LARGE else {}
+    on_disk = large.kept(path, {key: stored[name] for key, name in vectors.items() if name in stored})
+    found = npz.read_arrays(path, [name for name in wanted if name not in stored])
+    fields = {key: on_disk[key] if key in on_disk else found[name] for key, name in FIELDS.items() if name in there}
     return fields, {name: found[name] for name in others if name in found}

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 
 from srpo.data.checks import DataError
+from srpo.data.sources.large import Stored, rows_at_once
 from srpo.files import UNSUSPICIOUS, amount, require_honest
 from srpo.text import NAME, plain
 
@@ -95,6 +96,18 @@ def _require_written(data: h5py.Dataset, what: str) -> None:
     held = data.id.get_num_chunks()
     if held < wanted:
         raise DataError(f"{what} has shape {data.shape}, but {held} of its {wanted} pieces were written; {advice}")
+
+
+def stored(data: h5py.Dataset) -> Stored:
+    """Where its rows are, and how they are read piece by piece."""
+    rows, chunk = rows_at_once(data.shape, data.dtype), data.chunks[0] if data.chunks else 1
+    rows = max(rows // chunk, 1) * chunk  # whole chunks: each is decompressed once
+    return Stored(
+        data.shape,
+        data.dtype,
+        data.id.get_offset(),
+        lambda: (data[start : start + rows] for start in range(0, len(data), rows)),
+    )
 
 
 def size(data: h5py.Dataset) -> int:

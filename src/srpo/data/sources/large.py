@@ -1,61 +1,46 @@
-"""Files of which the arrays stay on disk: mapped where they lie plainly in it, else unpacked once into the cache."""
+"""Vectors that stay on disk: mapped where they lie plainly in their file, else unpacked once into the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from srpo.data import cache
-from srpo.data.checks import RANK
 from srpo.data.mapped import PIECE, map_array
-from srpo.data.sources import hdf5
 from srpo.data.sources.hashes import file_hash
+from srpo.files import require_plausible
 
 
-def fields(path: Path, found: dict[str, h5py.Dataset]) -> dict[str, np.ndarray]:
-    """The arrays of a file by our names: numbers per row in memory, vectors per row on disk. Raises DataError, TooLarge."""
-    vectors = {key: data for key, data in found.items() if RANK[key] == 2 and data.ndim == 2}
-    numbers = {key: data for key, data in found.items() if key not in vectors}
-    hdf5.require_room(list(numbers.values()), path)
-    plain = {key: array for key, data in vectors.items() if (array := _in_place(path, data)) is not None}
-    packed = {key: data for key, data in vectors.items() if key not in plain}
-    out = {key: data[()] for key, data in numbers.items()} | plain
-    return {key: (out | _unpacked(path, packed))[key] for key in found} if packed else {key: out[key] for key in found}
+class Stored(NamedTuple):
+    """An array of vectors (N, size) as a file holds it, none of it read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int | None  # where its bytes begin in the file, if they lie there one after the other
+    parts: Callable[[], Iterator[np.ndarray]]  # its rows in order, piece by piece
+
+    @property
+    def as_used(self) -> np.dtype:
+        return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype.newbyteorder("=")
 
 
-def _in_place(path: Path, data: h5py.Dataset) -> np.ndarray | None:
-    """A data set as the file has it, if it has it in one piece."""
-    offset = data.id.get_offset()
-    if offset is None or data.dtype.kind not in "fiub" or not data.dtype.isnative or data.dtype == np.float16:
-        return None
-    return map_array(path, data.dtype, data.shape, offset)
+def kept(path: Path, found: Mapping[str, Stored]) -> dict[str, np.ndarray]:
+    """The arrays of a file by our names, on disk. Raises DataError, TooLarge."""
+    claimed = sum(int(np.prod(each.shape, dtype=np.int64)) * each.dtype.itemsize for each in found.values())
+    require_plausible(claimed, path.stat().st_size, str(path))
+    plain = {key: each for key, each in found.items() if each.offset is not None and each.dtype == each.as_used}
+    packed: dict[str, Any] = {key: (each.shape, each.as_used, each.parts) for key, each in found.items() if key not in plain}
+    files = cache.unpacked(file_hash(path), packed, f"unpacking {path.name}") if packed else {}
+    out = {key: map_array(path, each.dtype, each.shape, each.offset or 0) for key, each in plain.items()}
+    return out | {key: _npy(file) for key, file in files.items()}
 
 
-def _unpacked(path: Path, packed: dict[str, h5py.Dataset]) -> dict[str, np.ndarray]:
-    """Compressed data sets, from the cache."""
-    arrays: dict[str, Any] = {key: (data.shape, _plain(data.dtype), _parts(data)) for key, data in packed.items()}
-    files = cache.unpacked(file_hash(path), arrays, f"unpacking {path.name}")
-    return {key: _npy(file) for key, file in files.items()}
-
-
-def _plain(dtype: np.dtype) -> np.dtype:
-    return np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("=")
-
-
-def _parts(data: h5py.Dataset):
-    rows = max(PIECE // max(data.dtype.itemsize * data.shape[1], 1), 1)
-    chunk = data.chunks[0] if data.chunks else 1
-    rows = max(rows // chunk, 1) * chunk  # whole chunks: each is decompressed once
-
-    def parts() -> Iterator[np.ndarray]:
-        for start in range(0, len(data), rows):
-            yield data[start : start + rows]
-
-    return parts
+def rows_at_once(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """How many rows make a piece."""
+    return max(PIECE // max(int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize, 1), 1)
 
 
 def _npy(file: Path) -> np.ndarray:
