@@ -2,9 +2,9 @@
 
 A built-in recording is repeated, each time jittered anew, until it has the size asked for. Two processes then train
 SRPO's critic at the sizes of the preset `paper`, in turns: one draws from that file, the other from the built-in
-recording on the device. The first may not allocate more than `--memory` GiB (RLIMIT_DATA, which counts what a process
-allocates, not the files that it maps); the largest resident memory it had (VmHWM, which counts the pages of mapped
-files, too) is read at the end and must be below as well. Every turn first trains until what was gathered ahead is used up.
+recording on the device. The first may not allocate more than `--memory` GiB (RLIMIT_DATA); the largest resident memory it
+had from its start to the end of training (VmHWM, which counts pages of mapped files, too) must be below that as well, and
+is read after loading and at the end. Every turn first trains until what was gathered ahead is used up.
 
   python benchmarks/big_data.py --file big.hdf5 --gigabytes 20 --json big_data.json
 """
@@ -84,14 +84,19 @@ def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None, trust
     loop = StageLoop("critic", Grid.create(algorithm, 1, None), view, {}, Path("never written"))
     loop.start()
     loop.advance(1)  # compiles
-    pipe.send({"rows": len(data), "loading_s": time.perf_counter() - begin})
+    pipe.send({"rows": len(data), "loading_s": time.perf_counter() - begin, "loading_gib": memory()["VmHWM"]})
     while steps := pipe.recv():
         begin = time.perf_counter()
         loop.advance(loop.step + steps)
         pipe.send(time.perf_counter() - begin)
     loop.close()
+    pipe.send(memory())
+
+
+def memory() -> dict[str, float]:
+    """GiB of this process that are resident: at most, now of its own, and now of mapped files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    pipe.send({key: int(status[key].split()[0]) / 2**20 for key in ("VmHWM", "RssAnon")})
+    return {key: int(status[key].split()[0]) / 2**20 for key in ("VmHWM", "RssAnon", "RssFile")}
 
 
 def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) -> dict[str, Any]:
@@ -116,10 +121,11 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) 
         print(*(f"{name} {ms[-1]:.2f} ms per step;" for name, ms in turns.items()), file=sys.stderr, flush=True)
     for pipe in pipes.values():
         pipe.send(0)
-    memory = pipes["disk"].recv()
+    used = pipes["disk"].recv()
     ratios = [a / b for a, b in zip(turns["device"], turns["disk"], strict=True)]
-    out = {"told": told, "ms_per_step": turns, "ratio": statistics.median(ratios), "ratios": ratios, "memory_gib": memory}
-    return out | {"file_gb": path.stat().st_size / 1e9, "limit_gib": gibibytes}
+    out = {"told": told, "ms_per_step": turns, "ratio": statistics.median(ratios), "ratios": ratios, "memory_gib": used}
+    about = {"file_gb": path.stat().st_size / 1e9, "limit_gib": gibibytes, "cores": os.cpu_count(), "load": os.getloadavg()}
+    return out | about
 
 
 def main() -> int:
@@ -141,7 +147,7 @@ def main() -> int:
     print(
         f"{found['file_gb']:.1f} GB, {found['told']['disk']['rows']} rows: {100 * found['ratio']:.0f} % of the speed on the device "
         f"({min(found['ratios']):.2f} to {max(found['ratios']):.2f} over {args.rounds} turns), "
-        f"{peak:.2f} GiB resident at most, of {args.memory:g}"
+        f"{peak:.2f} GiB resident at most, of {args.memory:g}; load of the machine {found['load'][1]:.1f}"
     )
     return 0 if peak < args.memory else 1
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_data import arrays
 
-from srpo.data import DataError, from_arrays, load_dataset, sources
+from srpo.data import DataError, from_arrays, load_dataset, mapped, sources
 from srpo.data.checks import FIELDS
 from srpo.data.sources.builtin import BUILTIN, builtin_path
 from srpo.data.treated import treat
@@ -187,6 +187,7 @@ def minari(monkeypatch):
         metadata = dict(zip(("ref_min_score", "ref_max_score"), scores.get(name, ()), strict=False))
         return SimpleNamespace(
             iterate_episodes=lambda: iter(episodes),
+            total_steps=sum(len(one.rewards) for one in episodes),
             env_spec=SimpleNamespace(id="Hopper-v5"),
             storage=SimpleNamespace(metadata=metadata),
         )
@@ -201,6 +202,17 @@ def test_minari(minari):
     np.testing.assert_array_equal(data.ended, [True, False, False])
     np.testing.assert_array_equal(data.next_obs[:3], data.obs[1:4])
     np.testing.assert_array_equal(data.next_obs[3], [8, 9])
+
+
+def test_minari_sets_that_are_large_go_to_disk_episode_by_episode(minari, monkeypatch, tmp_path):
+    expected = load_dataset("minari:a/b-v0")
+    monkeypatch.setattr(mapped, "LARGE", 100)
+    monkeypatch.setenv("SRPO_CACHE_DIR", str(tmp_path))
+    found = load_dataset("minari:a/b-v0")
+    assert mapped.map_of(found.obs) and mapped.map_of(found.next_obs) and not mapped.map_of(expected.obs)
+    for key in FIELDS:
+        np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
+    assert found.sha256 == expected.sha256 and not list(tmp_path.iterdir())
 
 
 def test_minari_dictionaries_are_one_vector_in_the_order_of_their_names(minari):

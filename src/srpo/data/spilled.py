@@ -38,10 +38,31 @@ def spilled(array: np.ndarray) -> np.ndarray:
 
 
 def _spilled(shape: tuple[int, ...], dtype: DTypeLike, parts: Iterator[np.ndarray]) -> np.ndarray:
-    dtype = np.dtype(dtype)
-    with tempfile.TemporaryFile(dir=cache.folder(dtype.itemsize * int(np.prod(shape, dtype=np.int64)))) as file:
+    with Growing(shape[1:], dtype, shape[0]) as rows:
         for part in parts:
-            file.write(np.ascontiguousarray(part, dtype).data)
-        file.flush()
-        opened: Any = file  # TemporaryFile's own type
-        return map_file(opened, dtype, shape)
+            rows.append(part)
+        return rows.joined()
+
+
+class Growing:
+    """Rows that arrive in parts, of a shape and a type; `expected`: how many, so that the room for them is looked for before."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, expected: int):
+        self._shape, self._dtype, self._count = shape, np.dtype(dtype), 0
+        size = self._dtype.itemsize * int(np.prod((expected, *shape), dtype=np.int64))
+        self._file: Any = tempfile.TemporaryFile(dir=cache.folder(size))  # noqa: SIM115, closed on leaving
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def append(self, rows: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self._count += len(rows)
+
+    def joined(self) -> np.ndarray:
+        """All of them, which stay when this is left."""
+        self._file.flush()
+        return map_file(self._file, self._dtype, (self._count, *self._shape))

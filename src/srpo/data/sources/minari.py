@@ -6,13 +6,17 @@ each part flattened, nested ones in place. Reference returns are the set's own (
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from srpo.data import mapped
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.stated import reference
+from srpo.data.spilled import Growing
 from srpo.text import NAME, plain
 
 PREFIX = "minari:"
@@ -35,10 +39,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
         raise DataError(
             f"{source}: cannot be loaded ({' '.join(str(error).split())}); `minari list remote` shows what there is"
         ) from None
-    episodes = list(data.iterate_episodes())
-    if not episodes:
-        raise DataError(f"{source}: holds no episode; choose another data set")
-    fields, labels = _fields(episodes, source)
+    fields, labels = _fields(data.iterate_episodes(), int(getattr(data, "total_steps", 0)), source)
     spec = getattr(data, "env_spec", None)
     about = Attributes(
         name.replace("/", "-"),
@@ -51,25 +52,42 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     return fields, about
 
 
-def _fields(episodes: list[Any], source: str) -> tuple[dict[str, np.ndarray], tuple[tuple[str, ...], tuple[str, ...]] | None]:
-    """The arrays by our names, unchecked, and the names of the columns where observations have parts."""
-    if any(isinstance(e.actions, dict | tuple) for e in episodes):
-        raise DataError(f"{source}: actions are not plain vectors; flatten them and use srpo.data.from_arrays")
-    parts = [_flat(e.observations, source) for e in episodes]
-    obs = [np.concatenate(list(part.values()), 1) if "" not in part else part[""] for part in parts]
-    fields = {  # an episode of T steps holds T + 1 observations
-        "obs": [x[:-1] for x in obs],
-        "action": [e.actions for e in episodes],
-        "reward": [e.rewards for e in episodes],
-        "terminal": [e.terminations for e in episodes],
-        "timeout": [_truncated(e) for e in episodes],
-        "next_obs": [x[1:] for x in obs],
-    }
-    found = {key: np.concatenate(arrays) for key, arrays in fields.items()}
-    if "" in parts[0]:
+Labels = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _fields(episodes: Iterable[Any], steps: int, source: str) -> tuple[dict[str, np.ndarray], Labels | None]:
+    """The arrays by our names, unchecked, and the names of the columns where observations have parts. Episodes are read one
+    at a time, and vectors of so many `steps` that they are large are kept on disk."""
+    rows: dict[str, np.ndarray] = {}
+    parts: dict[str, np.ndarray] = {}
+    in_memory: dict[str, list[np.ndarray]] = {}
+    with ExitStack() as closing:
+        on_disk: dict[str, Growing] = {}
+        for episode in episodes:
+            parts = _flat(episode.observations, source)
+            rows, first = _rows(episode, parts, source), not rows
+            if first and steps * sum(x[:1].nbytes for x in rows.values()) > mapped.LARGE:
+                vectors = {key: x for key, x in rows.items() if x.ndim == 2}
+                on_disk = {k: closing.enter_context(Growing(x.shape[1:], x.dtype, steps)) for k, x in vectors.items()}
+            for key, x in rows.items():
+                on_disk[key].append(x) if key in on_disk else in_memory.setdefault(key, []).append(x)
+        if not rows:
+            raise DataError(f"{source}: holds no episode; choose another data set")
+        found = {key: on_disk[key].joined() if key in on_disk else np.concatenate(in_memory[key]) for key in rows}
+    if "" in parts:
         return found, None
-    names = [f"{k}.{i}" if x.shape[1] > 1 else k for k, x in parts[0].items() for i in range(x.shape[1])]
+    names = [f"{k}.{i}" if x.shape[1] > 1 else k for k, x in parts.items() for i in range(x.shape[1])]
     return found, (tuple(names), tuple(f"action.{i}" for i in range(found["action"].shape[-1])))
+
+
+def _rows(episode: Any, parts: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Those of one episode; of T steps it holds T + 1 observations."""
+    if isinstance(episode.actions, dict | tuple):
+        raise DataError(f"{source}: actions are not plain vectors; flatten them and use srpo.data.from_arrays")
+    obs = parts[""] if "" in parts else np.concatenate(list(parts.values()), 1)
+    flags = {"terminal": np.asarray(episode.terminations), "timeout": _truncated(episode)}
+    numbers = {"action": np.asarray(episode.actions), "reward": np.asarray(episode.rewards), **flags}
+    return {"obs": obs[:-1], **numbers, "next_obs": obs[1:]}
 
 
 def _flat(found: Any, source: str, name: str = "") -> dict[str, np.ndarray]:
