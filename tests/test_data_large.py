@@ -208,6 +208,22 @@ def test_rows_are_chosen_on_disk_too(tmp_path, large):
     np.testing.assert_array_equal(chosen.obs, expected.obs)
 
 
+@pytest.mark.parametrize("treatment", [Treatment(), Treatment(keep_timeouts=True, normalize_obs=True, clip_action=0.5)])
+def test_tables_take_the_same_rows_from_disk(tmp_path, large, treatment):
+    raw = arrays()
+    raw["next_observations"] = raw["observations"] + 1
+    data = load_dataset(write(tmp_path / "plain.hdf5", raw))
+    disk, memory = (treat(each, treatment, on_device=False) for each in (data, placed(data, "memory")[0]))
+    assert disk.recording.on_disk and not memory.recording.on_disk
+    names = ["transitions", "steps"] + ["sarsa"] * (not treatment.keep_timeouts)
+    pairs = [(getattr(disk, name).table, getattr(memory, name).table) for name in names]
+    for there, here in [*pairs, (disk.windows(6).table, memory.windows(6).table)]:
+        assert len(there) == len(here)
+        rows = np.random.default_rng(0).permutation(len(here))
+        for x, y in zip(there.take(rows), here.take(rows), strict=True):
+            np.testing.assert_array_equal(x, y, strict=True)
+
+
 def test_training_is_bit_equal_wherever_the_rows_are(tmp_path, large):
     path, algorithm = write(tmp_path / "plain.hdf5", arrays()), config.assign_all(BC(), TINY)
     results = []

@@ -110,7 +110,11 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
         )
     if not len(gaps):
         return found
-    return spilled.of(found, lambda found, obs: np.where(np.isnan(found).any(axis=1)[:, None], obs, found), obs)
+
+    def mended(found: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(found).any(axis=1)[:, None], obs, found)
+
+    return spilled.of(found, mended, obs)
 
 
 def _why(key: str, fields: Mapping[str, np.ndarray]) -> str:
