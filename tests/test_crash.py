@@ -17,7 +17,7 @@ from srpo.config import assign_all
 from srpo.data import from_arrays
 from srpo.files import unfinished
 from srpo.runs import checkpoint, tables
-from srpo.training import execution
+from srpo.training.saving import Saving
 
 CASES = {  # algorithm, sweep; each as tiny as its own trial, and shorter
     "a sweep": ("bc-gaussian", {"policy.lr": [1e-3, 1e-2]}),
@@ -78,8 +78,8 @@ def files(path):
 def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
     name, sweep = CASES[case]
     algorithm = shortened(name, data)
-    monkeypatch.setattr(execution, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every call
-    options = {"seeds": 2, "sweep": sweep, "eval_every": 0, "quiet": True}
+    often = Saving(seconds=0.0)  # a checkpoint after every call
+    options = {"seeds": 2, "sweep": sweep, "eval_every": 0, "quiet": True, "saving": often}
     whole = srpo.train(algorithm, data, out=tmp_path / "whole", **options)
     run, lives = tmp_path / "run", 0
     for moment in (6, 13, 9):
@@ -89,7 +89,7 @@ def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
                 if lives == 0:
                     srpo.train(algorithm, data, out=run, **options)
                 else:
-                    srpo.resume(run, data, quiet=True)
+                    srpo.resume(run, data, quiet=True, saving=often)
             except Death:
                 lives += 1
     assert lives > 1

@@ -303,8 +303,8 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
 def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
     command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
-    code = "import sys; from srpo import cli; from srpo.training import execution; execution.CHECKPOINT_SECONDS = 0.0; sys.exit(cli.main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(tmp_path / "killed")])
+    often = ["--checkpoint-every", "0", "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen([sys.executable, "-m", "srpo", *command, *often])
     state = tmp_path / "killed" / "state" / "critic.safetensors"
     while not state.exists():
         assert process.poll() is None

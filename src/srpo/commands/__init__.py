@@ -31,6 +31,17 @@ def add_units(add: Any) -> None:
     )
 
 
+def add_checkpoints(add: Any) -> None:
+    """The option that says how often a training's state is written."""
+    add(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between checkpoints: what a kill loses at most; default 60",
+    )
+
+
 COLUMNS = {
     "obs": "columns of a table (CSV, Parquet) that are observed: names or patterns, such as 'joint_*,temp'",
     "action": "columns that are the action, such as 'cmd_*'",

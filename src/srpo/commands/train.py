@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srpo.commands import COLUMNS, add_columns, add_units, located, open_data, open_run, reward_function
+from srpo.commands import COLUMNS, add_checkpoints, add_columns, add_units, located, open_data, open_run, reward_function
 from srpo.commands.outcome import report
 from srpo.commands.reading import pair, parse_seeds, refuse_one_seed, sweep_of
 from srpo.errors import ConfigError
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", type=Path, metavar="RUN", help="continue a run that was stopped")
     add("--from", dest="start_from", type=Path, metavar="RUN", help="reuse the finished stages of a run that fit the settings")
     _add_evaluations(add)
+    add_checkpoints(add)
     _add_places(add)
     add("--tensorboard", action="append_const", dest="sinks", const="tensorboard", help="losses and scores also to TensorBoard")
     add("--wandb", action="append_const", dest="sinks", const="wandb", help="losses and scores also to Weights & Biases")
@@ -110,6 +111,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         "env",
         "resume",
         "devices",
+        "checkpoint_every",
         "sinks",
         "json",
         "quiet",
@@ -140,6 +142,7 @@ def main(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from srpo.data.again import reload
     from srpo.training import train as training
+    from srpo.training.saving import Saving
 
     _refuse_changes(args)
     known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
@@ -149,7 +152,13 @@ def _resume(args: argparse.Namespace) -> int:
     computes = reward_function(args)
     data = reload(known, where, computes) if where or computes else None
     run = training.resume(
-        args.resume, data, quiet=args.quiet, sinks=args.sinks or (), data_in=args.data_in, devices=args.devices
+        args.resume,
+        data,
+        quiet=args.quiet,
+        sinks=args.sinks or (),
+        data_in=args.data_in,
+        devices=args.devices,
+        saving=Saving(args.checkpoint_every),
     )
     return report(run, args.json)
 
@@ -164,6 +173,7 @@ def _train(args: argparse.Namespace) -> int:
     from srpo import algorithms
     from srpo.runs.grid import Grid
     from srpo.training import train as training
+    from srpo.training.saving import Saving
 
     cls = algorithms.named(args.algo)  # before the data, which may be large
     data = open_data(args.data, args)
@@ -188,6 +198,7 @@ def _train(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         sources=sources,
         sinks=args.sinks or (),
+        saving=Saving(args.checkpoint_every),
     )
     return report(run, args.json)
 

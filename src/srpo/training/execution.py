@@ -18,8 +18,7 @@ from srpo.runs.run import Run, load_run, save_info
 from srpo.text import command
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter
-
-CHECKPOINT_SECONDS = 60.0
+from srpo.training.saving import Saving
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,7 +33,7 @@ class TrainingFailed(FloatingPointError):
     """Every run met a value that is not finite."""
 
 
-def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None) -> Run:
+def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None, saving: Saving) -> Run:
     """Train the stages of a run that are not finished. Raises Interrupted, TrainingFailed, CheckpointError, RunError."""
     with locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
@@ -53,11 +52,12 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
             loop = StageLoop(
                 name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose, devices=devices
             )
-            training = StageTraining(run, loop, report, stopped, evaluator if last else None, run.kept if last else ())
+            training = StageTraining(run, loop, report, stopped, saving, evaluator if last else None, run.kept if last else ())
             run = training.finish()
             results[name] = loop.result()
             run = run.save_stage(name, results[name])
             run.state_file(name).unlink(missing_ok=True)
+            saving.then(run, name, stage.steps)
         run = load_run(run.path)
         report.finished(run)
         return run
@@ -71,6 +71,7 @@ class StageTraining:
     loop: StageLoop
     report: Reporter
     stopped: Sequence[int]  # the signals that arrived
+    saving: Saving
     evaluator: Evaluator | None = None
     kept: Sequence[int] = ()  # the steps whose results are kept, the last one among them
 
@@ -104,11 +105,12 @@ class StageTraining:
         for means in loop.calls(self.every, self.kept[0] if self.kept else 0):
             self.report.step(loop, means)
             self._tell()
-            if loop.step in self.kept[:-1]:
+            if keeps := loop.step in self.kept[:-1]:
                 self.run = self.run.save_stage(loop.name, loop.result(), loop.step)
             self._evaluate()
-            if self.stopped or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if self.stopped or keeps or time.monotonic() - saved >= self.saving.seconds:
                 loop.save()
+                self.saving.then(self.run, loop.name, loop.step)
                 saved = time.monotonic()
             self._stop_if_asked()
 

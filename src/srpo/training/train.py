@@ -29,6 +29,7 @@ from srpo.surroundings import in_float32, require_devices
 from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_units
 from srpo.training.progress import check_sinks
+from srpo.training.saving import Saving
 
 
 def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
@@ -56,6 +57,7 @@ def train(
     quiet: bool = False,
     sources: Mapping[str, str] | None = None,
     sinks: Sequence[str] = (),
+    saving: Saving = Saving(),
 ) -> Run:
     """Train all stages and return the finished run.
 
@@ -66,8 +68,8 @@ def train(
     limit at the longest episode of the data). keep: how many policies of the last stage to keep, at even intervals up to its end.
     precision: of products and activations in training ("bfloat16": faster on a GPU); policies act in float32. data_in: where the
     rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit. devices: how
-    many of this machine's the runs are shared out to; all by default, with the same numbers. Raises ConfigError, DataError,
-    RunError for what cannot be done, before anything is written; and from `srpo.training.execution`
+    many of this machine's the runs are shared out to; all by default, with the same numbers. saving: how often checkpoints are
+    written, and what else happens then. Raises ConfigError, DataError, RunError for what cannot be done, before anything is written; and from `srpo.training.execution`
     TrainingFailed if no run is left, Interrupted, after saving, on SIGINT or SIGTERM.
     """
     require_devices()
@@ -84,7 +86,7 @@ def train(
     asked |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **asked)
     folder = Path(out) if out is not None else next_free(_default_folder(data, algorithm))
-    return execute(new_run(Run(folder, info, grid), inherited), treated, quiet, sinks, devices)
+    return execute(new_run(Run(folder, info, grid), inherited), treated, quiet, sinks, devices, saving)
 
 
 def _asked(
@@ -134,6 +136,7 @@ def resume(
     sinks: Sequence[str] = (),
     data_in: DataIn = "auto",
     devices: int | None = None,
+    saving: Saving = Saving(),
 ) -> Run:
     """Continue a run that was stopped; where its rows are and on which devices it trains may differ from before.
 
@@ -152,7 +155,7 @@ def resume(
         raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
     require_same_units(run, data)
     data, on_device, _ = placed(data, data_in)
-    return execute(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices)
+    return execute(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices, saving)
 
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
