@@ -10,7 +10,7 @@ SRC = Path(__file__).parent.parent / "src" / "srpo"
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
     {"text"},
     {"errors", "strict_json"},
-    {"files", "surroundings"},
+    {"files", "surroundings", "cluster"},
     {"config"},
     {"core"},
     {"steps"},
@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     {"runs"},
     {"evaluation"},
     {"training", "judging"},
-    {"deploy", "convert", "paper", "suite"},
+    {"deploy", "convert", "paper", "suite", "tuning"},
     {"commands"},
     {"cli"},
 ]

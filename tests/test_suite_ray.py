@@ -1,6 +1,8 @@
 """A suite on a Ray cluster: a node dies in the middle, and nothing is lost, nothing done twice, every byte as without Ray."""
 
+import contextlib
 import importlib.util
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 
 from srpo import cli
+from srpo.cluster import Resources
 from srpo.errors import ConfigError
+from srpo.runs.checkpoint import load_info
 from srpo.suite import on_ray, plan, work
 from srpo.suite.cells import Cell
-from srpo.suite.clock import Clock
+from srpo.suite.clock import Clock, Stopped
 from srpo.suite.keep import Keep
-from srpo.suite.on_ray import Resources
 
 SUITE = """
 title = "small"
@@ -33,6 +36,7 @@ iterations = 2000
 name = "logs"
 task = "hopper-medium-v2"
 """
+CELL = "logs/iql/0"
 
 
 @pytest.fixture
@@ -55,32 +59,51 @@ def content(folder):
     return {p.relative_to(folder): p.read_bytes() for name in ("*.safetensors", "metrics.csv") for p in folder.rglob(name)}
 
 
-@pytest.mark.skipif(not os.environ.get("SRPO_TEST_RAY"), reason="starts a Ray cluster: about a minute; SRPO_TEST_RAY=1")
+def file_of_state(folder, storage):
+    """The file with the state of the policy's training, once there is one."""
+    if not storage:
+        return folder / "ray" / CELL / "state" / "policy.safetensors"
+    copy = folder / "bucket" / "runs" / CELL
+    known = json.loads((copy / "files.json").read_text()) if (copy / "files.json").exists() else {}
+    return copy / "contents" / known.get(f"{CELL}/state/policy.safetensors", "none")
+
+
+def run_json(folder, storage):
+    if not storage:
+        return json.loads((folder / "ray" / CELL / "run.json").read_text())
+    copy = folder / "bucket" / "runs" / CELL
+    return json.loads((copy / "contents" / json.loads((copy / "files.json").read_text())[f"{CELL}/run.json"]).read_text())
+
+
+@pytest.mark.skipif(not os.environ.get("SRPO_TEST_RAY"), reason="starts a Ray cluster: a minute each; SRPO_TEST_RAY=1")
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_a_node_dies_in_the_middle_and_another_goes_on(folder, capsys):
+@pytest.mark.parametrize("storage", [False, True], ids=["shared folder", "storage"])
+def test_a_node_dies_in_the_middle_of_a_stage_and_another_goes_on(folder, capsys, storage):
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    assert suite_run("alone", "--jobs", "1") == 0
+    often = ("--iterations", "20000", "--checkpoint-every", "0")
+    assert suite_run("alone", "--jobs", "1", *often) == 0
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0, "include_dashboard": False})
     first = cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         with ThreadPoolExecutor(1) as driver:
-            told = driver.submit(suite_run, "ray", "--on", "ray")
-            critic = folder / "ray" / "logs" / "iql" / "0" / "stages" / "critic.safetensors"
-            while not critic.exists() and not told.done():
+            through = ("--storage", f"file://{folder}/bucket") if storage else ()
+            told = driver.submit(suite_run, "ray", "--on", "ray", *often, *through)
+            while not file_of_state(folder, storage).exists() and not told.done():
                 time.sleep(0.02)
             cluster.remove_node(first, allow_graceful=False)
-            policy, written = critic.with_name("policy.safetensors"), critic.stat().st_mtime_ns
-            assert not policy.exists()  # it died in the middle
+            step, before = load_info(file_of_state(folder, storage))["step"], run_json(folder, storage)
+            assert 0 < step < 20000 and "critic" in before["stages"]  # it died in the middle of the second stage
             cluster.add_node(**node)
             assert told.result(timeout=300) == 0
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert policy.exists() and critic.stat().st_mtime_ns == written  # what was finished was not trained again
+    after, record = run_json(folder, storage), json.loads((folder / "ray" / f"{CELL}.json").read_text())
+    assert after["created"] == before["created"] and record["incomplete"]  # the same run went on after a death
     assert content(folder / "ray") == content(folder / "alone")
     assert "1 of 1" in capsys.readouterr().err
 
@@ -106,7 +129,7 @@ class Tasks:
     def remote(self, *args):
         if args == (on_ray.cell_task,):
             return self
-        _, _, near, *after = args
+        _, _, _, near, *after = args
         self.asked[self.chosen["name"]] = (self.chosen, [c.algorithm for c in near], after)
         return self.chosen["name"]
 
@@ -121,7 +144,7 @@ def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path
         Cell(suite, data, "x", "hopper-medium-v2", name, (0,), tmp_path) for data in "ab" for name in ("srpo", "bc", "iql")
     ]
     here, tasks = work.Work(suite, {}, tmp_path, Keep(tmp_path), "", Clock()), Tasks()
-    assert list(on_ray.started(tasks, here, cells, None, Resources(2, 0.5)).values()) == cells
+    assert list(on_ray.started(tasks, on_ray.Job(here, None, None), {}, cells, Resources(2, 0.5)).values()) == cells
     for data in "ab":
         options, near, after = tasks.asked[f"{data} iql 0"]
         assert near == ["srpo"] and after == [f"{data} srpo 0"]
@@ -129,11 +152,52 @@ def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path
         assert tasks.asked[f"{data} bc 0"][2] == tasks.asked[f"{data} srpo 0"][2] == []
 
 
+class Busy(Tasks):
+    """A cluster whose tasks go on until they are told to stop; `meanwhile` happens to who waits for them."""
+
+    def __init__(self, meanwhile):
+        super().__init__()
+        self.meanwhile, self.cancelled, self.patience = meanwhile, [], None
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 1.0}}]
+
+    def wait(self, left, num_returns=1, timeout=None):
+        if num_returns == 1 and not self.cancelled:
+            self.meanwhile()
+        self.patience = num_returns, timeout
+        return left, []
+
+    def cancel(self, ref):
+        self.cancelled.append(ref)
+
+
+@pytest.mark.parametrize(
+    ("over", "code", "said"), [(False, 143, "stopped; the same command goes on"), (True, 0, "the time is over")]
+)
+def test_whoever_stops_lets_all_cells_save_their_state(folder, capsys, monkeypatch, over, code, said):
+    def stop():  # Ctrl-C, or what the clock's signal does
+        if over:
+            monkeypatch.setattr(Clock, "left", -1.0)
+        raise Stopped("stopped; the same command goes on")
+
+    ray = Busy(stop)
+    monkeypatch.setattr(on_ray, "connected", lambda address: contextlib.nullcontext(ray))
+    assert suite_run("out", "--on", "ray", "--seeds", "2", "--minutes", "60") == code
+    assert ray.cancelled == ["logs iql 0", "logs iql 1"] and ray.patience == (2, on_ray.STOP_SECONDS)
+    assert said in capsys.readouterr().err and (folder / "out" / "results" / "suite.json").exists()
+
+
 def test_data_that_differ_between_nodes_are_refused(folder):
     suite = plan.load_suite("small.toml")
     here = work.Work(suite, {}, folder, Keep(folder), "", Clock())
     with pytest.raises(ConfigError, match="differs between nodes"):
-        on_ray.cell_task((here, folder), Cell(suite, "logs", "another", "hopper-medium-v2", "iql", (0,), folder / "out"), [])
+        on_ray.cell_task(
+            on_ray.Job(here, folder, None),
+            None,
+            Cell(suite, "logs", "another", "hopper-medium-v2", "iql", (0,), folder / "out"),
+            [],
+        )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srpo import strict_json
+from srpo.commands import add_checkpoints
 from srpo.errors import ConfigError, UserError, closest
 from srpo.text import tell
 
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--cores", type=int, metavar="N", help="with --on ray: cores of each cell; default 1")
     add("--gpus", type=float, metavar="N", help="with --on ray: GPUs of each cell, or a fraction of one; default none")
+    add(
+        "--storage",
+        metavar="URL",
+        help="with --on ray: where nodes that share no folders exchange what they make, such as s3://BUCKET/FOLDER",
+    )
+    add_checkpoints(add)
     add("--no-eval", action="store_true", help="train only, and keep the policies for `srpo suite evaluate`")
     add("--episodes", type=int, metavar="N", help="episodes per policy; default the suite's")
     add("--out", type=Path, metavar="DIR", help="the runs; default runs/suite/SUITE")
@@ -74,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: expected one process or more")
-    for option in ("address", "cores", "gpus"):
+    for option in ("address", "cores", "gpus", "storage"):
         if args.on == "here" and getattr(args, option) is not None:
             raise ConfigError(f"--{option} is of Ray clusters; add --on ray")
     return actions[args.action](args)

@@ -47,12 +47,15 @@ def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
 
 def on_ray(args: argparse.Namespace, work: Work) -> int:
     """Every cell as a task of a Ray cluster. Returns how many failed."""
-    from srpo.suite.on_ray import Resources, through
+    from srpo.cluster import Resources
+    from srpo.runs.storage import Storage
+    from srpo.suite.on_ray import through
 
     if args.jobs is not None:
         raise ConfigError("--jobs counts processes of this machine; with --on ray say what each cell needs: --cores, --gpus")
     resources = Resources(1 if args.cores is None else args.cores, args.gpus or 0.0)
-    return through(work, args.data_dir, resources, args.address)
+    storage = None if args.storage is None else Storage(args.storage)
+    return through(work, args.data_dir, resources, args.address, storage)
 
 
 def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: int) -> int:
@@ -74,6 +77,7 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     from srpo.suite.keep import Keep
     from srpo.suite.plan import load_data, load_suite
     from srpo.suite.work import Work
+    from srpo.training.saving import Saving
 
     seeds = parse_seeds(args.seeds) if args.seeds else None
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
@@ -92,6 +96,7 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
         clock,
         not args.no_eval,
         args.quiet,
+        Saving(args.checkpoint_every),
     )
     return work, work.cells()
 

@@ -45,8 +45,13 @@ class Cell:
     out: Path
 
     @property
+    def place(self) -> str:
+        """Its folder inside `out`."""
+        return f"{self.data}/{self.algorithm}/{'-'.join(map(str, self.seeds))}"
+
+    @property
     def folder(self) -> Path:
-        return self.out / self.data / self.algorithm / "-".join(map(str, self.seeds))
+        return self.out / self.place
 
     @property
     def record(self) -> Path:

@@ -1,24 +1,25 @@
 """A suite on a Ray cluster: every cell is a task with its cores and its part of a GPU.
 
 Ray places the tasks, starts one again on another node if its own dies, and shows them on its dashboard. Runs, records and
-locks are where they are without Ray (`cells.py`), in folders that all nodes share: a task that is started again goes on
-from the last checkpoint. Cells that share a stage wait for each other; only the driver writes the tables.
+locks are where they are without Ray (`cells.py`), in folders that all nodes share, or copies of them are in a storage: a task
+that is started again goes on from the last checkpoint. Cells that share a stage wait for each other; only the driver
+writes the tables.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srpo.cluster import Resources, alive, connected, require_room
+from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.storage import Storage
 from srpo.suite import tables
 from srpo.suite.cells import Cell
 from srpo.suite.clock import Clock, stopping
@@ -27,110 +28,53 @@ from srpo.suite.plan import load_data
 from srpo.suite.sharing import relatives
 from srpo.suite.work import WAIT_SECONDS, Work
 from srpo.text import tell
+from srpo.training.saving import Saving
 
 RETRIES = 5  # of a task whose node or process died; errors of training are recorded and not tried again
 STOP_SECONDS = 60.0  # for tasks to save their state
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a cell has for itself. `gpus`: a fraction below one shares a GPU. Raises ConfigError."""
-
-    cores: int = 1
-    gpus: float = 0.0
-
-    def __post_init__(self):
-        if self.cores < 1:
-            raise ConfigError(f"--cores {self.cores}: expected one core or more for each cell")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
-            raise ConfigError(f"--gpus {self.gpus:g}: expected a fraction of one GPU, or a whole number, for each cell")
-
-    @property
-    def surroundings(self) -> dict[str, str]:
-        """Environment variables of the process that trains a cell: it keeps to its share."""
-        if not self.gpus:
-            return {"NPROC": str(self.cores), "JAX_PLATFORMS": "cpu"}  # XLA begins as many threads
-        part = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * self.gpus:.3f}"} if self.gpus < 1 else {}
-        return {"NPROC": str(self.cores), **part}
-
-    def __str__(self):
-        return f"{self.cores} core{'s' * (self.cores > 1)}" + (f" and {self.gpus:g} GPU" if self.gpus else "")
-
-
-def through(work: Work, data_dir: Path | None, resources: Resources, address: str | None = None) -> int:
+def through(
+    work: Work, data_dir: Path | None, resources: Resources, address: str | None = None, storage: Storage | None = None
+) -> int:
     """Work through all cells. address: of a running cluster ("auto" finds this machine's); None: one of this machine's
-    cores and GPUs, for as long as it takes. Returns how many cells failed. Raises ConfigError, CheckpointError."""
+    cores and GPUs, for as long as it takes. storage: through which nodes exchange what they make, if they share no folders.
+    Returns how many cells failed. Raises ConfigError, CheckpointError."""
     work = replace(work, out=work.out.absolute(), keep=Keep(work.keep.folder.absolute()))
     cells = work.cells(together=resources.gpus > 0)
     work.check(cells)
+    fetch(work, cells, storage)
     with connected(address) as ray:
-        _require_room(ray, resources, wait=address is not None)
+        require_room(ray, resources, wait=address is not None)
         with work.keep.locked():
             work.keep.describe(work.suite, work.data)
         left = [cell for cell in cells if not work.settled(cell, _known(work, cells))]
-        tell(f"{len(left)} of {len(cells)} cells on {len(_alive(ray))} nodes, each with {resources}")
-        tasks = started(ray, work, left, data_dir and data_dir.absolute(), resources)
+        tell(f"{len(left)} of {len(cells)} cells on {len(alive(ray))} nodes, each with {resources}")
+        job = Job(replace(work, data={}, clock=Clock(), quiet=True), data_dir and data_dir.absolute(), storage)
+        tasks = started(ray, job, work.data, left, resources)
         with stopping(work.clock):
-            return _finished(ray, work, cells, tasks)
+            return _finished(ray, work, cells, tasks, storage)
     return sum(cell.log["error"] is not None for cell in left)  # the time was over
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """Ray, with a cluster; one that was connected before stays connected. Raises ConfigError."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as e:
-        raise ConfigError(f"--on ray needs Ray ({e}); install srpo[ray]") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        _require_answer(address)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # Ray starts programs, and goes on with none of JAX
-            found = ray.init(address=address or "local", log_to_driver=False, logging_level="error")
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({str(e).splitlines()[0]})") from None
-    if found.dashboard_url:
-        tell(f"dashboard: http://{found.dashboard_url}")
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _require_answer(address: str | None) -> None:
-    """Raises OSError, ValueError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    if address is not None and address != "auto" and "://" not in address:
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _alive(ray: Any) -> list[dict[str, float]]:
-    """The resources of each node that can have tasks."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-
-
-def _require_room(ray: Any, resources: Resources, wait: bool) -> None:
-    """Raises ConfigError if no node can have a cell; `wait`: the cluster may still grow."""
-    if any(n["CPU"] >= resources.cores and n.get("GPU", 0) >= resources.gpus for n in _alive(ray)):
-        return
-    if not wait:
-        raise ConfigError(f"no node has {resources} for a cell; ask for less with --cores and --gpus")
-    tell(f"no node has {resources} for a cell; waiting for one")
 
 
 def _known(work: Work, cells: Sequence[Cell]) -> list[tables.Result]:
     return tables.merged(work.results(cells), tables.read(work.keep.folder))
 
 
-def started(ray: Any, work: Work, cells: Sequence[Cell], data_dir: Path | None, resources: Resources) -> dict[Any, Cell]:
+@dataclass(frozen=True)
+class Job:
+    """What all tasks are given. data_dir: where nodes find data sets, if they do not come with the tasks."""
+
+    work: Work
+    data_dir: Path | None
+    storage: Storage | None
+
+
+def started(ray: Any, job: Job, data: Mapping[str, Dataset], cells: Sequence[Cell], resources: Resources) -> dict[Any, Cell]:
     """A task for each cell; it begins when those before it that share a stage with it are done."""
     task = ray.remote(cell_task)
-    sent = ray.put((replace(work, data={}, clock=Clock(), quiet=True), data_dir))
+    sent = ray.put(job)
+    given = {name: ray.put(each) for name, each in data.items()} if job.storage is not None else {}
     tasks: dict[Any, Cell] = {}
     for cell in cells:
         near = {ref: other for ref, other in tasks.items() if other in relatives(cell, cells)}
@@ -142,17 +86,19 @@ def started(ray: Any, work: Work, cells: Sequence[Cell], data_dir: Path | None, 
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": resources.surroundings},
         )
-        tasks[options.remote(sent, replace(cell), [replace(other) for other in near.values()], *near)] = cell
+        others = [replace(other) for other in near.values()]
+        tasks[options.remote(sent, given.get(cell.data), replace(cell), others, *near)] = cell
     return tasks
 
 
-def cell_task(sent: tuple[Work, Path | None], cell: Cell, near: Sequence[Cell], *after: bool) -> bool:
+def cell_task(job: Job, data: Dataset | None, cell: Cell, near: Sequence[Cell], *after: bool) -> bool:
     """Train and evaluate one cell on the node where this runs; False if it failed. `after`: what it waited for."""
-    work, data_dir = sent
-    data = load_data(cell.data, data_dir)
+    data = load_data(cell.data, job.data_dir) if data is None else data
     if data.sha256 != cell.sha256:
         raise ConfigError(f"{data.source} differs between nodes; put the same file there, or use a folder that all share")
-    here = replace(work, data={cell.data: data}, clock=Clock())
+    here = replace(job.work, data={cell.data: data}, clock=Clock())
+    if job.storage is not None:
+        return _by_storage(here, cell, near, job.storage)
     while True:
         with cell.claimed() as mine:  # what was lost from sight may still be at work
             if mine:
@@ -160,13 +106,44 @@ def cell_task(sent: tuple[Work, Path | None], cell: Cell, near: Sequence[Cell], 
         time.sleep(WAIT_SECONDS)
 
 
-def _finished(ray: Any, work: Work, cells: Sequence[Cell], tasks: dict[Any, Cell]) -> int:
+def _by_storage(work: Work, cell: Cell, near: Sequence[Cell], storage: Storage) -> bool:
+    """`cell_task` in a folder of this node alone, filled from the storage and copied to it whenever something is new."""
+    with tempfile.TemporaryDirectory(prefix="srpo-") as folder:
+        out, keep = Path(folder, "runs"), Keep(Path(folder, "results"))
+        mine, *others = (replace(each, out=out) for each in (cell, *near))
+
+        def copy(*new: Any) -> None:
+            storage.push(f"runs/{mine.place}", out, [mine.folder, mine.record])
+
+        here = replace(work, out=out, keep=keep, saving=Saving(work.saving.seconds, copy))
+        for each in (mine, *others):
+            storage.pull(f"runs/{each.place}", out)
+        storage.pull(f"policies/{mine.place}", keep.folder)
+        ok = here.settled(mine, here.results([mine])) or here.one(mine, [*others, mine])
+        copy()
+        kept = keep.policies(mine.data, mine.algorithm, mine.seeds)
+        if kept.exists():
+            storage.push(f"policies/{mine.place}", keep.folder, [kept])
+        return ok
+
+
+def fetch(work: Work, cells: Sequence[Cell], storage: Storage | None) -> None:
+    """Put what the storage has of cells, but for states of training, where it would be without one."""
+    if storage is None:
+        return
+    for cell in cells:
+        storage.pull(f"runs/{cell.place}", work.out, without="state")
+        storage.pull(f"policies/{cell.place}", work.keep.folder)
+
+
+def _finished(ray: Any, work: Work, cells: Sequence[Cell], tasks: dict[Any, Cell], storage: Storage | None) -> int:
     """Wait for all tasks and keep the tables up to date. Stopped, it lets them save their state."""
     failed, left = 0, list(tasks)
     try:
         while left:
             ready, left = ray.wait(left, timeout=1.0)
             for ref in ready:
+                fetch(work, [tasks[ref]], storage)
                 failed += not _outcome(ray, ref, f"{_name(tasks[ref])} ({len(tasks) - len(left)} of {len(tasks)})", tasks[ref])
             if ready:
                 work.keep.update(work.results(cells))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -26,6 +26,7 @@ from srpo.suite.plan import Suite
 from srpo.suite.sharing import donor_of, must_wait
 from srpo.text import tell
 from srpo.training.progress import Bars
+from srpo.training.saving import Saving
 
 WAIT_SECONDS = 2.0  # between two looks at what another process is at work on
 
@@ -42,6 +43,7 @@ class Work:
     clock: Clock
     evaluate: bool = True
     quiet: bool = False
+    saving: Saving = field(default_factory=Saving)
 
     def cells(self, together: bool | None = None) -> list[Cell]:
         """In the order in which they are worked through. together: all seeds in one cell; None: if this machine has an accelerator."""
@@ -144,7 +146,7 @@ class Work:
         data = self.data[cell.data]
         with cell.timed("train"):
             if cell.run is not None:
-                return srpo.resume(cell.folder, data, quiet=self.quiet)
+                return srpo.resume(cell.folder, data, quiet=self.quiet, saving=self.saving)
             donor, shared = donor_of(cell, cells)
             cell.note(shared=shared, command=self.command)
             return srpo.train(
@@ -156,4 +158,5 @@ class Work:
                 eval_every=0,
                 keep=self.suite.curve,
                 quiet=self.quiet,
+                saving=self.saving,
             )
