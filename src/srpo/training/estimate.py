@@ -125,6 +125,7 @@ class Share:
 def estimated(grid: Grid, data: Treated, devices: int | None = None) -> dict[str, dict[str, float]]:
     """Stage -> what each device has of it (`Share`), operations per step of a run, milliseconds per step and hours for all runs."""
     results: dict[str, Any] = {}
+    rates: dict[tuple[Product, int], float] = {}  # measured once
     out: dict[str, dict[str, float]] = {}
     for name, stage in grid.algorithm.stages.items():
         state, begins, steps = traced(stage, data, {need: results[need] for need in stage.needs})
@@ -133,7 +134,9 @@ def estimated(grid: Grid, data: Treated, devices: int | None = None) -> dict[str
         if jax.default_backend() == "cpu":  # one after the other, and forced devices have the same cores
             at_once, runs = 1, share.devices * share.runs
         shapes = Counter({p: p.flops * n for p, n in steps.items() if p.sides})
-        per_second = rate(shapes.most_common(1)[0][0], at_once) if shapes else math.inf
+        per_second = math.inf
+        for most, _ in shapes.most_common(1):
+            per_second = rates[most, at_once] = rates.get((most, at_once)) or rate(most, at_once)
         seconds = _total(steps) * runs / per_second
         whole = stage.steps * seconds + _total(begins) * runs / per_second
         out[name] = {"ms_per_step": 1e3 * seconds, "hours": whole / 3600, "gflop_per_step": _total(steps) / 1e9, **vars(share)}
@@ -148,8 +151,8 @@ def traced(stage: Stage, data: Treated, given: dict[str, Any]) -> tuple[Any, Cou
     def step(state: Any, view: Any, given: Any, key: Any, i: Any) -> Any:
         return stage.update(state, view.take(stage.draw(view, key, i)), given, key, i)
 
-    state = jax.eval_shape(stage.init, view, given, key)
-    return state, products(stage.init, view, given, key), products(step, state, view, given, key, jnp.int32(0))
+    begins, state = jax.make_jaxpr(stage.init, return_shape=True)(view, given, key)
+    return state, _inside(begins.jaxpr), products(step, state, view, given, key, jnp.int32(0))
 
 
 def shared(grid: Grid, name: str, state: Any, devices: int | None) -> Share:
