@@ -1,0 +1,89 @@
+"""Scores of SRPO trained in float32 and in bfloat16, with the same seeds: does the faster one cost anything?
+
+    python benchmarks/precision.py --out precision                      preset quick, three seeds, two built-in data sets
+    python benchmarks/precision.py --out precision --share 0.1          a tenth of the steps
+
+What is in --out is not trained again, so that a command that was stopped goes on. A processor has no fast bfloat16 products:
+there this compares scores, and says nothing of speed. With --time it trains nothing and tells milliseconds per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import srpo
+from srpo.data.treated import treat
+from srpo.runs.grid import Grid
+from srpo.training.loop import StageLoop
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def shortened(name: str, preset: str, share: float) -> tuple[Any, Any]:
+    """A data set, and SRPO with this share of the preset's steps."""
+    data = srpo.load_dataset(name)
+    algorithm = srpo.configure("srpo", data, preset)
+    for stage, each in algorithm.stages.items():
+        algorithm = algorithm.set(f"{stage}.steps", max(1, round(share * each.steps)))
+    return data, algorithm
+
+
+def scores(name: str, args: argparse.Namespace, precision: Any) -> np.ndarray:
+    """Mean score of each seed."""
+    data, algorithm = shortened(name, args.preset, args.share)
+    out = args.out / name / precision
+    if (out / "run.json").exists():
+        run = srpo.resume(out, data)
+    else:
+        run = srpo.train(algorithm, data, seeds=args.seeds, out=out, eval_every=0, precision=precision)
+    return np.array(srpo.evaluate(run, args.episodes).summaries[0].means)
+
+
+def milliseconds(name: str, args: argparse.Namespace, precision: Any) -> dict[str, float]:
+    """Of a step of each stage, one seed."""
+    data, algorithm = shortened(name, args.preset, 1.0)
+    grid, view, found, results = Grid.create(algorithm, 1, None), treat(data, algorithm.data), {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for stage, each in algorithm.stages.items():
+            loop = StageLoop(stage, grid, each.view(view), results, Path(folder, stage), precision=precision)
+            loop.start()
+            loop.advance(2)
+            begin, steps = time.perf_counter(), 20
+            loop.advance(2 + steps)
+            found[stage] = 1e3 * (time.perf_counter() - begin) / steps
+            results[stage] = loop.result()
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="halfcheetah-medium-replay-mini,hopper-medium-expert-mini", help="separated by commas"
+    )
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--share", type=float, default=1.0, help="of the preset's steps, for each stage")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("precision"))
+    parser.add_argument("--time", action="store_true", help="milliseconds per step instead")
+    args = parser.parse_args(argv)
+    for name in args.data.split(","):
+        for precision in PRECISIONS:
+            if args.time:
+                told = "  ".join(f"{stage} {ms:.3g} ms" for stage, ms in milliseconds(name, args, precision).items())
+            else:
+                found = scores(name, args, precision)
+                told = f"{found.mean():6.1f} +- {found.std():.1f}  (seeds {', '.join(f'{x:.1f}' for x in found)})"
+            print(f"{name}  {precision:<9} {told}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
