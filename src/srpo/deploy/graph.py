@@ -186,7 +186,7 @@ def every(act: Callable[[np.ndarray], np.ndarray], obs: np.ndarray) -> np.ndarra
 
 
 def activate(name: str, x, xp=np):
-    """One of ACTIVATIONS; mish is x tanh(softplus(x)), written with one exponential as in `srpo.networks.layers`."""
+    """One of ACTIVATIONS; mish is x tanh(softplus(x)), written with one exponential as in `srpo.networks.derivatives`."""
     if name == "relu":
         return xp.maximum(x, 0)
     if name == "tanh":
