@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 import srpo
 from srpo.cli import main
 from srpo.data import from_arrays
-from srpo.evaluation.scores import last_training_scores
+from srpo.evaluation.scores import training_scores
 from srpo.runs.checkpoint import sweep_parts
 from srpo.runs.run import load_run
 from srpo.runs.tables import evals_table, metrics_table
@@ -337,7 +337,7 @@ def test_what_reads_the_tables_answers_in_one_line(folder, capsys):
     one_line(capsys.readouterr().err.rstrip("\n"))
     (folder / "evals.csv").write_text("x\n")
     edited(folder, set_in("eval_every", to=3))
-    refused(lambda: last_training_scores(load_run(folder)))
+    refused(lambda: training_scores(load_run(folder)))
 
 
 def test_what_a_kill_left_half_written_is_swept(stopped, data, tmp_path):

@@ -22,6 +22,7 @@ COMMANDS = {
     "data": "look into a data set: table, warnings, histograms",
     "export": "write the policy as ONNX, NumPy or C, verified",
     "bench": "time an exported policy on this machine",
+    "tune": "search for good settings, stopping the poor ones early",
     "suite": "compare algorithms on many data sets with one fair budget",
     "paper": "remake the paper's figures and tables",
     "convert": "read checkpoints of the authors' PyTorch code",

@@ -10,9 +10,9 @@ from srpo.text import command, plain
 
 def report(run, as_json: bool) -> int:
     """Where the run is and how it scored; exit code 1 if some of its runs failed."""
-    from srpo.evaluation.scores import last_training_scores
+    from srpo.evaluation.scores import training_scores
 
-    evaluation = last_training_scores(run)
+    evaluation = training_scores(run)
     if as_json:
         scores = None if evaluation is None else evaluation.as_dict()
         print(strict_json.dumps({"run": str(run.path), "evaluation": scores, "failures": run.failures}))

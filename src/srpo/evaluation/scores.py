@@ -196,11 +196,12 @@ def environment_of(run: Run, given: str | None = None) -> str:
     return env_id
 
 
-def last_training_scores(run: Run) -> Evaluation | None:
-    """The last evaluation during training, if there was any."""
+def training_scores(run: Run, step: int | None = None) -> Evaluation | None:
+    """The evaluation during training at a step, by default the last one; None if there was none."""
     rows = [row for row in evals_table(run).read() if row["kind"] == "training"] if run.info["eval_every"] else []
-    last = max((int(row["step"]) for row in rows), default=0)
-    return _evaluation(run, [row for row in rows if int(row["step"]) == last], run.info["data"]["env_id"]) if rows else None
+    at = max((int(row["step"]) for row in rows), default=0) if step is None else step
+    here = [row for row in rows if int(row["step"]) == at]
+    return _evaluation(run, here, run.info["data"]["env_id"]) if here else None
 
 
 def _evaluation(run: Run, rows: list[dict[str, Any]], env_id: str) -> Evaluation:

@@ -46,9 +46,9 @@ class Panel:
     groups: tuple[Any, ...]  # policies that are alike, as pytrees with a leading axis; in the order of the candidates
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> Panel:
-        """Every policy that the runs kept and that did not fail. Raises RunError if there is none."""
-        parts = [part for run in runs for step in run.kept for part in _at(run, step)]
+    def of(cls, runs: Sequence[Run], step: int | None = None) -> Panel:
+        """Every policy that the runs kept, or kept at `step`, and that did not fail. Raises RunError if there is none."""
+        parts = [part for run in runs for at in (run.kept if step is None else [step]) for part in _at(run, at)]
         if not parts:
             raise RunError(f"{', '.join(str(run.path) for run in runs)}: every run failed, so there is nothing to judge")
         candidates, groups = zip(*parts, strict=True)

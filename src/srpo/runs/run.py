@@ -160,9 +160,15 @@ class Run:
         """All policies as one pytree with leading axes (seed, point)."""
         return self.policies_at(self.kept[-1])
 
+    def has_policies(self, step: int) -> bool:
+        """Whether `policies_at` has those of a step of `kept`: on the way to the end the later ones are not there yet."""
+        last = list(self.algorithm.stages)[-1]
+        return self.complete or (step in self.kept[:-1] and self._vouched(self.stage_file(last, step)))
+
     def policies_at(self, step: int) -> Any:
-        """`policies` as they were after `step` steps of the last stage. Raises RunError if they were not kept."""
-        self.require_complete()
+        """`policies` as they were after `step` steps of the last stage, which may go on. Raises RunError if they were not kept."""
+        if not self.has_policies(step):
+            self.require_complete()
         if step not in self.kept:
             raise RunError(
                 f"{self.path}: found step {step}, expected one of {', '.join(map(str, self.kept))}; train with --keep N to keep more"

@@ -1,0 +1,1 @@
+"""Searching for good settings: trials that differ in some settings by path, the poor ones stopped early."""

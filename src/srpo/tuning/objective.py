@@ -1,0 +1,63 @@
+"""What trials are compared by: the environment's score, or, where there is no simulator, the judge's lower end of the gain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from srpo.data import Dataset
+from srpo.errors import ConfigError
+from srpo.evaluation.scores import training_scores
+from srpo.judging.evidence import Judging
+from srpo.judging.judge import judge
+from srpo.judging.verdict import Judged
+from srpo.runs.run import Run
+
+NOT_TRUSTED = -1e9  # below whatever is trusted, and a number that Ray can compare
+
+
+@dataclass(frozen=True)
+class Score:
+    """Larger is better: a mean over the seeds, with its 95 % interval. `note`: why it is not trusted."""
+
+    value: float
+    low: float
+    high: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """kind: "score" (normalized, or the return where there is no reference), or "judge"."""
+
+    kind: str
+    judging: Judging
+
+    def __call__(self, run: Run, data: Dataset, step: int) -> Score:
+        """Of the policies that a run, perhaps still in training, kept at `step`; of a dial its best temperature."""
+        if self.kind == "judge":
+            return judged(judge(run, data, self.judging, step=step).ranking)
+        found = training_scores(run, step)
+        if found is None:
+            raise ConfigError(f"{run.path}: evals.csv has no episode of step {step}; restore it, or remove the folder")
+        (summary,) = found.summaries
+        return Score(summary.mean, summary.low, summary.high)
+
+
+def judged(ranking: Any) -> Score:
+    """The mean over seeds of the lower ends of the gains; not trusted if one of the seeds is not."""
+    groups: dict[Any, list[Judged]] = defaultdict(list)
+    for one in ranking:
+        groups[one.candidate.point, one.candidate.beta].append(one)
+    return max((_together(group) for group in groups.values()), key=lambda score: score.value)
+
+
+def _together(group: list[Judged]) -> Score:
+    objections = [one.objection for one in group if not one.trusted]
+    if objections:
+        return Score(NOT_TRUSTED, NOT_TRUSTED, NOT_TRUSTED, objections[0])
+    low, high = (float(np.mean([getattr(one, name) for one in group])) for name in ("low", "high"))
+    return Score(low, low, high)
