@@ -6,6 +6,9 @@ recording on the device. The first may not allocate more than `--memory` GiB (RL
 had from its start to the end of training (VmHWM, which counts pages of mapped files, too) must be below that as well, and
 is read after loading and at the end. Every turn first trains until what was gathered ahead is used up.
 
+After the turns that find of the file in the system's cache what loading left there come as many "cold" ones: the file is
+dropped from the cache before each, so that rows come from the disk.
+
   python benchmarks/big_data.py --file big.hdf5 --gigabytes 20 --json big_data.json
 """
 
@@ -29,8 +32,9 @@ JITTER = 1e-3
 ROUNDS, STEPS = 6, 1024
 
 
-def make(path: Path, gigabytes: float) -> None:
-    """The built-in recording over and over, observations and actions moved a little each time; plain arrays in one HDF5 file."""
+def make(path: Path, gigabytes: float, compressed: bool) -> None:
+    """The built-in recording over and over, observations and actions moved a little each time; plain arrays in one HDF5 file, or
+    compressed ones."""
     from srpo.data import load_dataset
     from srpo.data.checks import FIELDS
 
@@ -43,7 +47,11 @@ def make(path: Path, gigabytes: float) -> None:
     part = path.with_name(f".{path.name}.part")
     with h5py.File(part, "w") as file:
         file.attrs["env_id"] = data.env_id
-        made = {key: file.create_dataset(FIELDS[key], (copies * len(data), *x.shape[1:]), x.dtype) for key, x in fields.items()}
+        how = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compressed else {}
+        made = {
+            key: file.create_dataset(FIELDS[key], (copies * len(data), *x.shape[1:]), x.dtype, **how)
+            for key, x in fields.items()
+        }
         for copy in range(copies):
             for key, array in fields.items():
                 if key in ("obs", "action"):
@@ -56,13 +64,10 @@ def make(path: Path, gigabytes: float) -> None:
 
 def unchecked(path: str) -> Any:
     """The recording in a file of `make`, without its hash and without looking at every number first."""
-    from srpo.data.checks import FIELDS
     from srpo.data.recording import Dataset
-    from srpo.data.sources import large
+    from srpo.data.sources.files import read_file
 
-    with h5py.File(path) as file:
-        fields = large.fields(Path(path), {key: file[name] for key, name in FIELDS.items() if name in file})
-    return Dataset("halfcheetah", **fields)
+    return Dataset("halfcheetah", **read_file(Path(path))[0])
 
 
 def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None, trust: bool) -> None:
@@ -101,8 +106,6 @@ def memory() -> dict[str, float]:
 
 def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) -> dict[str, Any]:
     """Milliseconds per step of both, turn by turn, and the memory of the one on disk in GiB."""
-    from srpo.training.feed import AHEAD, HOST_STEPS
-
     context = multiprocessing.get_context("spawn")
     pipes, told = {}, {}
     for name, source, memory in (("device", NAME, None), ("disk", str(path), gibibytes)):
@@ -111,21 +114,35 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) 
         context.Process(target=trainer, args=arguments, daemon=True).start()
         told[name] = pipes[name].recv()
         print(f"{name}: {told[name]}", file=sys.stderr, flush=True)
+    found = {name: in_turns(pipes, path, name == "cold", rounds, steps) for name in ("as loaded", "cold")}
+    for pipe in pipes.values():
+        pipe.send(0)
+    out = {"told": told, "speed": found, "memory_gib": pipes["disk"].recv(), "file_gb": path.stat().st_size / 1e9}
+    return out | {"limit_gib": gibibytes, "cores": os.cpu_count(), "load": os.getloadavg()}
+
+
+def in_turns(pipes: dict[str, Any], path: Path, cold: bool, rounds: int, steps: int) -> dict[str, Any]:
+    """Milliseconds per step, and the speed of the one on disk as a share of the other's, turn by turn."""
+    from srpo.training.feed import AHEAD, HOST_STEPS
+
     turns: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(rounds):
         for name, pipe in pipes.items():
+            if cold:
+                drop(path)
             for count in ((AHEAD + 1) * HOST_STEPS, steps):
                 pipe.send(count)
                 seconds = pipe.recv()
             turns[name].append(1e3 * seconds / steps)
-        print(*(f"{name} {ms[-1]:.2f} ms per step;" for name, ms in turns.items()), file=sys.stderr, flush=True)
-    for pipe in pipes.values():
-        pipe.send(0)
-    used = pipes["disk"].recv()
-    ratios = [a / b for a, b in zip(turns["device"], turns["disk"], strict=True)]
-    out = {"told": told, "ms_per_step": turns, "ratio": statistics.median(ratios), "ratios": ratios, "memory_gib": used}
-    about = {"file_gb": path.stat().st_size / 1e9, "limit_gib": gibibytes, "cores": os.cpu_count(), "load": os.getloadavg()}
-    return out | about
+        print(*(f"{name} {ms[-1]:.2f} ms per step;" for name, ms in turns.items()), "cold" * cold, file=sys.stderr, flush=True)
+    shares = [a / b for a, b in zip(turns["device"], turns["disk"], strict=True)]
+    return {"ms_per_step": turns, "shares": shares, "share": statistics.median(shares)}
+
+
+def drop(path: Path) -> None:
+    """Take the file out of the system's cache."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main() -> int:
@@ -136,18 +153,21 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--steps", type=int, default=STEPS, help="timed per turn")
     parser.add_argument("--unchecked", action="store_true", help="neither hash nor check the file before training")
+    parser.add_argument("--compressed", action="store_true", help="compress the file (its cache: SRPO_CACHE_DIR)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not args.file.exists():
-        make(args.file, args.gigabytes)
+        make(args.file, args.gigabytes, args.compressed)
     found = measure(args.file, args.memory, args.rounds, args.steps, args.unchecked)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
     peak = found["memory_gib"]["VmHWM"]
+    for name, speed in found["speed"].items():
+        low, high = min(speed["shares"]), max(speed["shares"])
+        print(f"{name}: {speed['share']:.0%} of the speed on the device ({low:.0%} to {high:.0%} over {args.rounds} turns)")
     print(
-        f"{found['file_gb']:.1f} GB, {found['told']['disk']['rows']} rows: {100 * found['ratio']:.0f} % of the speed on the device "
-        f"({min(found['ratios']):.2f} to {max(found['ratios']):.2f} over {args.rounds} turns), "
-        f"{peak:.2f} GiB resident at most, of {args.memory:g}; load of the machine {found['load'][1]:.1f}"
+        f"{found['file_gb']:.1f} GB, {found['told']['disk']['rows']} rows: {peak:.2f} GiB resident at most, of {args.memory:g}; "
+        f"load of the machine {found['load'][1]:.1f}"
     )
     return 0 if peak < args.memory else 1
 
