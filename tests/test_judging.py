@@ -23,6 +23,7 @@ from srpo.judging.verdict import bootstrap, judgement
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
 from srpo.policies import DialedPolicy
+from srpo.runs.units import Units
 
 
 def test_fitted_q_finds_the_values_of_known_policies():
@@ -190,7 +191,7 @@ def test_a_dial_is_judged_at_several_temperatures_unless_they_were_swept():
     actors = [DialedPolicy(DialedActor(3, 2, (4,), jax.random.key(s), 0.02, 0.5), 0.1) for s in (0, 1)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs)[:, None], *actors)
     whole = {"kept": [5], "seeds": (3, 8), "points": [()], "path": "runs/dial", "info": {"algorithm": "srpo-dial"}}
-    calls = {"failed": lambda seed, point: None, "policies_at": lambda step: stacked, "in_data_units": lambda x: x}
+    calls = {"failed": lambda seed, point: None, "policies_at": lambda step: stacked, "units": Units(None, None, None)}
     panel = Panel.of([SimpleNamespace(**whole, **calls, grid=SimpleNamespace(sweep={}))])
     beta = np.geomspace(0.02, 0.5, 5)
     assert [(c.seed, c.step) for c in panel.candidates] == [(3, 5), (8, 5)] * 5

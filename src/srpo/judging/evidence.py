@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -63,7 +64,8 @@ class Split:
         seen, aside = data.split(holdout)
         if aside is None:
             raise ValueError(f"{data.source}: no episode is set aside, so there is nothing to judge by")
-        self.aside = aside
+        self.name, self.aside = data.name, aside
+        self.fitted: dict[str, Any] = {}  # what was fitted to the data alone, for the next policies
         rng = np.random.default_rng(0)
         self.train, self.train_next, _ = _some(treat(seen), judging.rows, rng)
         self.held, self.held_next, self.held_rows = _some(treat(self.aside), judging.held_rows, rng)
@@ -104,7 +106,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     }
     q = _fit(split, next_action, judging.q, k_q, progress)
     start_value, value, td_error = jax.device_get(_look(q, actions, split.start, held, split.episode, judging.q.discount))
-    behavior, see = _behavior(runs, split.train, judging.behavior, k_behavior, progress)
+    behavior, see = _behavior(runs, split, judging.behavior, k_behavior, progress)
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
     own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
@@ -118,8 +120,14 @@ def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: P
     obs, returns = Normalizer.of(split.train.moments("obs")), Normalizer(jnp.float32(split.mean), jnp.float32(split.std))
     fresh = stage.fresh(obs, returns, next_action.shape[-1], key)
     given = {"start": fresh, "next_action": jnp.asarray(next_action[-1])}
-    behavior = fit_one(stage, split.train, given, key, lambda step: progress("Q of the behavior", step, stage.steps))
-    shared, each, what = {"start": behavior}, {"next_action": jnp.asarray(next_action)}, f"Q of {len(next_action) - 1} policies"
+    if "q" not in split.fitted:
+        told = "Q of the behavior"
+        split.fitted["q"] = fit_one(stage, split.train, given, key, lambda step: progress(told, step, stage.steps))
+    shared, each, what = (
+        {"start": split.fitted["q"]},
+        {"next_action": jnp.asarray(next_action)},
+        f"Q of {len(next_action) - 1} policies",
+    )
     return fit_each(stage, split.train, shared, each, key, lambda step: progress(what, step, stage.steps))
 
 
@@ -138,16 +146,19 @@ def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, epis
     return default_mapping()(one, [True, True])(q, actions)
 
 
-def _behavior(runs: Sequence[Run], train: Batch, stage: DiffusionBehavior, key, progress: Progress):
+def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, progress: Progress):
     """A diffusion model of the behavior, and how it sees observations: one that a run has, or one trained now."""
     for run in runs:
         for name, found in run.algorithm.stages.items():
             if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
                 model = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), run.results[name])
                 return model, run.units.normalizer or (lambda obs: obs)
+    train = split.train
     see = Normalizer.of(train.moments("obs"))
-    seen = train._replace(obs=see(train.obs), next_obs=see(train.next_obs))
-    return fit_one(stage, seen, {}, key, lambda step: progress("behavior", step, stage.steps)), see
+    if "behavior" not in split.fitted:
+        seen = train._replace(obs=see(train.obs), next_obs=see(train.next_obs))
+        split.fitted["behavior"] = fit_one(stage, seen, {}, key, lambda step: progress("behavior", step, stage.steps))
+    return split.fitted["behavior"], see
 
 
 def _likelihood(behavior, actions: np.ndarray, obs: Array, key) -> np.ndarray:

@@ -29,41 +29,38 @@ def judge(
     data: Dataset | str | Path | None = None,
     judging: Judging | None = None,
     progress: Progress = lambda what, done, of: None,
-    step: int | None = None,
 ) -> Judgement:
     """Rank every policy that the runs kept (seeds, swept values, checkpoints, algorithms) by held-out episodes of their data.
 
-    data: where the data set is now, if it was moved. step: only the policies that were kept then, of runs that may still be in
-    training. Raises JudgingError for runs on different data or without held-out
+    data: where the data set is now, if it was moved. Raises JudgingError for runs on different data or without held-out
     episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
     """
     given = [runs] if isinstance(runs, (Run, str, Path)) else runs
     found = [run if isinstance(run, Run) else load_run(run) for run in given]
-    for run in found if step is None else ():
-        run.require_complete()
-    return _judge(found, data, judging or Judging(), progress, step)
+    holdout, judging = comparable(found), judging or Judging()
+    recording = data if isinstance(data, Dataset) else reload(found[0].info["data"], data)
+    if recording.sha256 != found[0].info["data"]["sha256"]:
+        raise JudgingError(f"{recording.source} is not the data that {found[0].path} was trained on; name it with --data")
+    return judge_on(Split(recording, holdout, judging), found, judging, progress)
 
 
-def _judge(
-    runs: list[Run], data: Dataset | str | Path | None, judging: Judging, progress: Progress, step: int | None
-) -> Judgement:
-    holdout = comparable(runs)
-    recording = data if isinstance(data, Dataset) else reload(runs[0].info["data"], data)
-    if recording.sha256 != runs[0].info["data"]["sha256"]:
-        raise JudgingError(f"{recording.source} is not the data that {runs[0].path} was trained on; name it with --data")
-    split, panel = Split(recording, holdout, judging), Panel.of(runs, step)
+def judge_on(split: Split, runs: Sequence[Run], judging: Judging, progress: Progress, step: int | None = None) -> Judgement:
+    """`judge` on a split of the data that keeps what is fitted to them alone for the next call. step: only the policies that were
+    kept then, of runs that may still be in training."""
+    panel = Panel.of(runs, step)
     evidence = gather(split, panel, runs, judging, progress)
     shares = {str(run.path): effective_shares(run, split.held) for run in runs}
     of_each = [shares[c.run].get((c.seed, c.point)) for c in panel.candidates]
-    return judgement(recording.name, float(judging.q.discount), panel.candidates, evidence, of_each)
+    return judgement(split.name, float(judging.q.discount), panel.candidates, evidence, of_each)
 
 
 def comparable(runs: Sequence[Run]) -> float:
-    """The fraction of the episodes that none of the runs was trained on. Raises JudgingError."""
+    """The fraction of the episodes that none of the runs was trained on. Raises JudgingError, RunError."""
     if not runs:
         raise JudgingError("found no run to judge, expected one or more")
     first = runs[0]
     for run in runs:
+        run.require_complete()
         if run.info["data"]["sha256"] != first.info["data"]["sha256"]:
             names = f"{run.path} was trained on {run.info['data']['name']}, {first.path} on {first.info['data']['name']}"
             raise JudgingError(f"{names}; judge them one by one")

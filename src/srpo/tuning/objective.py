@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.evaluation.scores import training_scores
-from srpo.judging.evidence import Judging
-from srpo.judging.judge import judge
+from srpo.judging.evidence import Judging, Split
+from srpo.judging.judge import judge_on
 from srpo.judging.verdict import Judged
 from srpo.runs.run import Run
 
@@ -35,16 +35,29 @@ class Objective:
 
     kind: str
     judging: Judging
+    _splits: dict[float, Split] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # with what is fitted to the data alone
 
     def __call__(self, run: Run, data: Dataset, step: int) -> Score:
         """Of the policies that a run, perhaps still in training, kept at `step`; of a dial its best temperature."""
         if self.kind == "judge":
-            return judged(judge(run, data, self.judging, step=step).ranking)
+            return judged(judge_on(self._split(run, data), [run], self.judging, quietly, step).ranking)
         found = training_scores(run, step)
         if found is None:
             raise ConfigError(f"{run.path}: evals.csv has no episode of step {step}; restore it, or remove the folder")
         (summary,) = found.summaries
         return Score(summary.mean, summary.low, summary.high)
+
+    def _split(self, run: Run, data: Dataset) -> Split:
+        holdout = run.algorithm.data.holdout
+        if holdout not in self._splits:
+            self._splits[holdout] = Split(data, holdout, self.judging)
+        return self._splits[holdout]
+
+
+def quietly(what: str, done: int, of: int) -> None:
+    """A trial shows no progress of its own."""
 
 
 def judged(ranking: Any) -> Score:
