@@ -108,6 +108,8 @@ def test_rows_are_those_of_the_array_whatever_the_system_has(in_file, monkeypatc
         np.testing.assert_array_equal(mapped.gathered(found, rows), array[rows], strict=True)
         np.testing.assert_array_equal(mapped.gathered(found[10:], rows // 2), array[10:][rows // 2], strict=True)
     assert mapped.gathered(found, draws).flags.writeable
+    monkeypatch.setattr(mapped, "FEW", 60)
+    np.testing.assert_array_equal(mapped.few(found), array[::7], strict=True)
     with pytest.raises(IndexError):
         mapped.gathered(found[:10], np.array([10]))
 
