@@ -22,7 +22,7 @@ from srpo.optim import adam, adamw
 from srpo.runs.description import describe
 from srpo.runs.grid import Grid
 from srpo.runs.run import load_run
-from srpo.runs.tables import NUMBER, WHOLE, Table
+from srpo.runs.tables import NUMBER, WHOLE, CsvTable
 from srpo.steps import Log, advance, metric_names
 
 KEY = jax.random.key(0)
@@ -160,10 +160,10 @@ def test_a_run_of_an_earlier_version_is_read_in_present_words(tmp_path):
     old = json.dumps(info).replace('"policy.lr_q"', '"policy.critic_lr"')
     assert "policy.lr_q" not in old
     (tmp_path / "run.json").write_text(old)
-    Table(tmp_path / "evals.csv", {"seed": WHOLE, "policy.critic_lr": NUMBER}).append([{"seed": 0, "policy.critic_lr": 0.5}])
+    CsvTable(tmp_path / "evals.csv", {"seed": WHOLE, "policy.critic_lr": NUMBER}).append([{"seed": 0, "policy.critic_lr": 0.5}])
     run = load_run(tmp_path)
     assert (run.algorithm.candidates, run.points, run.info["sources"]) == (7, grid.points, {"policy.lr_q": "--sweep"})
     assert [run.failed(1, point) is None for point in run.points] == [True, False]
-    assert Table(tmp_path / "evals.csv", {"seed": WHOLE, "policy.lr_q": NUMBER}, DiffusionQL.renamed).read() == [
+    assert CsvTable(tmp_path / "evals.csv", {"seed": WHOLE, "policy.lr_q": NUMBER}, DiffusionQL.renamed).read() == [
         {"seed": "0", "policy.lr_q": "0.5"}
     ]

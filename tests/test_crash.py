@@ -67,7 +67,7 @@ def dying(patched, moment):
 
     patched.setattr(checkpoint, "created", counted(checkpoint.created))
     patched.setattr(os, "replace", counted(os.replace))
-    patched.setattr(tables.Table, "append", counted(tables.Table.append, torn))
+    patched.setattr(tables.CsvTable, "append", counted(tables.CsvTable.append, torn))
 
 
 def files(path):

@@ -26,7 +26,7 @@ from srpo.runs import tables
 from srpo.runs.checkpoint import CheckpointError, NotWritten
 from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.run import RunError
-from srpo.runs.tables import Table
+from srpo.runs.tables import CsvTable
 from srpo.surroundings import in_float32, require_devices
 from srpo.training import execution
 
@@ -145,7 +145,7 @@ def test_a_folder_is_claimed_by_one_and_given_back_if_nothing_comes_of_it(tmp_pa
 
 
 def test_a_full_disk_at_a_row_of_a_table_is_one_line(tmp_path, monkeypatch):
-    table = Table(tmp_path / "metrics.csv", {"step": tables.WHOLE, "value": tables.NUMBER})
+    table = CsvTable(tmp_path / "metrics.csv", {"step": tables.WHOLE, "value": tables.NUMBER})
     table.append([{"step": 1, "value": 2.0}])
     if os.path.exists("/dev/full"):
         monkeypatch.setattr(tables, "appended", lambda path: open("/dev/full", "wb"))  # noqa: SIM115
@@ -157,7 +157,7 @@ def test_training_on_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
     def full(self, rows):
         raise NotWritten(f"cannot write {self.path}: No space left on device")
 
-    monkeypatch.setattr(Table, "append", full)
+    monkeypatch.setattr(CsvTable, "append", full)
     data = recorded()
     with pytest.raises(
         CheckpointError, match=r"No space left on device; make room, then continue with: srpo train --resume .*run"

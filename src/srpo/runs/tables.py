@@ -44,25 +44,25 @@ MAYBE = Column(lambda text: text == "" or _is_number(text), "a number, or nothin
 WORD = Column(lambda text: re.fullmatch(r"[A-Za-z0-9_.:/+ -]{0,100}", text) is not None, "a plain word")
 
 
-def metrics_table(run: Run) -> Table:
+def metrics_table(run: Run) -> CsvTable:
     """One row per metric and run at each log."""
     steps = {"stage": one_of(run.algorithm.stages), "step": WHOLE}
     columns = {**steps, **_whose(run), "metric": WORD, "value": FINITE}
-    return Table(run.path / "metrics.csv", columns, run.algorithm.renamed)
+    return CsvTable(run.path / "metrics.csv", columns, run.algorithm.renamed)
 
 
-def evals_table(run: Run) -> Table:
+def evals_table(run: Run) -> CsvTable:
     """One row per episode. `kind`: "training" during it, "final" for `srpo eval`, "kept" for its --step."""
     which = {"kind": one_of(("training", "final", "kept")), "step": WHOLE, **_whose(run), "episode": WHOLE, "env_seed": WHOLE}
     found = {"return": NUMBER, "length": WHOLE, "score": MAYBE, "env_id": WORD, "gymnasium": WORD, "mujoco": WORD}
-    return Table(run.path / "evals.csv", which | found, run.algorithm.renamed)
+    return CsvTable(run.path / "evals.csv", which | found, run.algorithm.renamed)
 
 
 def _whose(run: Run) -> dict[str, Column]:
     return {"seed": one_of([str(seed) for seed in run.seeds]), **{path: swept(v) for path, v in run.grid.sweep.items()}}
 
 
-class Table:
+class CsvTable:
     """A CSV file that only grows; rows are flushed as they come, so that a kill loses at most a torn last line."""
 
     def __init__(self, path: Path, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None):
