@@ -18,12 +18,16 @@ from srpo.data.recording import Dataset
 from srpo.data.treated import Treated, treat
 from srpo.data.windows import values_to_go
 from srpo.diffusion.likelihood import likelihood_bound
+from srpo.diffusion.solver import Solver
 from srpo.judging.fitted_q import FittedQ, ScaledQ, fit_each, fit_one
+from srpo.judging.model import FittedModel, Imagined, Known, imagine
 from srpo.judging.panel import Panel
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer
 from srpo.runs.mapping import default_mapping
+from srpo.policies import DiffusionPolicy
 from srpo.runs.run import Run
+from srpo.runs.units import Normalized
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 
 Progress = Callable[[str, int, int], None]  # what is being done, how far, of how much
@@ -37,6 +41,7 @@ class Judging(eqx.Module):
     behavior: DiffusionBehavior = DiffusionBehavior(
         steps=5_000, batch_size=256, width=64, parametrization="preconditioned", lr=1e-3
     )
+    model: FittedModel = FittedModel()
     rows: int = static(30_000, "transitions that Q is fitted to, drawn from those that were trained on if there are more")
     held_rows: int = static(5_000, "held-out transitions that are looked at, drawn if there are more")
     states: int = static(500, "held-out states at which the likelihood of actions is measured")
@@ -53,7 +58,9 @@ class Evidence:
     returns: Float[np.ndarray, " episodes"]  # discounted, of the held-out episodes: what the behavior's value should be
     slope: float  # of held-out returns to go against the behavior's Q: 1 if it is calibrated
     correlation: float  # of the two
-    ends_after: float = float("nan")  # steps: mean length of the held-out episodes that ended by themselves
+    loose: Float[np.ndarray, "policies members starts"]  # return in the learned model, not discounted
+    known: Float[np.ndarray, "policies members starts"]  # the steps of it of which something is known
+    horizon: int  # steps that policies were let loose for, at most
 
 
 class Split:
@@ -67,7 +74,8 @@ class Split:
         self.name, self.aside = data.name, aside
         self.fitted: dict[str, Any] = {}  # what was fitted to the data alone, for the next policies
         rng = np.random.default_rng(0)
-        self.train, self.train_next, _ = _some(treat(seen), judging.rows, rng)
+        treated = treat(seen)
+        self.train, self.train_next, _ = _some(treated, judging.rows, rng)
         self.held, self.held_next, self.held_rows = _some(treat(self.aside), judging.held_rows, rng)
         first, stop = self.aside.episodes.T
         _, self.episode = np.unique(np.searchsorted(stop, self.held_rows, "right"), return_inverse=True)  # of each held-out row
@@ -78,6 +86,10 @@ class Split:
         self.returns = self.to_go[first]
         train_to_go = values_to_go(seen.reward, seen.episodes, seen.ended, discount, 0.0)
         self.mean, self.std = float(train_to_go.mean()), float(max(train_to_go.std(), 1e-6))
+        self.many, _, _ = _some(treated, judging.model.rows, np.random.default_rng(1))
+        spread = np.linspace(0, len(first) - 1, min(judging.model.starts, len(first))).astype(int)
+        self.loose_from = jnp.asarray(self.start[spread])
+        self.horizon = min(judging.model.horizon, int(np.diff(data.episodes).max()))
 
 
 def _some(treated: Treated, most: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray, np.ndarray]:
@@ -110,9 +122,23 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
     own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
-    error, aside = td_error / split.std, split.aside
-    ends_after = float(np.diff(aside.episodes)[aside.ended].mean()) if aside.ended.any() else float("nan")
-    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, ends_after)
+    cloned = Normalized(see, DiffusionPolicy(behavior, Solver())) if isinstance(see, Normalizer) else DiffusionPolicy(behavior, Solver())
+    loose = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
+    error = td_error / split.std
+    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, *loose, split.horizon)
+
+
+def let_loose(split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, progress: Progress) -> Imagined:
+    """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded."""
+    k_model, k_act = jax.random.split(key)
+    given = {"start": stage.fresh(split.many, k_model)}
+    model = fit_one(stage, split.many, given, k_model, lambda step: progress("a model of the data", step, stage.steps))
+    known, found = Known.of(model, split.many, split.held), []
+    groups = [*panel.groups, jax.tree.map(lambda x: x[None], cloned)]
+    for i, group in enumerate(groups):
+        progress("policies let loose in it", i, len(groups))
+        found.append(jax.device_get(imagine(model, group, split.loose_from, known, k_act, split.horizon)))
+    return Imagined(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:
