@@ -16,8 +16,9 @@ from srpo.data import from_arrays
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.schedules import VP
 from srpo.judging.evidence import Evidence, Judging
-from srpo.judging.fitted_q import FittedQ, fit_each
+from srpo.judging.fitted_q import FittedQ, fit_each, fit_one
 from srpo.judging.judge import JudgingError, comparable
+from srpo.judging.model import FittedModel, Known, imagine
 from srpo.judging.panel import Candidate, Panel
 from srpo.judging.verdict import bootstrap, judgement
 from srpo.networks.actors import DialedActor
@@ -67,14 +68,46 @@ def test_the_bound_is_the_likelihood_where_the_model_is_perfect():
     np.testing.assert_allclose(found.mean(1), wanted.mean(1), atol=0.15)
 
 
-def evidence(gain, likelihood, td=1.0, predicted=10.0, correlation=0.8, ends_after=np.nan):
-    """Of policies with these gains over a behavior that is worth 10, in two members and 12 episodes that differ a little."""
+class Plant(eqx.Module):
+    """Pushes a point by a constant, or by what it is given beside it."""
+
+    push: jax.Array
+
+    def act(self, obs, key=None):
+        return jnp.broadcast_to(self.push, (*obs.shape[:-1], 1))
+
+
+def test_policies_are_let_loose_in_a_model_of_the_plant_as_far_as_it_is_known():
+    """s' = s + a / 4, reward s', the end where s' > 1; recorded with -1 < a < 0.5 from -1 < s < 1."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.uniform(-1, 1, (4000, 1)).astype(np.float32), rng.uniform(-1, 0.5, (4000, 1)).astype(np.float32)
+    following = obs + action / 4
+    arrays = obs, action, following[:, 0], following, 1.0 - (following[:, 0] > 1)
+    data = Batch(*(jnp.asarray(x, jnp.float32) for x in arrays), jnp.arange(4000))
+    stage = FittedModel(steps=800, batch_size=128, hidden=(24,), members=2, lr=1e-2)
+    model = fit_one(stage, data, {"start": stage.fresh(data, jax.random.key(1))}, jax.random.key(0))
+    known = Known.of(model, data, data)
+    start = jnp.array([[0.0], [-0.65]])
+    policies = Plant(jnp.array([[0.0], [0.42], [-0.5]]))  # stands; runs to the end; runs to where nothing was recorded
+    found = imagine(model, policies, start, known, jax.random.key(2), 20)
+    stands, runs, leaves = np.asarray(found.value).mean(1)
+    np.testing.assert_allclose(stands, [0.0, -13.0], atol=1.5)
+    wanted = [0.105 * sum(range(1, 11)), sum(-0.65 + 0.105 * i for i in range(1, 17))]  # with the reward of the last step
+    np.testing.assert_allclose(runs, wanted, atol=1.6)  # without an end: 22
+    assert float(known.unknown) < -0.8 and (found.known[0] > 19).all() and (found.known[2] < 15).all()
+    assert (leaves < -0.7 * 10).all()  # nothing good is promised there
+
+
+def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None):
+    """Of policies with these gains over a behavior that comes to 10, in two members and 12 episodes that differ a little."""
     gain, shape = np.append(np.asarray(gain, float), 0.0), (len(gain) + 1, 2, 12)
     noise = np.linspace(-0.2, 0.2, 12)
-    value = np.broadcast_to(gain[:, None, None] * (1 + noise), shape) + 10
-    nats = np.broadcast_to(np.append(likelihood, 0.0)[:, None] - 3.0, (len(gain), 7))
-    errors = np.append(np.broadcast_to(td, len(gain) - 1), 1.0)
-    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, ends_after)
+    loose = np.broadcast_to(gain[:, None, None] * (1 + noise), shape) + 10
+    steps = np.broadcast_to(np.append(np.broadcast_to(known, len(gain) - 1), 60.0)[:, None, None], shape)
+    by_q = gain if q_gain is None else np.append(np.asarray(q_gain, float), 0.0)
+    value = np.broadcast_to(by_q[:, None, None] * (1 + noise), shape) + 10
+    nats, errors = np.zeros((len(gain), 7)), np.ones(len(gain))
+    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, 100)
 
 
 def judged(*args, steps=None, **options):
@@ -84,39 +117,41 @@ def judged(*args, steps=None, **options):
     return judgement("tiny", 0.99, candidates, found, [None] * n)
 
 
-def test_the_best_trusted_policy_is_taken():
-    found = judged([1.0, 3.0, 9.0], [0.5, 0.2, -40.0])
+def test_the_policy_that_promises_most_for_sure_is_taken():
+    found = judged([1.0, 3.0, -5.0], known=[50.0, 40.0, 5.0])
     assert found.answer == "take" and dict(found.choice.point) == {"policy.beta": pytest.approx(0.2)}
     assert [j.trusted for j in found.ranking] == [True, True, False]
-    assert "40.0 nats per step off the data" in found.ranking[-1].objection
-    assert any(line.startswith("better than the behavior by 3 ") for line in found.advice)
-    assert "1 of 3 policies are not trusted" in " ".join(found.advice)
+    assert "it is known for 5 steps, the behavior for 60" in found.ranking[-1].objection
+    assert found.advice[-1].startswith("better than cloning by 3 ")
+    assert (
+        "1 of 3 policies are not trusted" in " ".join(found.advice)
+        and "comes to 10, and is known for 60 of 100" in found.advice[0]
+    )
 
 
 def test_what_data_cannot_tell():
-    even = judged([0.0, -0.1], [0.0, 0.0])
+    even = judged([0.0, -0.1])
     assert even.answer == "cannot tell" and "whether it is better than cloning" in even.advice[-1]
-    wrong = judged([3.0], [0.0], predicted=40.0)
-    assert wrong.answer == "cannot tell" and "Q does not give back what the held-out episodes returned" in wrong.advice[-1]
-    assert judged([3.0], [0.0], correlation=-0.2).answer == "cannot tell"
-    late = judged([3.0], [0.0], ends_after=400.0)
-    assert late.answer == "cannot tell" and "after 400 steps, and the discount sees about 100" in late.advice[-1]
-    assert judged([3.0], [0.0], ends_after=40.0).answer == "take"
+    against = judged([3.0], q_gain=[-4.0])
+    assert against.answer == "cannot tell" and "by fitted Q it is worse than the behavior, by 4" in against.advice[-1]
+    for options in ({"predicted": 40.0}, {"correlation": -0.2}):  # where Q does not give back what was recorded
+        wrong = judged([3.0], q_gain=[-4.0], **options)
+        assert wrong.answer == "take" and any(line.endswith("it is not heard") for line in wrong.advice)
+    far = judged([3.0, 1.0], known=[5.0, 60.0])
+    assert far.answer == "cannot tell" and "it is known for 5 steps" in far.advice[-1]
 
 
 def test_no_policy_can_be_trusted_or_beats_cloning():
-    far = judged([5.0, 7.0], [-30.0, -50.0])
+    far = judged([5.0, 7.0], known=[3.0, 2.0])
     assert far.answer == "none" and far.choice is None and "none can be trusted" in far.advice[-1]
-    odd = judged([5.0], [0.0], td=9.0)
-    assert odd.answer == "none" and "errs 9.0 times as much" in odd.ranking[0].objection
-    worse = judged([-5.0, -2.0], [0.0, 0.0])
+    worse = judged([-5.0, -2.0])
     assert worse.answer == "none" and "none is better than cloning" in worse.advice[-1]
-    broken = judged([np.nan, 1.0], [0.0, 0.0])
-    assert broken.ranking[-1].objection == "its Q is not finite" and broken.answer == "take"
+    broken = judged([np.nan, 1.0])
+    assert broken.ranking[-1].objection == "its return in the model is not finite" and broken.answer == "take"
 
 
 def test_an_earlier_checkpoint_can_be_the_choice():
-    found = evidence([3.0, 1.0], [0.0, 0.0])
+    found = evidence([3.0, 1.0])
     candidates = [Candidate("run", "srpo", 0, step, ()) for step in (5, 10)]
     advice = judgement("tiny", 0.99, candidates, found, [None, None]).advice
     assert "checkpoint: step 5, not the last, 10 (gain 1 for 3)" in advice
@@ -150,7 +185,17 @@ def test_runs_that_cannot_be_judged():
         comparable([])
 
 
-TINY = ("q.steps=30", "q.hidden=8", "behavior.steps=5", "behavior.width=8", "behavior.blocks=1", "states=16")
+TINY = (
+    "q.steps=30",
+    "q.hidden=8",
+    "model.steps=30",
+    "model.hidden=8",
+    "model.members=2",
+    "behavior.steps=5",
+    "behavior.width=8",
+    "behavior.blocks=1",
+    "states=16",
+)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from srpo.judging.model import FittedModel, Imagined, Known, imagine
 from srpo.judging.panel import Panel
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer
-from srpo.runs.mapping import default_mapping
 from srpo.policies import DiffusionPolicy
+from srpo.runs.mapping import default_mapping
 from srpo.runs.run import Run
 from srpo.runs.units import Normalized
 from srpo.stages.diffusion_behavior import DiffusionBehavior
@@ -122,7 +122,8 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
     own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
-    cloned = Normalized(see, DiffusionPolicy(behavior, Solver())) if isinstance(see, Normalizer) else DiffusionPolicy(behavior, Solver())
+    cloned = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
+    cloned = Normalized(see, cloned) if isinstance(see, Normalizer) else cloned
     loose = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
     error = td_error / split.std
     return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, *loose, split.horizon)

@@ -12,20 +12,24 @@ import numpy as np
 from srpo.judging.evidence import Evidence
 from srpo.judging.panel import Candidate
 
-FAR = 0.0  # nats per step below the recorded actions: a policy that knows the data acts more, not less, as they mostly do
-ODD = 1.05  # times the behavior's own error of one step on held-out transitions: beyond, Q does not fit this policy
+SOON = 0.5  # of the steps that are known of the behavior: of a policy of which fewer are, too little is known
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One policy. Values are discounted returns in recorded rewards, `gain` that over the behavior's at the same states."""
+    """One policy, in recorded rewards."""
 
     candidate: Candidate
-    value: float  # at the first states of the held-out episodes
-    gain: float
+    loose: float  # return in the learned model, not discounted; nothing is promised where the model knows nothing
+    gain: float  # that over the behavior's, let loose in the same model
     low: float  # 95 % interval of the gain: members and episodes drawn with replacement
     high: float
+    known: float  # steps of which the model knows something
+    value: float  # discounted, by fitted Q, at the first states of the held-out episodes
+    q_gain: float  # over the behavior's, at all held-out states
+    q_low: float
+    q_high: float
     likelihood: float  # nats per step above those of the recorded actions; below zero: acts off the data
     td_error: float  # times the behavior's
     effective_share: float | None  # of the held-out rows that its weights leave, if it was trained with weights
@@ -47,7 +51,10 @@ class Judgement:
     predicted: float  # the behavior's value at their first states
     slope: float  # of held-out returns to go against the behavior's Q: 1 if calibrated
     correlation: float
-    ranking: tuple[Judged, ...]  # best first, those that are not trusted last
+    horizon: int  # steps that policies were let loose for, at most
+    loose: float  # the behavior's return in the learned model
+    known: float  # its steps of which the model knows something
+    ranking: tuple[Judged, ...]  # best first
     answer: str  # "take", "cannot tell" or "none"
     advice: tuple[str, ...]
 
@@ -66,13 +73,14 @@ class Judgement:
 
     def __str__(self) -> str:
         head = f"{len(self.ranking)} policies on {self.data}, judged by {self.episodes} held-out episodes (discount {self.discount:g})"
-        columns = f"{'':<44}{'seed':>5}{'value':>10}{'gain':>9}{'95 % interval':>20}{'nats':>8}{'TD':>6}"
+        columns = f"{'':<44}{'seed':>5}{'return':>10}{'gain':>9}{'95 % interval':>20}{'known':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
         return "\n".join([head, columns, *map(_line, self.ranking), *self.advice])
 
 
 def _line(j: Judged) -> str:
     interval = f"{j.low:.3g} to {j.high:.3g}"
-    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.value:>10.4g}{j.gain:>9.3g}{interval:>20}{j.likelihood:>8.2f}{j.td_error:>6.2f}"
+    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{j.gain:>9.3g}{interval:>20}{j.known:>7.0f}"
+    text += f"{j.q_gain:>9.3g}{j.likelihood:>8.2f}{j.td_error:>6.2f}"
     return text + (f"  not trusted: {j.objection}" if j.objection else "")
 
 
@@ -86,40 +94,35 @@ def bootstrap(gain: np.ndarray, draws: int = DRAWS) -> np.ndarray:
 
 
 def weigh(candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]) -> list[Judged]:
-    """Every policy with its numbers, best first."""
-    gain = evidence.value[:-1] - evidence.value[-1:]
-    low, high = np.quantile(bootstrap(gain), [0.025, 0.975], axis=0)
-    nats = evidence.likelihood.mean(1)
-    ratio = evidence.td_error / evidence.td_error[-1]
-    judged = []
-    for i, candidate in enumerate(candidates):
-        likelihood = float(nats[i] - nats[-1])
-        objection = _objection(float(gain[i].mean()), likelihood, float(ratio[i]))
-        value = float(evidence.start_value[i].mean())
-        numbers = (value, float(gain[i].mean()), float(low[i]), float(high[i]), likelihood, float(ratio[i]))
-        judged.append(Judged(candidate, *numbers, shares[i], objection))
-    return sorted(judged, key=_order)
+    """Every policy with its numbers, best first: by the lower end of its gain."""
+    loose, known = evidence.loose.mean((1, 2)), evidence.known.mean((1, 2))
+    low, high = np.quantile(bootstrap(evidence.loose[:-1] - evidence.loose[-1:]), [0.025, 0.975], axis=0)
+    q_gain = evidence.value[:-1] - evidence.value[-1:]
+    q_low, q_high = np.quantile(bootstrap(q_gain), [0.025, 0.975], axis=0)
+    nats, ratio = evidence.likelihood.mean(1), evidence.td_error / evidence.td_error[-1]
+    rows = np.stack([
+        loose[:-1], loose[:-1] - loose[-1], low, high, known[:-1],
+        evidence.start_value[:-1].mean((1, 2)), q_gain.mean((1, 2)), q_low, q_high, nats[:-1] - nats[-1], ratio[:-1],
+    ], 1)  # fmt: skip
+    judged = [
+        Judged(candidate, *map(float, row), share, _objection(row, known[i], known[-1]))
+        for i, (candidate, row, share) in enumerate(zip(candidates, rows, shares, strict=True))
+    ]
+    return sorted(judged, key=lambda j: -j.low if np.isfinite(j.low) else np.inf)
 
 
-def _order(j: Judged) -> tuple[bool, float]:
-    """Those that are trusted by the lower end of their gain, then the others, whose gain means nothing, by their error."""
-    return not j.trusted, -j.low if j.trusted else j.td_error if np.isfinite(j.td_error) else np.inf
-
-
-def _objection(gain: float, likelihood: float, ratio: float) -> str:
-    if not np.isfinite([gain, likelihood, ratio]).all():
-        return "its Q is not finite"
-    if likelihood < -FAR:
-        return f"it acts {-likelihood:.1f} nats per step off the data"
-    if ratio > ODD:
-        return f"its Q errs {ratio:.1f} times as much as the behavior's"
+def _objection(numbers: np.ndarray, known: float, of_behavior: float) -> str:
+    if not np.isfinite(numbers[:5]).all():
+        return "its return in the model is not finite"
+    if known < SOON * of_behavior:
+        return f"it is known for {known:.0f} steps, the behavior for {of_behavior:.0f}"
     return ""
 
 
 def judgement(data: str, discount: float, candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]):
     """The whole: ranking, answer and advice."""
     ranking = weigh(candidates, evidence, shares)
-    answer, advice = _advise(ranking, evidence, 1 / (1 - discount))
+    answer, advice = _advise(ranking, evidence)
     return Judgement(
         data,
         len(evidence.returns),
@@ -128,34 +131,42 @@ def judgement(data: str, discount: float, candidates: Sequence[Candidate], evide
         float(evidence.start_value[-1].mean()),
         evidence.slope,
         evidence.correlation,
+        evidence.horizon,
+        float(evidence.loose[-1].mean()),
+        float(evidence.known[-1].mean()),
         tuple(ranking),
         answer,
         tuple(advice),
     )
 
 
-def _advise(ranking: Sequence[Judged], evidence: Evidence, horizon: float) -> tuple[str, list[str]]:
-    trusted = [j for j in ranking if j.trusted]
+def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[str]]:
+    best, lines = ranking[0], [_cloning(evidence)]
     reliable, said = _reliable(evidence)
-    left_out = f"{len(ranking) - len(trusted)} of {len(ranking)} policies are not trusted: they act far off the data, or their Q does not fit"
-    lines = [said] + ([left_out] if len(trusted) < len(ranking) else [])
+    trusted = [j for j in ranking if j.trusted]
+    if len(trusted) < len(ranking):
+        lines.append(f"{len(ranking) - len(trusted)} of {len(ranking)} policies are not trusted: they soon leave what is known")
     if not trusted:
         return "none", [*lines, "none can be trusted: train closer to the data (a smaller beta), or clone (--algo bc)"]
-    best = trusted[0]
     if best.high < 0:
         return "none", [*lines, "none is better than cloning: clone (--algo bc), or record better data"]
-    lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking)]
-    if not reliable:
-        return "cannot tell", [*lines, "cannot tell how good it is: Q does not give back what the held-out episodes returned"]
-    if evidence.ends_after > horizon:
-        late = f"episodes end by themselves, after {evidence.ends_after:.0f} steps, and the discount sees about {horizon:.0f}"
-        return "cannot tell", [
-            *lines,
-            f"cannot tell whether it is better than cloning: {late}; a larger q.discount sees further",
-        ]
+    lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
+    if not best.trusted:
+        return "cannot tell", [*lines, f"cannot tell how good it is: {best.objection}"]
     if best.low <= 0:
         return "cannot tell", [*lines, "cannot tell whether it is better than cloning: the interval of its gain contains zero"]
-    return "take", [*lines, f"better than the behavior by {best.gain:.3g} (95 % interval {best.low:.3g} to {best.high:.3g})"]
+    if reliable and best.q_high < 0:
+        against = f"by fitted Q it is worse than the behavior, by {-best.q_gain:.3g} (to {-best.q_high:.3g})"
+        return "cannot tell", [*lines, f"cannot tell whether it is better than cloning: {against}"]
+    return "take", [*lines, f"better than cloning by {best.gain:.3g} (95 % interval {best.low:.3g} to {best.high:.3g})"]
+
+
+def _cloning(evidence: Evidence) -> str:
+    """What the behavior comes to in the model: what all gains are measured from."""
+    return (
+        f"let loose in a model of the data, a clone of the behavior comes to {evidence.loose[-1].mean():.4g}, and is known for "
+        f"{evidence.known[-1].mean():.0f} of {evidence.horizon} steps"
+    )
 
 
 def _reliable(evidence: Evidence) -> tuple[bool, str]:
@@ -163,8 +174,9 @@ def _reliable(evidence: Evidence) -> tuple[bool, str]:
     returned, predicted = evidence.returns.mean(), evidence.start_value[-1].mean()
     spread = evidence.returns.std() + 2 * evidence.returns.std() / np.sqrt(len(evidence.returns))
     fine = bool(abs(predicted - returned) <= spread and evidence.correlation > 0)
-    text = f"{len(evidence.returns)} held-out episodes returned {returned:.4g}, the behavior's Q predicts {predicted:.4g}"
-    return fine, f"{text}; its correlation with returns to go is {evidence.correlation:.2f}"
+    text = f"fitted Q: held-out episodes returned {returned:.4g} (discounted), the behavior's Q predicts {predicted:.4g}"
+    heard = "" if fine else ": it is not heard"
+    return fine, f"{text}; its correlation with returns to go is {evidence.correlation:.2f}{heard}"
 
 
 def _take(best: Judged) -> str:
@@ -174,7 +186,7 @@ def _take(best: Judged) -> str:
 
 
 def _temperatures(best: Judged, trusted: Sequence[Judged]) -> list[str]:
-    """How the recipes of the best policy's algorithm compare at its step: means over seeds."""
+    """How the temperatures of the best policy's run compare at its step: means over seeds."""
     gains = defaultdict(list)
     for j in trusted:
         if (j.candidate.run, j.candidate.step) == (best.candidate.run, best.candidate.step):
