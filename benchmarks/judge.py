@@ -2,20 +2,23 @@
 
   python benchmarks/judge.py train --data halfcheetah-medium-replay-mini --out DIR     a panel of policies, bad ones included
   python benchmarks/judge.py truth --out DIR                                           their true returns, by episodes
-  python benchmarks/judge.py judge --out DIR                                           what the data say of them
-  python benchmarks/judge.py report --out DIR [--out DIR ...] --into docs              table and scatter plot of docs/judge.md
+  python benchmarks/judge.py judge --out DIR --to judged.csv                           what the data say of them, beside the truth
+  python benchmarks/judge.py judge --suite KEEP --data DATA.hdf5 --to judged.csv       of the policies that a suite kept and played
+  python benchmarks/judge_report.py judged.csv ... --into docs                         table and scatter plot of docs/judge.md
 
-A stopped `train` goes on where it was. DIR holds one data set: its runs, truth.json and evidence.npz.
+A stopped `train` goes on where it was. DIR holds one data set: its runs and truth.json. What a suite kept was trained on all
+episodes, so that those it is judged by are new to Q and to the model alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-import math
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,15 @@ from srpo.evaluation.rollouts import Rollouts
 from srpo.judging.evidence import Evidence, Judging, Split, gather
 from srpo.judging.judge import comparable
 from srpo.judging.panel import Candidate, Panel
-from srpo.judging.verdict import Judged, weigh
+from srpo.judging.verdict import weigh
 from srpo.runs.checkpoint import write_json
 from srpo.runs.run import Run, load_run
-from srpo.suite.pages import insert, markdown
+from srpo.suite.pages import write_csv
 from srpo.training.progress import Bars
 
 SEEDS, HOLDOUT, EPISODES = 2, 0.2, 10
+ASIDE = 0.1  # of the episodes, to judge policies by that were trained on all of them
+Score = Callable[[Candidate], float]  # the true one
 DEFAULT = {"policy.beta": 0.05}  # what `srpo train --preset quick` takes for these sets
 SMALL = (128, 128)
 CRITIC = {"critic.steps": 15_000, "critic.lr": 1e-3, "critic.hidden": SMALL, "data.reward": "return-range"}
@@ -94,11 +99,33 @@ def returns(run: Run, step: int) -> np.ndarray:
         return Rollouts(run.info["data"]["env_id"], shape, EPISODES)(run.policies_at(step), progress=bars.update).returns
 
 
-def judge(out: Path, changes: dict[str, str]) -> None:
-    """The evidence of all policies, and the Q of the trained critics at the first states of the held-out episodes."""
-    runs, judging = runs_in(out), assign_all(Judging(), changes)
-    panel = Panel.of(runs)
-    split = Split(srpo.load_dataset(recorded_source(runs[0].info["data"])), comparable(runs), judging)
+def of_panel(out: Path) -> tuple[list[Run], Score]:
+    """The runs in a folder of `train`, and what `truth` found."""
+    runs, told = runs_in(out), json.loads((out / "truth.json").read_text())
+
+    def score(c: Candidate) -> float:
+        run = next(run for run in runs if str(run.path) == c.run)
+        episodes = told[run.path.name][str(c.step)][run.seeds.index(c.seed)][run.points.index(c.point)]
+        return float(np.mean(normalized(np.array(episodes), run.info["data"]["reference"])))
+
+    return runs, score
+
+
+def of_suite(kept: Path, data: str) -> tuple[list[Run], Score]:
+    """The policies of a data set that a suite kept, and the means of the episodes that it played."""
+    runs = [load_run(file.parent) for file in sorted((kept / "policies" / data).glob("*/*/run.json"))]
+    played: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for name in ("curves.csv", "episodes.csv"):
+        for row in csv.DictReader((kept / name).read_text().splitlines()):
+            if row["data"] == data:
+                played[row["algorithm"], int(row["step"]), int(row["seed"])].append(float(row["score"]))
+    return runs, lambda c: float(np.mean(played[c.algorithm, c.step, c.seed]))
+
+
+def judge(runs: Sequence[Run], score: Score, source: str, judging: Judging) -> list[dict[str, Any]]:
+    """What the data say of every policy, beside its true score; the critic's Q only where a run has its critic."""
+    holdout = ASIDE if runs[0].compact else comparable(runs)
+    panel, split = Panel.of(runs), Split(srpo.load_dataset(source), holdout, judging)
     with Bars() as bars:
         said: list[str] = []
 
@@ -109,128 +136,68 @@ def judge(out: Path, changes: dict[str, str]) -> None:
             bars.update(done)
 
         evidence = gather(split, panel, runs, judging, tell)
+    critic = None if runs[0].compact else critic_values(runs[0], panel, split)
+    return rows(split.aside.name, panel.candidates, evidence, critic, score)
+
+
+def critic_values(run: Run, panel: Panel, split: Split) -> np.ndarray:
+    """(policies,) the smaller Q of the trained critics at the first states of the held-out episodes."""
     action = panel.act(split.start, jax.random.key(0))
-    critics = runs[0].results["critic"].q_target
     obs = np.broadcast_to(split.start, (len(action), *split.start.shape))
-    q = [jnp.min(jax.tree.map(lambda x, s=s: x[s, 0], critics)(obs, action), 0).mean(-1) for s in range(SEEDS)]
-    np.savez(out / "evidence.npz", critic=np.mean(q, 0), **vars(evidence))
+    critics = run.results["critic"].q_target
+    q = [jnp.min(jax.tree.map(lambda x, s=s: x[s, 0], critics)(obs, action), 0).mean(-1) for s in range(len(run.seeds))]
+    return np.mean(q, 0)
 
 
-class Result:
-    """One data set: the policies, their true scores and every criterion, higher is better."""
+COLUMNS = (
+    "data", "policy", "algorithm", "seed", "step", "default", "score", "low", "gain", "high", "known", "trusted", "q_start",
+    "q_gain", "td_error", "nats", "critic",
+)  # fmt: skip
 
-    def __init__(self, out: Path):
-        runs, told = runs_in(out), json.loads((out / "truth.json").read_text())
-        self.data = runs[0].info["data"]["name"]
-        self.candidates = Panel.of(runs).candidates
-        self.score = np.array([self._score(runs, told, c) for c in self.candidates])
-        found = dict(np.load(out / "evidence.npz"))
-        critic = found.pop("critic")
-        evidence = Evidence(**found)
-        self.judged = weigh(self.candidates, evidence, [None] * len(self.candidates))
-        order = {j.candidate: -i for i, j in enumerate(self.judged)}
-        self.criteria = {
-            "`srpo judge`": np.array([order[c] for c in self.candidates], float),
-            "fitted Q at first states": evidence.start_value[:-1].mean((1, 2)),
-            "critic's Q at first states": critic,
-            "TD error": -evidence.td_error[:-1],
-            "likelihood": evidence.likelihood[:-1].mean(1),
+
+def rows(
+    data: str, candidates: Sequence[Candidate], evidence: Evidence, critic: np.ndarray | None, score: Score
+) -> list[dict[str, Any]]:
+    """One row per policy, best first."""
+    last = {c.algorithm: max(o.step for o in candidates if o.algorithm == c.algorithm) for c in candidates}
+    by_critic: Mapping[Candidate, float] = {} if critic is None else dict(zip(candidates, map(float, critic), strict=True))
+    found = []
+    for j in weigh(candidates, evidence, [None] * len(candidates)):
+        c = j.candidate
+        default = c.algorithm == "srpo" and c.step == last["srpo"] and dict(c.point) in ({}, DEFAULT)
+        about = {
+            "data": data,
+            "policy": c.recipe,
+            "algorithm": c.algorithm,
+            "seed": c.seed,
+            "step": c.step,
+            "default": int(default),
         }
-        self.best = float(self.score.max())
-        self.default = [float(s) for s, c in zip(self.score, self.candidates, strict=True) if self._is_default(c, runs[0])]
-
-    @staticmethod
-    def _score(runs: Sequence[Run], told: dict[str, Any], c: Candidate) -> float:
-        run = next(run for run in runs if str(run.path) == c.run)
-        episodes = told[run.path.name][str(c.step)][run.seeds.index(c.seed)][run.points.index(c.point)]
-        return float(np.mean(normalized(np.array(episodes), run.info["data"]["reference"])))
-
-    @staticmethod
-    def _is_default(c: Candidate, run: Run) -> bool:
-        return c.run == str(run.path) and c.step == run.kept[-1] and dict(c.point) == DEFAULT
-
-    def regret(self, name: str) -> float:
-        """Score lost by taking the first of a criterion."""
-        return self.best - float(self.score[np.nanargmax(self.criteria[name])])
-
-    def spearman(self, name: str) -> float:
-        value = np.where(np.isfinite(self.criteria[name]), self.criteria[name], -np.inf)
-        ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (value, self.score)]
-        return float(np.corrcoef(*ranks)[0, 1])
-
-
-def table(results: Sequence[Result]) -> str:
-    """Rank correlation and regret of every criterion."""
-    header = ["chosen by", *(f"{r.data}: {what}" for r in results for what in ("Spearman", "regret")), "mean regret"]
-    rows = []
-    for name in results[0].criteria:
-        cells = [f"{value:.2f}" if kind == "spearman" else f"{value:.1f}" for r in results for kind, value in (
-            ("spearman", r.spearman(name)), ("regret", r.regret(name)))]  # fmt: skip
-        rows.append([name, *cells, f"{np.mean([r.regret(name) for r in results]):.1f}"])
-    defaults = [r.best - np.mean(r.default) for r in results]
-    rows.append(
-        ["default beta, last checkpoint", *(x for d in defaults for x in ("-", f"{d:.1f}")), f"{np.mean(defaults):.1f}"]
-    )
-    said = [
-        f"{r.data}: {len(r.score)} policies, true scores {r.score.min():.1f} to {r.best:.1f}, median {np.median(r.score):.1f}"
-        for r in results
-    ]
-    return "\n".join([markdown(header, rows), "", *(f"{line}.  " for line in said)])
-
-
-def picture(results: Sequence[Result], path: Path) -> None:
-    """The true score of every policy against the gain that the data say, by data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.4), layout="constrained", squeeze=False)
-    for ax, r in zip(axes[0], results, strict=True):
-        score = dict(zip(r.candidates, r.score, strict=True))
-        for name in dict.fromkeys(c.algorithm for c in r.candidates):
-            mine: list[Judged] = [j for j in r.judged if j.candidate.algorithm == name]
-            faces = [0.9 if j.trusted else 0.2 for j in mine]
-            ax.scatter([j.low for j in mine], [score[j.candidate] for j in mine], s=18, alpha=faces, label=name)
-        ax.scatter(r.judged[0].low, score[r.judged[0].candidate], s=90, facecolors="none", edgecolors="k", label="chosen")
-        ax.set_title(r.data, fontsize=9)
-        ax.set_xlabel("lower end of the gain", fontsize=8)
-        ax.set_ylabel("true normalized score", fontsize=8)
-        ax.set_xscale("symlog", linthresh=10)
-        most = math.log10(max(map(abs, ax.get_xlim())))
-        powers = 10.0 ** np.arange(1, most, math.ceil(most / 3))  # few enough to be read side by side
-        ax.set_xticks([*-powers[::-1], 0, *powers])
-        ax.tick_params(labelsize=7)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=7, frameon=False)
-    fig.savefig(path, dpi=130)
-
-
-def report(outs: Sequence[Path], into: Path | None) -> None:
-    results = [Result(out) for out in outs]
-    print(table(results))
-    if into is not None:
-        insert(into / "judge.md", "validation", table(results))
-        picture(results, into / "images" / "judge.png")
+        numbers = {"score": score(c), "low": j.low, "gain": j.gain, "high": j.high, "known": j.known, "q_start": j.value}
+        numbers |= {"q_gain": j.q_gain, "td_error": j.td_error, "nats": j.likelihood, "critic": by_critic.get(c, "")}
+        rounded = {key: x if x == "" else float(f"{x:.6g}") for key, x in numbers.items()}
+        found.append(about | rounded | {"trusted": int(j.trusted)})
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "truth", "judge", "report"))
-    parser.add_argument("--data", help="data set to train on")
-    parser.add_argument("--out", type=Path, required=True, action="append", help="folder of the runs of one data set")
+    parser.add_argument("what", choices=("train", "truth", "judge"))
+    parser.add_argument("--data", help="data set to train on, or that a suite's policies were trained on")
+    parser.add_argument("--out", type=Path, help="folder of the runs of one data set")
+    parser.add_argument("--suite", type=Path, metavar="KEEP", help="folder of the results of a suite, in place of --out")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="of the SRPO run, or of the judging")
-    parser.add_argument("--into", type=Path, help="folder of the pages to write the report into")
+    parser.add_argument("--to", type=Path, metavar="FILE.csv", help="where what was judged is written to")
     args = parser.parse_args()
     changes = dict(pair(text, "--set") for text in args.set)
     if args.what == "train":
-        train(args.data, args.out[0], changes)
+        train(args.data, args.out, changes)
     elif args.what == "truth":
-        truth(args.out[0])
-    elif args.what == "judge":
-        judge(args.out[0], changes)
+        truth(args.out)
     else:
-        report(args.out, args.into)
+        runs, score = of_panel(args.out) if args.suite is None else of_suite(args.suite, Path(args.data).stem)
+        source = recorded_source(runs[0].info["data"]) if args.suite is None else args.data
+        write_csv(args.to, judge(runs, score, source, assign_all(Judging(), changes)), COLUMNS)
     return 0
 
 

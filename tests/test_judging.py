@@ -10,12 +10,11 @@ import pytest
 
 import srpo
 from srpo.cli import main
-from srpo.config import assign_all
 from srpo.core import Batch
 from srpo.data import from_arrays
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.schedules import VP
-from srpo.judging.evidence import Evidence, Judging
+from srpo.judging.evidence import Evidence
 from srpo.judging.fitted_q import FittedQ, fit_each, fit_one
 from srpo.judging.judge import JudgingError, comparable
 from srpo.judging.model import FittedModel, Known, imagine
@@ -219,12 +218,13 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
     assert main(["judge", str(tmp_path / "bc"), "--quiet", *sets]) == 0
     told, said = capsys.readouterr()
     assert "4 policies on data, judged by 2 held-out episodes" in told and (tmp_path / "bc/judge.png").exists()
-    found = srpo.judge(tmp_path / "bc", judging=assign_all(Judging(), dict(t.split("=") for t in TINY)))
-    assert {(j.candidate.seed, j.candidate.step) for j in found.ranking} == {(s, k) for s in (0, 1) for k in (4, 8)}
-    assert f"{found.ranking[0].gain:.3g}" in told
-    c = found.choice
-    wanted = "" if c is None else f"next: srpo export {c.run} --seed {c.seed} --step {c.step} --to policy.safetensors\n"
-    assert said.endswith(wanted)
+    lines = [line.split() for line in told.splitlines() if line.startswith("bc ")]
+    assert {(row[2], row[1]) for row in lines} == {(seed, step) for seed in "01" for step in ("@4", "@8")}
+    if "none can be trusted" not in told and "none is better" not in told:
+        assert (
+            f"next: srpo export {tmp_path / 'bc'} --seed {lines[0][2]} --step {lines[0][1][1:]} --to policy.safetensors\n"
+            in said
+        )
     srpo.train(made.set("data.holdout", 0.0), recorded, out=tmp_path / "all", **options)
     before = sorted(tmp_path.rglob("*"))
     assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2

@@ -1,12 +1,13 @@
 """Rank the policies of runs from held-out data alone: no simulator, no robot.
 
-Every seed, swept value, kept checkpoint and algorithm is judged together, by fitted Q evaluation and by checks on the
-episodes that `data.holdout` kept out of training. The answer may be that the data cannot tell.
+Every seed, swept value, kept checkpoint and algorithm is judged together: let loose in a model of the data as far as that
+knows anything, by fitted Q evaluation, and by checks on the episodes that `data.holdout` kept out of training. The answer
+may be that the data cannot tell.
 
   srpo train logs.hdf5 --set data.holdout=0.1 --seeds 3 --sweep policy.beta=0.01,0.05,0.2 --keep 4
   srpo judge RUN                                    the ranking, advice in plain words, RUN/judge.png
   srpo judge RUN OTHER --json                       several runs on the same data, one JSON object
-  srpo judge RUN --set q.discount=0.998             look further ahead
+  srpo judge RUN --set model.steps=20000            a better model takes longer
   srpo judge RUN --reward rewards:energy            trained on rewards that this function computes
 """
 
