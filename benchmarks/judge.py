@@ -150,8 +150,8 @@ def critic_values(run: Run, panel: Panel, split: Split) -> np.ndarray:
 
 
 COLUMNS = (
-    "data", "policy", "algorithm", "seed", "step", "default", "score", "low", "gain", "high", "known", "trusted", "q_start",
-    "q_gain", "td_error", "nats", "critic",
+    "data", "policy", "algorithm", "seed", "step", "default", "score", "low", "loose", "high", "gain", "known", "q_start",
+    "td_error", "nats", "critic",
 )  # fmt: skip
 
 
@@ -173,10 +173,10 @@ def rows(
             "step": c.step,
             "default": int(default),
         }
-        numbers = {"score": score(c), "low": j.low, "gain": j.gain, "high": j.high, "known": j.known, "q_start": j.value}
-        numbers |= {"q_gain": j.q_gain, "td_error": j.td_error, "nats": j.likelihood, "critic": by_critic.get(c, "")}
+        numbers = {"score": score(c), "low": j.low, "loose": j.loose, "high": j.high, "gain": j.gain, "known": j.known}
+        numbers |= {"q_start": j.value, "td_error": j.td_error, "nats": j.likelihood, "critic": by_critic.get(c, "")}
         rounded = {key: x if x == "" else float(f"{x:.6g}") for key, x in numbers.items()}
-        found.append(about | rounded | {"trusted": int(j.trusted)})
+        found.append(about | rounded)
     return found
 
 

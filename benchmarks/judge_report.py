@@ -53,7 +53,9 @@ class Panel:
 
     def spearman(self, name: str) -> float:
         found = self.criterion(name)
-        return math.nan if found is None else float(np.corrcoef(*(ranks(x) for x in (found, self.score)))[0, 1])
+        if found is None or len(set(found.tolist())) == 1:
+            return math.nan
+        return float(np.corrcoef(ranks(found), ranks(self.score))[0, 1])
 
     @property
     def default(self) -> float:
@@ -72,17 +74,23 @@ def table(panels: Sequence[Panel]) -> str:
     """Rank correlation and regret of every criterion, by data set and on the mean of those where it was measured."""
     header = ["chosen by", *(f"{p.data.removesuffix('-v0')}" for p in panels), "mean"]
     lines = [
-        [name, *map(_cell, found), _cell(np.nanmean(found, 0))]
+        [name, *map(_cell, found), _cell(_mean(found))]
         for name, found in ((name, np.array([(p.spearman(name), p.regret(name)) for p in panels])) for name in CRITERIA)
     ]
     defaults = np.array([p.default for p in panels])
-    lines.append(["default beta, last checkpoint", *map(_regret, defaults), _regret(np.nanmean(defaults))])
+    lines.append(["default beta, last checkpoint", *map(_regret, defaults), _regret(_mean(defaults[:, None])[0])])
     said = [
         f"{p.data}: {len(p.rows)} policies, true scores {p.score.min():.1f} to {p.best:.1f}, median {np.median(p.score):.1f}; "
         f"taken: {p.rows[0]['policy']} seed {p.rows[0]['seed']}, {p.score[0]:.1f}"
         for p in panels
     ]
     return "\n".join([markdown(header, lines), "", *(f"{line}.  " for line in said)])
+
+
+def _mean(found: np.ndarray) -> np.ndarray:
+    """Over the data sets where it was measured, the first axis; not a number if it was nowhere."""
+    measured = found[~np.isnan(found).any(1)]
+    return measured.mean(0) if len(measured) else np.full(found.shape[1], math.nan)
 
 
 def _cell(found: np.ndarray) -> str:
@@ -94,7 +102,7 @@ def _regret(found: float) -> str:
 
 
 def picture(panels: Sequence[Panel], path: Path) -> None:
-    """The true score of every policy against the lower end of its gain, by data set."""
+    """The true score of every policy against the lower end of its return in the model, by data set."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -109,7 +117,7 @@ def picture(panels: Sequence[Panel], path: Path) -> None:
             ax.scatter(low[mine], p.score[mine], s=16, alpha=0.7, color=f"C{i}", label=name)
         ax.scatter(low[0], p.score[0], s=90, facecolors="none", edgecolors="k", label="taken")
         ax.set_title(p.data.removesuffix("-v0"), fontsize=8)
-        ax.set_xlabel("lower end of the gain", fontsize=8)
+        ax.set_xlabel("lower end of the return in the model", fontsize=8)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("true normalized score", fontsize=8)

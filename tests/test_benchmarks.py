@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 import srpo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
+import judge_report
 
 
 def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():
@@ -20,3 +23,20 @@ def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():
     assert len(shown) == 3 and shown[1].split()[-1] == "5.0"  # times plain PyTorch
     found = gpu.ceilings(32, 0.0)
     assert set(found) == {"float32 TFLOP/s", "bfloat16 TFLOP/s", "copy GB/s"} and min(found.values()) > 0
+
+
+def test_the_judge_s_report_finds_rank_correlations_and_what_each_criterion_loses(tmp_path):
+    header = "data,policy,algorithm,seed,step,default,score,low,loose,high,gain,known,q_start,td_error,nats,critic\n"
+    rows = "".join(
+        f"d-v0,srpo @{i},srpo,0,{i},{int(i == 2)},{score},{low},0,0,0,9,{-low},{td},0,\n"
+        for i, (score, low, td) in enumerate([(50, 4, 1.0), (60, 3, 0.5), (10, 2, 2.0), (0, 1, "nan")])
+    )
+    (tmp_path / "d.csv").write_text(header + rows)
+    panel = judge_report.Panel(tmp_path / "d.csv")
+    assert panel.regret("`srpo judge`") == 10 and panel.spearman("`srpo judge`") == pytest.approx(0.8)
+    assert panel.regret("fitted Q at first states") == 60 and panel.regret("TD error") == 0 and panel.default == 50
+    shown = judge_report.table([panel])
+    assert "| critic's Q at first states | - | - |" in shown and "| TD error | 1.00, 0.0 |" in shown
+    assert "4 policies, true scores 0.0 to 60.0, median 30.0; taken: srpo @0 seed 0, 50.0" in shown
+    judge_report.picture([panel], tmp_path / "judge.png")
+    assert (tmp_path / "judge.png").stat().st_size > 10_000

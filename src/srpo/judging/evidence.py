@@ -20,7 +20,7 @@ from srpo.data.windows import values_to_go
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.solver import Solver
 from srpo.judging.fitted_q import FittedQ, ScaledQ, fit_each, fit_one
-from srpo.judging.model import FittedModel, Imagined, Known, imagine
+from srpo.judging.model import FittedModel, Known, imagine
 from srpo.judging.panel import Panel
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer
@@ -122,15 +122,18 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
     own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
-    cloned = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
-    cloned = Normalized(see, cloned) if isinstance(see, Normalizer) else cloned
-    loose = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
+    clone = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
+    cloned = Normalized(see, clone) if isinstance(see, Normalizer) else clone
+    loose, known = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
     error = td_error / split.std
-    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, *loose, split.horizon)
+    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, loose, known, split.horizon)
 
 
-def let_loose(split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, progress: Progress) -> Imagined:
-    """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded."""
+def let_loose(
+    split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded, and for how
+    many steps that is known; (policies, members, starts)."""
     k_model, k_act = jax.random.split(key)
     given = {"start": stage.fresh(split.many, k_model)}
     model = fit_one(stage, split.many, given, k_model, lambda step: progress("a model of the data", step, stage.steps))
@@ -139,7 +142,7 @@ def let_loose(split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, 
     for i, group in enumerate(groups):
         progress("policies let loose in it", i, len(groups))
         found.append(jax.device_get(imagine(model, group, split.loose_from, known, k_act, split.horizon)))
-    return Imagined(*map(np.concatenate, zip(*found, strict=True)))
+    return np.concatenate([x.value for x in found]), np.concatenate([x.known for x in found])
 
 
 def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:

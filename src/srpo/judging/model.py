@@ -57,11 +57,11 @@ class FittedModel(Stage):
     steps: int = static(8_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((128, 128), "widths of the hidden layers")
-    members: int = static(4, "independent networks: where they disagree, nothing is known")
+    members: int = static(8, "independent networks: where they disagree, nothing is known")
     lr: float = setting(1e-3, "learning rate (Adam), decayed to 0 along a cosine")
     rows: int = static(300_000, "transitions that it is fitted to, drawn from those that were trained on if there are more")
     horizon: int = static(1000, "steps that a policy is let loose for; fewer if no episode was as long")
-    starts: int = static(24, "held-out episodes from whose first states policies are let loose")
+    starts: int = static(12, "held-out episodes from whose first states policies are let loose")
 
     def fresh(self, data: Batch, key: PRNGKeyArray) -> Dynamics:
         """One that has learned nothing but the scales of the data."""

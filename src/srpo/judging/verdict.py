@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,9 +22,11 @@ class Judged:
 
     candidate: Candidate
     loose: float  # return in the learned model, not discounted; nothing is promised where the model knows nothing
-    gain: float  # that over the behavior's, let loose in the same model
-    low: float  # 95 % interval of the gain: members and episodes drawn with replacement
+    low: float  # its 95 % interval: networks and starts drawn with replacement
     high: float
+    gain: float  # over the behavior, let loose in the same model
+    gain_low: float  # its 95 % interval
+    gain_high: float
     known: float  # steps of which the model knows something
     value: float  # discounted, by fitted Q, at the first states of the held-out episodes
     q_gain: float  # over the behavior's, at all held-out states
@@ -73,49 +75,55 @@ class Judgement:
 
     def __str__(self) -> str:
         head = f"{len(self.ranking)} policies on {self.data}, judged by {self.episodes} held-out episodes (discount {self.discount:g})"
-        columns = f"{'':<44}{'seed':>5}{'return':>10}{'gain':>9}{'95 % interval':>20}{'known':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
+        columns = f"{'':<44}{'seed':>5}{'return':>10}{'95 % interval':>20}{'gain':>9}{'known':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
         return "\n".join([head, columns, *map(_line, self.ranking), *self.advice])
 
 
 def _line(j: Judged) -> str:
     interval = f"{j.low:.3g} to {j.high:.3g}"
-    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{j.gain:>9.3g}{interval:>20}{j.known:>7.0f}"
+    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{interval:>20}{j.gain:>9.3g}{j.known:>7.0f}"
     text += f"{j.q_gain:>9.3g}{j.likelihood:>8.2f}{j.td_error:>6.2f}"
     return text + (f"  not trusted: {j.objection}" if j.objection else "")
 
 
-def bootstrap(gain: np.ndarray, draws: int = DRAWS) -> np.ndarray:
-    """(draws, policies) means of `gain` (policies, members, episodes): members, then episodes, drawn with replacement, the same for all policies."""
+def bootstrap(value: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+    """(draws, policies) means of values (policies, members, episodes): members, then episodes, drawn with replacement, the same for all policies."""
     rng = np.random.default_rng(0)
-    _, members, episodes = gain.shape
-    some = gain[:, rng.integers(0, members, (draws, members))].mean(2)  # (policies, draws, episodes)
+    _, members, episodes = value.shape
+    some = value[:, rng.integers(0, members, (draws, members))].mean(2)  # (policies, draws, episodes)
     weight = rng.multinomial(episodes, np.full(episodes, 1 / episodes), draws) / episodes
     return np.einsum("pde,de->dp", some, weight)
 
 
 def weigh(candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]) -> list[Judged]:
-    """Every policy with its numbers, best first: by the lower end of its gain."""
+    """Every policy with its numbers, best first: by the lower end of its return."""
     loose, known = evidence.loose.mean((1, 2)), evidence.known.mean((1, 2))
-    low, high = np.quantile(bootstrap(evidence.loose[:-1] - evidence.loose[-1:]), [0.025, 0.975], axis=0)
+    drawn = bootstrap(evidence.loose)
+    low, high = np.quantile(drawn[:, :-1], [0.025, 0.975], axis=0)
+    gain_low, gain_high = np.quantile(drawn[:, :-1] - drawn[:, -1:], [0.025, 0.975], axis=0)
     q_gain = evidence.value[:-1] - evidence.value[-1:]
     q_low, q_high = np.quantile(bootstrap(q_gain), [0.025, 0.975], axis=0)
     nats, ratio = evidence.likelihood.mean(1), evidence.td_error / evidence.td_error[-1]
-    rows = np.stack([
-        loose[:-1], loose[:-1] - loose[-1], low, high, known[:-1],
-        evidence.start_value[:-1].mean((1, 2)), q_gain.mean((1, 2)), q_low, q_high, nats[:-1] - nats[-1], ratio[:-1],
-    ], 1)  # fmt: skip
-    judged = [
-        Judged(candidate, *map(float, row), share, _objection(row, known[i], known[-1]))
-        for i, (candidate, row, share) in enumerate(zip(candidates, rows, shares, strict=True))
-    ]
+    numbers = {
+        "loose": loose[:-1], "low": low, "high": high, "known": known[:-1],
+        "gain": loose[:-1] - loose[-1], "gain_low": gain_low, "gain_high": gain_high,
+        "value": evidence.start_value[:-1].mean((1, 2)), "q_gain": q_gain.mean((1, 2)), "q_low": q_low, "q_high": q_high,
+        "likelihood": nats[:-1] - nats[-1], "td_error": ratio[:-1],
+    }  # fmt: skip
+    judged = []
+    for i, (candidate, share) in enumerate(zip(candidates, shares, strict=True)):
+        mine = {name: float(x[i]) for name, x in numbers.items()}
+        objection = _objection(mine, float(known[-1]))
+        judged.append(Judged(candidate=candidate, effective_share=share, objection=objection, **mine))
     return sorted(judged, key=lambda j: -j.low if np.isfinite(j.low) else np.inf)
 
 
-def _objection(numbers: np.ndarray, known: float, of_behavior: float) -> str:
-    if not np.isfinite(numbers[:5]).all():
+def _objection(numbers: Mapping[str, float], of_behavior: float) -> str:
+    """Why a policy of which this is found is not trusted; `of_behavior`: the steps that are known of the behavior."""
+    if not np.isfinite([numbers["loose"], numbers["low"], numbers["high"]]).all():
         return "its return in the model is not finite"
-    if known < SOON * of_behavior:
-        return f"it is known for {known:.0f} steps, the behavior for {of_behavior:.0f}"
+    if numbers["known"] < SOON * of_behavior:
+        return f"it is known for {numbers['known']:.0f} steps, the behavior for {of_behavior:.0f}"
     return ""
 
 
@@ -148,17 +156,20 @@ def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[st
         lines.append(f"{len(ranking) - len(trusted)} of {len(ranking)} policies are not trusted: they soon leave what is known")
     if not trusted:
         return "none", [*lines, "none can be trusted: train closer to the data (a smaller beta), or clone (--algo bc)"]
-    if best.high < 0:
+    if max(j.gain_high for j in trusted) < 0:
         return "none", [*lines, "none is better than cloning: clone (--algo bc), or record better data"]
     lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
     if not best.trusted:
         return "cannot tell", [*lines, f"cannot tell how good it is: {best.objection}"]
-    if best.low <= 0:
+    if best.gain_low <= 0:
         return "cannot tell", [*lines, "cannot tell whether it is better than cloning: the interval of its gain contains zero"]
     if reliable and best.q_high < 0:
         against = f"by fitted Q it is worse than the behavior, by {-best.q_gain:.3g} (to {-best.q_high:.3g})"
         return "cannot tell", [*lines, f"cannot tell whether it is better than cloning: {against}"]
-    return "take", [*lines, f"better than cloning by {best.gain:.3g} (95 % interval {best.low:.3g} to {best.high:.3g})"]
+    return "take", [
+        *lines,
+        f"better than cloning by {best.gain:.3g} (95 % interval {best.gain_low:.3g} to {best.gain_high:.3g})",
+    ]
 
 
 def _cloning(evidence: Evidence) -> str:

@@ -1,4 +1,4 @@
-"""What trials are compared by: the environment's score, or, where there is no simulator, the judge's lower end of the gain."""
+"""What trials are compared by: the environment's score, or, where there is no simulator, the judge's lower end of the return."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def quietly(what: str, done: int, of: int) -> None:
 
 
 def judged(ranking: Any) -> Score:
-    """The mean over seeds of the lower ends of the gains; not trusted if one of the seeds is not."""
+    """The mean over seeds of the lower ends of the returns; not trusted if one of the seeds is not."""
     groups: dict[Any, list[Judged]] = defaultdict(list)
     for one in ranking:
         groups[one.candidate.point, one.candidate.beta].append(one)
