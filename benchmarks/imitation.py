@@ -34,17 +34,18 @@ from srpo.networks.actors import GaussianActor
 from srpo.networks.layers import Init, Normalizer
 from srpo.optim import adam, cosine
 from srpo.policies import GaussianPolicy
+from srpo.runs.tables import metrics_table
 from srpo.suite.pages import check_place, insert, markdown, number, write_csv
 from srpo.suite.tables import rows_of
 
-HOLDOUT, STEPS, EPISODES, SEEDS = 0.1, 15_000, 10, 2
+HOLDOUT = 0.1
 COLUMNS = ("recipe", "seed", "error", "error_better", "error_worse", "log_prob", "log_std", "score")
 
 
 class Regression(Stage[Alone[GaussianActor], Batch, GaussianActor]):
     """IQL's policy with all weights one, and what may be another than there."""
 
-    steps: int = static(STEPS, "gradient steps")
+    steps: int = static(15_000, "gradient steps")
     batch_size: int = static(256, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256), "widths of the hidden layers")
     normalized: bool = static(False, "observations with mean 0 and deviation 1")
@@ -105,17 +106,17 @@ RECIPES: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def trained(name: str, data: Dataset, folder: Path) -> srpo.Run:
+def trained(name: str, data: Dataset, args: argparse.Namespace) -> srpo.Run:
     """The evaluated run of a recipe, as it is or made now."""
-    path = folder / name
+    path = args.out / name
     if (path / "run.json").exists():
         run = srpo.load_run(path)
         run = run if run.complete else srpo.resume(path, data, quiet=True)
     else:
-        algorithm = config.assign_all(Cloning(), RECIPES[name][1])
-        run = srpo.train(algorithm, data, seeds=SEEDS, out=path, eval_every=0, quiet=True)
-    if len(rows_of(run)) < SEEDS * EPISODES:
-        srpo.evaluate(run, EPISODES)
+        algorithm = config.assign_all(Cloning(), {"policy.steps": args.steps, **RECIPES[name][1]})
+        run = srpo.train(algorithm, data, seeds=args.seeds, out=path, eval_every=0, quiet=True)
+    if len(rows_of(run)) < args.seeds * args.episodes:
+        srpo.evaluate(run, args.episodes)
     return srpo.load_run(path)
 
 
@@ -145,8 +146,6 @@ def _errors(policy, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
 
 
 def _metrics(run: srpo.Run, seed: int) -> list[dict[str, str]]:
-    from srpo.runs.tables import metrics_table
-
     return [r for r in metrics_table(run).read() if int(r["seed"]) == seed]
 
 
@@ -185,8 +184,8 @@ def run(args: argparse.Namespace) -> int:
     _, held = data.split(HOLDOUT)
     rows: list[dict[str, Any]] = []
     for name in names:
-        rows += measured(name, trained(name, data, args.out), held)
-        print(table(rows[-SEEDS:]).splitlines()[-1], file=sys.stderr, flush=True)
+        rows += measured(name, trained(name, data, args), held)
+        print(table(rows[-args.seeds :]).splitlines()[-1], file=sys.stderr, flush=True)
     write_csv(args.out / "imitation.csv", rows, COLUMNS)
     if args.into is not None:
         insert(args.into, "imitation", table(rows))
@@ -199,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="a recording with an environment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the runs, and imitation.csv")
     parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join(RECIPES)}")
+    for name, default in {"steps": 15_000, "seeds": 2, "episodes": 10}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="replace the table in this page")
     args = parser.parse_args(argv)
     return guarded(lambda: run(args))
