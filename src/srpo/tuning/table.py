@@ -88,6 +88,8 @@ def draw(job: Job) -> None:
         values = [score.value for score in trial.scores if not score.note]
         mine = {"color": "C1", "lw": 2, "zorder": 3} if trial is first else {"color": "0.6", "lw": 1}
         ways.plot(steps, values, marker=".", **mine)
+    if not shown:
+        ways.text(0.5, 0.5, "nothing that is trusted yet", ha="center", transform=ways.transAxes, fontsize=8)
     ways.set_xlabel("gradient step of the last stage", fontsize=8)
     ways.set_ylabel("score" if job.objective.kind == "score" else "judge: lower end of the gain", fontsize=8)
     for axis, ax in zip(job.space, panels, strict=True):
