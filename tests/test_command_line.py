@@ -85,6 +85,15 @@ def test_commands_that_are_printed_can_be_pasted(name, monkeypatch):
     assert command("echo", "a b") == "echo 'a b'"
 
 
+def test_without_an_environment_held_out_episodes_judge(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("srpo.deploy.describe"), "exportable", lambda run: False)
+    run = Made(Path("runs/logs"))
+    run.info = {"data": {"env_id": None, "reward": "rewards:level"}, "settings": {"data.holdout": 0.2}}
+    assert next_commands(run) == ["srpo judge runs/logs --reward rewards:level"]
+    run.info["settings"]["data.holdout"] = 0.0
+    assert next_commands(run) == ["srpo eval runs/logs --episodes 100 --env ID, if there is a simulator"]
+
+
 def test_json_has_no_nan():
     value = {"a": float("nan"), "b": [1.5, float("-inf"), {"c": (2, float("nan"))}], "d": "NaN", "e": True}
     found = json.loads(strict_json.dumps(value), parse_constant=pytest.fail)

@@ -25,7 +25,8 @@ def report(run, as_json: bool) -> int:
 
 
 def next_commands(run) -> list[str]:
-    """What to do with a trained run: what its data and its policies allow."""
+    """What to do with a trained run: what its data and its policies allow. Where there is no environment, but episodes were
+    set aside, they are judged by those."""
     from srpo.deploy.describe import exportable
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
@@ -37,5 +38,8 @@ def next_commands(run) -> list[str]:
         + f"{run.algo} --episodes 100"
         + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
     )
+    reward = run.info["data"].get("reward")
+    judge = command("srpo", "judge", run.path, *(("--reward", reward) if reward else ())) + run.algo
+    first = [judge] if not run.info["data"]["env_id"] and run.info["settings"].get("data.holdout") else [evaluate]
     export = command("srpo", "export", run.path) + run.algo + "".join(f" {command(word)}" for word in one)
-    return [evaluate] + ([f"{export} --to policy.safetensors"] if exportable(run) else [])
+    return first + ([f"{export} --to policy.safetensors"] if exportable(run) else [])
