@@ -71,8 +71,8 @@ class FittedModel(Stage):
 
         sizes = (data.obs_size + data.action_size, *self.hidden, data.obs_size + 2)
         members = tuple(MLP(sizes, k, jax.nn.silu) for k in jax.random.split(key, self.members))
-        change = normalizer((data.next_obs - data.obs)[data.mask > 0], 1e-6)
-        return Dynamics(normalizer(data.obs), change, normalizer(data.reward[:, None]), members)
+        change = jnp.where(data.mask[:, None] > 0, data.next_obs - data.obs, 0.0)  # what follows an end is another episode
+        return Dynamics(normalizer(data.obs), normalizer(change, 1e-6), normalizer(data.reward[:, None]), members)
 
     def init(self, data, given, key):
         return TrainState.create(jax.tree.map(jnp.copy, given["start"]), self._optimizer(), target=True)
@@ -81,7 +81,7 @@ class FittedModel(Stage):
         return adam(cosine(self.lr, self.steps))
 
     def update(self, state, batch, given, key, step):
-        goes_on = batch.mask  # what follows an end is another episode
+        goes_on = batch.mask
         change = state.model.change(batch.next_obs - batch.obs)
         reward = state.model.reward(batch.reward[:, None])[..., 0]
 
