@@ -101,8 +101,10 @@ def advance(
 def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
     """The names of the metrics that a stage reports, found without computing anything."""
 
-    def one(state, data, given, key):
-        step = jnp.zeros((), jnp.int32)
-        return stage.update(state, data.take(stage.draw(data, key, step)), given, key, step)[1]
+    batch = jax.eval_shape(lambda key: data.take(stage.draw(data, key, jnp.zeros((), jnp.int32))), key)
+    return tuple(sorted(_metrics.eval_shape(stage, state, batch, given, key)))
 
-    return tuple(sorted(jax.eval_shape(one, state, data, given, key)))
+
+@jax.jit
+def _metrics(stage, state, batch, given, key):
+    return stage.update(state, batch, given, key, jnp.zeros((), jnp.int32))[1]

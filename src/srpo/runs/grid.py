@@ -110,7 +110,7 @@ class Grid:
         """The shapes of the results of all stages, with leading axes (seed, point); `data` gives views, of which only sizes are used."""
         out: dict[str, Any] = {}
         for name, stage in self.algorithm.stages.items():
-            given = {need: _one_run(out[need]) for need in stage.needs}
+            given = {need: of_one_run(out[need]) for need in stage.needs}
 
             def init(view, given, key, stage=stage):
                 return stage.result(stage.init(view, given, key))
@@ -126,6 +126,6 @@ class Grid:
         return self.algorithm.acts_with or tuple(self.algorithm.stages)
 
 
-def _one_run(tree: Any) -> Any:
+def of_one_run(tree: Any) -> Any:
     """The shapes of one run, from arrays or shapes with leading axes (seed, point)."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), tree)

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.devices import local_devices, over_devices
-from srpo.runs.grid import Grid
+from srpo.runs.grid import Grid, of_one_run
 from srpo.runs.mapping import Axes, Mapping, default_mapping, in_rounds, over_runs
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
@@ -27,6 +28,7 @@ from srpo.training.feed import feed
 from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
+PROGRAMS = 16  # kept for later loops
 LOGS = 200  # rows per metric and run in metrics.csv
 
 
@@ -60,6 +62,27 @@ class SingleRun:
     key: jax.Array  # step i draws everything from fold_in(key, i)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a function of one run is computed for all of them; `per_round` at once if not all are."""
+
+    mapping: Mapping
+    on: tuple[jax.Device, ...]
+    per_round: int | None
+
+    def mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
+        mapping = self.mapping if self.per_round is None else in_rounds(self.per_round)
+        if len(self.on) > 1 or self.per_round is not None:
+            return over_devices(fn, axes, mapping, self.on)
+        return over_runs(fn, axes, mapping)
+
+
+@lru_cache(PROGRAMS)
+def _program(structure: Any, axes: tuple[Axes, ...], layout: Layout, precision: Precision) -> Callable[..., Any]:
+    """What advances all runs of stages of this structure: traced and compiled once for all loops of a process that train alike."""
+    return jax.jit(computed_in(precision, layout.mapped(_advance, axes)), donate_argnums=(1, 2))
+
+
 @dataclass
 class StageLoop:
     """A stage in training. `state` and `log` have leading axes (seed, point); `step` steps are done."""
@@ -90,12 +113,10 @@ class StageLoop:
         self.rounds = 1  # in which the runs of a device are computed, so that they fit into its memory
         self._program = self.compiled()
 
-    def _mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
-        """`fn`, a function of one run, for all of them, on all devices."""
-        mapping = self.mapping if self.rounds == 1 else in_rounds(-(-self._runs_per_device // self.rounds))
-        if len(self.on) > 1 or self.rounds > 1:
-            return over_devices(fn, axes, mapping, self.on)
-        return over_runs(fn, axes, mapping)
+    @property
+    def _layout(self) -> Layout:
+        per_round = None if self.rounds == 1 else -(-self._runs_per_device // self.rounds)
+        return Layout(self.mapping, self.on, per_round)
 
     @property
     def _runs_per_device(self) -> int:
@@ -104,7 +125,7 @@ class StageLoop:
     def compiled(self) -> Callable[..., Any]:
         """The program that advances all runs; the buffers of state and log that it is given are gone with it."""
         axes = ADVANCE_AXES + (VIEW_AXES if self._feed is None else TAKEN_AXES)
-        return jax.jit(computed_in(self.precision, self._mapped(_advance, axes)), donate_argnums=(1, 2))
+        return _program(jax.tree.structure(self.stage), axes, self._layout, self.precision)
 
     def single(self, seed: int, point: int) -> SingleRun:
         """What the run at these places in `grid.seeds` and `points` trains with."""
@@ -114,12 +135,10 @@ class StageLoop:
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
-        init = self._mapped(_init, INIT_AXES)
+        init = jax.jit(self._layout.mapped(_init, INIT_AXES))
         args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
-        shapes = jax.eval_shape(init, *args)
-        one = self.single(0, 0)
-        state = jax.eval_shape(lambda *a: one.stage.init(*a), self.data, one.given, one.init_key)
-        log = Log.create(metric_names(one.stage, state, self.data, one.given, one.key))
+        shapes, one = init.eval_shape(*args), self.single(0, 0)
+        log = Log.create(metric_names(one.stage, of_one_run(shapes), self.data, one.given, one.key))
         self.log = jax.tree.map(lambda x: jnp.broadcast_to(x, (*self.shape, *x.shape)) + 0, log)
         failures: list[dict[str, Any]] = []
         if self.file.exists():
@@ -128,7 +147,7 @@ class StageLoop:
             require_finite(self.file, state)
             self.state, self.log = jax.device_put((state, log))
         else:
-            self.state = jax.tree.map(jnp.copy, jax.jit(init)(*args))  # buffers are donated: no sharing, within or with results
+            self.state = jax.tree.map(jnp.copy, init(*args))  # buffers are donated: no sharing, within or with results
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
 
