@@ -4,10 +4,22 @@ import os
 import tempfile
 from importlib import metadata
 
+import pytest
+
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # a flag that XLA does not know ends the process
-    CHEAP += " --xla_cpu_use_fusion_emitters=false"
+    CHEAP += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"srpo-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn():
+    """No curves at the end of each training, which take half a second of a core: test_training.py draws them."""
+    from srpo.training import progress
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "draw_curves", lambda run: None)
+        yield

@@ -25,7 +25,8 @@ from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.run import RunError
-from srpo.training import execution
+from srpo.training import curves, execution, progress
+from srpo.training.curves import draw_curves
 from srpo.training.progress import Bars, Reporter
 
 TINY = {
@@ -89,7 +90,7 @@ def leaves_equal(a, b):
 def test_a_run_is_whole_on_disk(swept):
     files = {p.relative_to(swept.path).as_posix() for p in swept.path.rglob("*") if p.is_file()}
     stages = {f"stages/{name}.safetensors" for name in ("critic", "behavior", "policy@5", "policy")}
-    assert files == {"run.json", "metrics.csv", "evals.csv", "curves.png", "lock"} | stages
+    assert files == {"run.json", "metrics.csv", "evals.csv", "lock"} | stages
     info = json.loads((swept.path / "run.json").read_text())
     assert info["settings"]["policy.beta"] == 0.05 and info["sweep"] == {"policy.beta": [0.1, 0.5]} and info["seeds"] == [3, 1]
     assert {"jax", "gymnasium", "mujoco", "python"} <= info["versions"].keys()
@@ -99,6 +100,26 @@ def test_a_run_is_whole_on_disk(swept):
     assert [r["step"] for r in metrics if (r["stage"], r["seed"], r["metric"]) == ("critic", "3", "v_loss")] == [
         str(i + 1) for i in range(12)
     ]
+
+
+def test_a_run_ends_with_its_curves(swept, monkeypatch):
+    def drawn(run):
+        draw_curves(run)
+        picture = (run.path / "curves.png").read_bytes()
+        (run.path / "curves.png").unlink()
+        return picture
+
+    whole = drawn(swept)
+    assert whole.startswith(b"\x89PNG") and len(whole) > 20_000
+    with monkeypatch.context() as patch:
+        patch.setattr(curves, "evals_table", lambda run: SimpleNamespace(read=list))
+        assert drawn(swept) != whole
+    asked = []
+    monkeypatch.setattr(progress, "draw_curves", asked.append)
+    srpo.resume(swept.path)  # complete: nothing is done
+    assert not asked
+    Reporter(swept, True, ()).finished(swept)
+    assert asked == [swept]
 
 
 def test_earlier_stages_are_shared_and_later_ones_differ(swept):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -23,8 +25,10 @@ class Log(eqx.Module):
     bad_step: dict[str, Int[Array, "..."]]  # -1: none
 
     @classmethod
-    def create(cls, names) -> Log:
-        return cls({n: jnp.zeros(()) for n in names}, {n: jnp.full((), -1, jnp.int32) for n in names})
+    def create(cls, names: Iterable[str], shape: tuple[int, ...] = ()) -> Log:
+        """Of runs of this shape."""
+        totals = {n: jnp.asarray(np.zeros(shape, np.float32)) for n in names}
+        return cls(totals, {n: jnp.asarray(np.full(shape, -1, np.int32)) for n in names})
 
     def add(self, metrics: Metrics, step) -> Log:
         total = {n: self.total[n] + metrics[n] for n in self.total}
@@ -101,7 +105,10 @@ def advance(
 def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given, key: PRNGKeyArray) -> tuple[str, ...]:
     """The names of the metrics that a stage reports, found without computing anything."""
 
-    batch = jax.eval_shape(lambda key: data.take(stage.draw(data, key, jnp.zeros((), jnp.int32))), key)
+    def drawn(stage, data, key):
+        return data.take(stage.draw(data, key, jnp.zeros((), jnp.int32)))
+
+    batch = jax.eval_shape(drawn, stage, data, key)
     return tuple(sorted(_metrics.eval_shape(stage, state, batch, given, key)))
 
 

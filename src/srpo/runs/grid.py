@@ -92,7 +92,7 @@ class Grid:
         points = self.stage_points(stage)
         for need in self.algorithm.stages[stage].needs:
             if len(self.stage_points(need)) == 1:
-                shared[need] = jax.tree.map(lambda x: x[:, 0], results[need])
+                shared[need] = _of_the_only_point(results[need])
             else:
                 rows = np.array([self.where(need, point) for point in points])
                 own[need] = jax.tree.map(lambda x, rows=rows: x[:, rows], results[need])
@@ -110,7 +110,7 @@ class Grid:
         """The shapes of the results of all stages, with leading axes (seed, point); `data` gives views, of which only sizes are used."""
         out: dict[str, Any] = {}
         for name, stage in self.algorithm.stages.items():
-            given = {need: of_one_run(out[need]) for need in stage.needs}
+            given = {need: without(2, out[need]) for need in stage.needs}
 
             def init(view, given, key, stage=stage):
                 return stage.result(stage.init(view, given, key))
@@ -126,6 +126,11 @@ class Grid:
         return self.algorithm.acts_with or tuple(self.algorithm.stages)
 
 
-def of_one_run(tree: Any) -> Any:
-    """The shapes of one run, from arrays or shapes with leading axes (seed, point)."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), tree)
+def without(axes: int, tree: Any) -> Any:
+    """The shapes of arrays, or of shapes, without so many leading axes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), tree)
+
+
+@jax.jit
+def _of_the_only_point(result: Any) -> Any:
+    return jax.tree.map(lambda x: x[:, 0], result)

@@ -19,7 +19,7 @@ from srpo.data.views import TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.devices import local_devices, over_devices
-from srpo.runs.grid import Grid, of_one_run
+from srpo.runs.grid import Grid, without
 from srpo.runs.mapping import Axes, Mapping, default_mapping, in_rounds, over_runs
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
@@ -49,7 +49,18 @@ VIEW_AXES, TAKEN_AXES = (Axes.SHARED,) * 3, (Axes.SEED, Axes.SHARED, Axes.SHARED
 def stage_keys(name: str, seeds) -> jax.Array:
     """One key per seed, for initialization and steps; the same wherever a stage of this name is trained."""
     salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), salt))(jnp.array(seeds, jnp.uint32))
+    return _keys(np.array(seeds, np.uint32), np.uint32(salt))
+
+
+@jax.jit
+def _keys(seeds, salt):
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), salt))(seeds)
+
+
+@jax.jit
+def _split(keys):
+    """The keys of initialization and of steps."""
+    return tuple(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,11 @@ class StageLoop:
         self.shape = len(self.grid.seeds), len(self.points)
         self.shared, self.own = self.grid.given(self.name, self.results)
         keys = stage_keys(self.name, self.grid.seeds)
-        self.init_keys, self.keys = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in (0, 1))
+        self.init_keys, self.keys = _split(keys)
         self.log_every = -(-self.stage.steps // LOGS)
         self.step = 0
         self.survivors = Survivors(self.name, self.grid.seeds, self.points)
-        self._feed = feed(self.single(0, 0).stage, self.data, self.keys) if isinstance(self.data, TableView) else None
+        self._feed = feed(self._one_stage(0), self.data, self.keys) if isinstance(self.data, TableView) else None
         self.on = local_devices(self.devices, self.shape[0] * self.shape[1])
         self._fits = False  # not known before the first call
         self.rounds = 1  # in which the runs of a device are computed, so that they fit into its memory
@@ -131,15 +142,22 @@ class StageLoop:
         """What the run at these places in `grid.seeds` and `points` trains with."""
         given = {n: jax.tree.map(lambda x: x[seed], r) for n, r in self.shared.items()}
         given |= {n: jax.tree.map(lambda x: x[seed, point], r) for n, r in self.own.items()}
-        return SingleRun(jax.tree.map(lambda x: x[point], self.stage), given, self.init_keys[seed], self.keys[seed])
+        return SingleRun(self._one_stage(point), given, self.init_keys[seed], self.keys[seed])
+
+    def _one_stage(self, point: int) -> Stage:
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[point]), self.stage)
+
+    def _metric_names(self, states: Any) -> tuple[str, ...]:
+        """From the shapes of the states of all runs."""
+        given = {n: without(1, r) for n, r in self.shared.items()} | {n: without(2, r) for n, r in self.own.items()}
+        return metric_names(without(1, self.stage), without(2, states), self.data, given, without(1, self.keys))
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
         init = jax.jit(self._layout.mapped(_init, INIT_AXES))
         args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
-        shapes, one = init.eval_shape(*args), self.single(0, 0)
-        log = Log.create(metric_names(one.stage, of_one_run(shapes), self.data, one.given, one.key))
-        self.log = jax.tree.map(lambda x: jnp.broadcast_to(x, (*self.shape, *x.shape)) + 0, log)
+        shapes = init.eval_shape(*args)
+        self.log = Log.create(self._metric_names(shapes), self.shape)
         failures: list[dict[str, Any]] = []
         if self.file.exists():
             self.step, failures = self._checkpoint()
@@ -147,9 +165,13 @@ class StageLoop:
             require_finite(self.file, state)
             self.state, self.log = jax.device_put((state, log))
         else:
-            self.state = jax.tree.map(jnp.copy, init(*args))  # buffers are donated: no sharing, within or with results
+            self.state = jax.tree.map(self._own_copy, init(*args))
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
+
+    def _own_copy(self, x: jax.Array) -> jax.Array:
+        """Its buffer will be donated: it is shared with no other one, and with no result."""
+        return jax.device_put(np.array(x), None if len(self.on) == 1 else x.sharding)
 
     def save(self) -> None:
         """Write a checkpoint, from which training continues bit for bit."""
