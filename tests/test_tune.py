@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import jax
@@ -15,15 +16,16 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import cli
+from srpo import algorithms, cli
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
+from srpo.surroundings import named
 from srpo.training import progress
 from srpo.tuning import search, table
 from srpo.tuning.job import FAILED, FINISHED, STOPPED, Job, ranked
 from srpo.tuning.objective import NOT_TRUSTED, Objective, Score
 from srpo.tuning.space import Axis, drawn, read_space
-from srpo.tuning.trial import Work, shared
+from srpo.tuning.trial import Work, run_trial, shared
 
 SMALL = {"critic.hidden": "8", "critic.batch_size": "8", "policy.hidden": "8", "policy.batch_size": "8"}
 
@@ -179,6 +181,19 @@ def test_a_trial_goes_on_where_it_died_and_shares_its_critic(job, monkeypatch):
     monkeypatch.setattr("srpo.tuning.trial.train", None)  # nothing is left to be trained for the second
     critic = srpo.load_run(shared(second, 1, [second]))
     assert critic.finished == ["critic"] and list((job.out / "shared").glob("*/run.json")) == [critic.path / "run.json"]
+
+
+def test_an_algorithm_of_another_package_is_known_where_it_trains(job, folder, monkeypatch):
+    (folder / "mine.py").write_text("from srpo.algorithms.iql import IQL\n\n\nclass Mine(IQL):\n    pass\n")
+    known = []
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(algorithms, "registered", {})
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(tune=SimpleNamespace(report=None)))
+    monkeypatch.setattr(Work, "through", lambda self: known.append(algorithms.name_of(self.trial.algorithm)))
+    run_trial({"trial": 0}, replace(job, algorithm=algorithms.named("mine:Mine").default(), algo="mine:Mine"))
+    monkeypatch.setattr(algorithms, "registered", {})  # as in a new process
+    run_trial({"trial": 0}, replace(job, algorithm=named("mine:Mine", "a class").default(), algo="mine:Mine"))
+    assert known == ["mine:Mine"] * 2
 
 
 def test_stages_are_shared_by_those_that_agree_in_them(job):

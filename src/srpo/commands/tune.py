@@ -147,6 +147,7 @@ def planned(args: argparse.Namespace) -> Job:
         args.max_steps,
         args.search_seed,
         Saving(args.checkpoint_every).seconds,
+        args.algo,
     )
 
 

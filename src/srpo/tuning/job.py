@@ -47,6 +47,7 @@ class Job:
     max_steps: int | None = None
     search_seed: int = 0
     checkpoint_every: float = 60.0
+    algo: str = ""  # what a person called the algorithm: processes that train must know one of another package by it
 
     @property
     def dataset(self) -> Dataset:
