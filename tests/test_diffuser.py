@@ -159,7 +159,7 @@ def test_trained_models_know_independent_rows():
     action, timeout = 0.2 + 0.25 * rng.normal(size=(n, 1)), np.arange(n) % 100 == 99
     action = np.clip(action, -1, 1)
     data = from_arrays(rng.normal(size=(n, 2)), action, 8 * action[:, 0], np.zeros(n, bool), timeout, name="tiny")
-    short = {"steps": 800, "batch_size": 64, "lr": 3e-3, "average.start": 250, "average.every": 1, "average.rate": 0.01}
+    short = {"steps": 500, "batch_size": 48, "lr": 5e-3, "average.start": 200, "average.every": 1, "average.rate": 0.01}
     settings = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in short.items()}
     algorithm = assign_all(Diffuser(), TINY | settings | {"data.discount": 0.0})
     data = treat(data, algorithm.data)

@@ -12,7 +12,7 @@ import pytest
 from srpo import cli
 from srpo.paper import FIGURES, job
 
-TINY = job.Budget(rows=4000, steps=400, batch_size=128, width=32, grid=40, targets=3, temperatures=3, climbs=5, draws=16)
+TINY = job.Budget(rows=4000, steps=400, batch_size=128, width=32, grid=24, targets=3, temperatures=3, climbs=5, draws=16)
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ def refusal(capsys, *args):
 def test_fig3_writes_a_picture_and_its_numbers_the_same_for_the_same_seed(tmp_path, capsys):
     report, progress = run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "a")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["fig3.png", "fig3_density.csv", "fig3_policies.csv"]
-    assert report["rows"][0]["density integral"] == pytest.approx(1, abs=0.5)  # 40 x 40 cells cannot see sharp ridges
+    assert report["rows"][0]["density integral"] == pytest.approx(1, abs=0.5)  # 24 x 24 cells cannot see sharp ridges
     assert "behavior: 400/400" in progress
     picture = matplotlib.image.imread(tmp_path / "a" / "fig3.png")
     assert picture.shape[1] == 2025 and picture[..., :3].std() > 0.1
     policies, density = (table(tmp_path / "a" / f"fig3_{name}.csv") for name in ("policies", "density"))
-    assert len(policies) == 3 * 9 and len(density) == 40 * 40
+    assert len(policies) == 3 * 9 and len(density) == TINY.grid**2
     greedy = [r for r in policies if float(r["inverse_beta"]) == 0]
     assert all(abs(float(r["action_x"]) - float(r["target_x"])) < 0.2 for r in greedy)
     run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "b")
