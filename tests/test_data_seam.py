@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import srpo
 from srpo import config
 from srpo.algorithms.qgpo import QGPO
 from srpo.config import setting, static
@@ -158,3 +159,16 @@ def test_moments_in_pieces_are_those_of_the_whole(data, monkeypatch):
     for field in ("obs", "action"):
         whole = getattr(data, field).astype(np.float64)
         np.testing.assert_allclose(table.moments(field), [whole.mean(0), whole.std(0)], rtol=1e-12)
+
+
+def test_stages_that_train_alike_share_their_program(tmp_path):
+    rng = np.random.default_rng(0)
+    data = from_arrays(rng.normal(size=(40, 3)), rng.uniform(-1, 1, (40, 2)), rng.normal(size=40), np.zeros(40, bool))
+
+    def program(seeds=(0,), **settings):
+        algorithm = srpo.configure("bc-gaussian", data, **settings)
+        view = algorithm.stages["policy"].view(treat(data, algorithm.data))
+        return StageLoop("policy", Grid.create(algorithm, seeds, None), view, {}, tmp_path / "none").compiled()
+
+    assert program() is program(seeds=(1, 2), **{"policy.lr": 1e-2})  # jit tells their shapes apart
+    assert program() is not program(**{"policy.hidden": (4,)})

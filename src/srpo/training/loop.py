@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +14,20 @@ import numpy as np
 
 from srpo.core import Stage
 from srpo.data.views import TableView
-from srpo.networks.precision import Precision, computed_in
+from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
-from srpo.runs.devices import local_devices, over_devices
+from srpo.runs.devices import local_devices
 from srpo.runs.grid import Grid, without
-from srpo.runs.mapping import Axes, Mapping, default_mapping, in_rounds, over_runs
+from srpo.runs.mapping import Mapping, default_mapping
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
-from srpo.steps import Log, advance, metric_names
+from srpo.steps import Log, metric_names
 from srpo.training.feed import feed
+from srpo.training.programs import Layout, advancing, beginning, stage_keys
 from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
-PROGRAMS = 16  # kept for later loops
 LOGS = 200  # rows per metric and run in metrics.csv
-
-
-def _advance(stage, state, log, own, key, shared, data, start, stop):
-    return advance(stage, state, log, data, {**shared, **own}, key, start, stop)
-
-
-def _init(stage, _, own, key, shared, data):
-    return stage.init(data, {**shared, **own}, key)
-
-
-# of the arguments of `_init` and `_advance`; batches that were taken before have an axis of seeds
-INIT_AXES = (Axes.POINT, Axes.POINT, Axes.RUN, Axes.SEED, Axes.SEED, Axes.SHARED)
-ADVANCE_AXES = (Axes.POINT, Axes.RUN, Axes.RUN, Axes.RUN, Axes.SEED, Axes.SEED)
-VIEW_AXES, TAKEN_AXES = (Axes.SHARED,) * 3, (Axes.SEED, Axes.SHARED, Axes.SHARED)
-
-
-def stage_keys(name: str, seeds) -> jax.Array:
-    """One key per seed, for initialization and steps; the same wherever a stage of this name is trained."""
-    salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
-    return _keys(np.array(seeds, np.uint32), np.uint32(salt))
-
-
-@jax.jit
-def _keys(seeds, salt):
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), salt))(seeds)
-
-
-@jax.jit
-def _split(keys):
-    """The keys of initialization and of steps."""
-    return tuple(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -71,27 +38,6 @@ class SingleRun:
     given: dict[str, Any]
     init_key: jax.Array
     key: jax.Array  # step i draws everything from fold_in(key, i)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a function of one run is computed for all of them; `per_round` at once if not all are."""
-
-    mapping: Mapping
-    on: tuple[jax.Device, ...]
-    per_round: int | None
-
-    def mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
-        mapping = self.mapping if self.per_round is None else in_rounds(self.per_round)
-        if len(self.on) > 1 or self.per_round is not None:
-            return over_devices(fn, axes, mapping, self.on)
-        return over_runs(fn, axes, mapping)
-
-
-@lru_cache(PROGRAMS)
-def _program(structure: Any, axes: tuple[Axes, ...], layout: Layout, precision: Precision) -> Callable[..., Any]:
-    """What advances all runs of stages of this structure: traced and compiled once for all loops of a process that train alike."""
-    return jax.jit(computed_in(precision, layout.mapped(_advance, axes)), donate_argnums=(1, 2))
 
 
 @dataclass
@@ -113,8 +59,7 @@ class StageLoop:
         self.points = self.grid.stage_points(self.name)
         self.shape = len(self.grid.seeds), len(self.points)
         self.shared, self.own = self.grid.given(self.name, self.results)
-        keys = stage_keys(self.name, self.grid.seeds)
-        self.init_keys, self.keys = _split(keys)
+        self.init_keys, self.keys = stage_keys(self.name, self.grid.seeds)
         self.log_every = -(-self.stage.steps // LOGS)
         self.step = 0
         self.survivors = Survivors(self.name, self.grid.seeds, self.points)
@@ -135,8 +80,7 @@ class StageLoop:
 
     def compiled(self) -> Callable[..., Any]:
         """The program that advances all runs; the buffers of state and log that it is given are gone with it."""
-        axes = ADVANCE_AXES + (VIEW_AXES if self._feed is None else TAKEN_AXES)
-        return _program(jax.tree.structure(self.stage), axes, self._layout, self.precision)
+        return advancing(jax.tree.structure(self.stage), self._feed is not None, self._layout, self.precision)
 
     def single(self, seed: int, point: int) -> SingleRun:
         """What the run at these places in `grid.seeds` and `points` trains with."""
@@ -154,9 +98,9 @@ class StageLoop:
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
-        init = jax.jit(self._layout.mapped(_init, INIT_AXES))
+        init = beginning(self._layout)
         args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
-        shapes = init.eval_shape(*args)
+        shapes = jax.eval_shape(init, *args)
         self.log = Log.create(self._metric_names(shapes), self.shape)
         failures: list[dict[str, Any]] = []
         if self.file.exists():

@@ -1,0 +1,72 @@
+"""The compiled programs of a stage, for all its runs (seeds x points), and the keys from which they draw."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from srpo.networks.precision import Precision, computed_in
+from srpo.runs.devices import over_devices
+from srpo.runs.mapping import Axes, Mapping, in_rounds, over_runs
+from srpo.steps import advance
+
+KEPT = 16  # programs, for later loops
+
+# of the arguments of a beginning and of an advance; batches that were taken before have an axis of seeds
+BEGIN_AXES = (Axes.POINT, Axes.POINT, Axes.RUN, Axes.SEED, Axes.SEED, Axes.SHARED)
+ADVANCE_AXES = (Axes.POINT, Axes.RUN, Axes.RUN, Axes.RUN, Axes.SEED, Axes.SEED)
+VIEW_AXES, TAKEN_AXES = (Axes.SHARED,) * 3, (Axes.SEED, Axes.SHARED, Axes.SHARED)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a function of one run is computed for all of them; `per_round` at once if not all are."""
+
+    mapping: Mapping
+    on: tuple[jax.Device, ...]
+    per_round: int | None
+
+    def mapped(self, fn: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
+        mapping = self.mapping if self.per_round is None else in_rounds(self.per_round)
+        if len(self.on) > 1 or self.per_round is not None:
+            return over_devices(fn, axes, mapping, self.on)
+        return over_runs(fn, axes, mapping)
+
+
+def beginning(layout: Layout) -> Callable[..., Any]:
+    """What makes the states of all runs before the first step."""
+    return jax.jit(layout.mapped(_begin, BEGIN_AXES))
+
+
+@lru_cache(KEPT)
+def advancing(structure: Any, taken: bool, layout: Layout, precision: Precision) -> Callable[..., Any]:
+    """What advances all runs of stages of this (tree) structure, on batches that were `taken` before or on views: traced and
+    compiled once for all loops of a process that train alike. The buffers of state and log that it is given are gone with it."""
+    axes = ADVANCE_AXES + (TAKEN_AXES if taken else VIEW_AXES)
+    return jax.jit(computed_in(precision, layout.mapped(_advance, axes)), donate_argnums=(1, 2))
+
+
+def _begin(stage, _, own, key, shared, data):
+    return stage.init(data, {**shared, **own}, key)
+
+
+def _advance(stage, state, log, own, key, shared, data, start, stop):
+    return advance(stage, state, log, data, {**shared, **own}, key, start, stop)
+
+
+def stage_keys(name: str, seeds: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Keys of initialization and of steps, one per seed each; the same wherever a stage of this name is trained."""
+    salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    return _keys(np.array(seeds, np.uint32), np.uint32(salt))
+
+
+@jax.jit
+def _keys(seeds, salt):
+    keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), salt))(seeds)
+    return tuple(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in (0, 1))
