@@ -11,6 +11,7 @@ import pytest
 
 import srpo
 from srpo.data import from_arrays
+from srpo.errors import ConfigError
 from srpo.training.loop import StageLoop
 
 PROGRAM = """
@@ -18,6 +19,7 @@ import hashlib, json, sys
 import jax, numpy as np
 import srpo
 from srpo.data import from_arrays
+from srpo.errors import ConfigError
 from srpo.errors import UserError
 
 rng = np.random.default_rng(0)
@@ -81,3 +83,10 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
 
 def test_more_devices_than_there_are_is_one_line(found):
     assert found["refused"] == "found 5 devices to train on, expected 1 to 4, what this machine has"
+
+
+def test_networks_that_no_memory_holds_are_one_line(tmp_path, monkeypatch):
+    data = from_arrays(np.zeros((40, 3)), np.zeros((40, 2)), np.arange(40.0), np.zeros(40, bool))
+    algorithm = srpo.configure("bc-gaussian", data, **{"policy.hidden": (65536, 65536), "policy.steps": 5})
+    with pytest.raises(ConfigError, match=r"stage policy, 9 runs: networks, averages and optimizers take .* (GiB|TiB), .* are free"):
+        srpo.train(algorithm, data, seeds=9, out=tmp_path / "run", quiet=True)

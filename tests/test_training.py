@@ -422,6 +422,13 @@ REFUSALS = {
     "not whole": (["--set", "policy.steps=1.5"], "policy.steps: found '1.5', expected a whole number"),
     "no step": (["--set", "critic.steps=0"], "critic.steps: found 0, expected one or more"),
     "endless": (["--set", "critic.steps=inf"], "critic.steps: found 'inf', expected a whole number"),
+    "absurd depth": (["--set", "behavior.blocks=100000000"], "behavior.blocks: found 1e+08, expected a number in [1, 1000]"),
+    "absurd width": (["--set", "critic.hidden=1000000000"], "critic.hidden: found 1e+09, expected a number in [1, 65536]"),
+    "too many layers": (["--set", "critic.hidden=" + "8," * 1001], "critic.hidden: found 1001 numbers, expected at most 1000"),
+    "steps beyond counting": (
+        ["--set", "critic.steps=1e18"],
+        "critic.steps: found 1e+18, expected a number in [1, 2147483647]",
+    ),
     "width of zero": (["--set", "critic.hidden=8,0"], "critic.hidden: found 0, expected one or more"),
     "negative": (["--sweep", "policy.beta=0.1,-1"], "policy.beta: found -1, expected zero or more"),
     "out of range": (["--set", "critic.expectile=1"], "critic.expectile: found 1, expected a number in (0, 1)"),

@@ -22,6 +22,10 @@ from srpo.errors import ConfigError, closest
 Overrides = dict[str, Any]  # of settings, by path
 Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
 
+# intervals where nothing else is said: of real numbers, of whole ones, of those in a list, which are sizes of layers
+NUMBERS, COUNTS, WIDTHS = "[0, inf)", "[1, 2147483647]", "[1, 65536]"
+MOST = 1000  # numbers in a list
+
 
 def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):
     """A floating-point hyper-parameter: a pytree leaf, so it can be swept without compiling again.
@@ -63,10 +67,14 @@ class Setting:
             raise ConfigError(f"{self.path}: {closest(found, self.choices, 'choice')} (one of {', '.join(self.choices)})")
         for number in found if isinstance(found, tuple) else (found,):
             if isinstance(number, (int, float)) and not isinstance(number, bool):
-                within = self.within or ("[1, inf)" if isinstance(number, int) else "[0, inf)")
+                within = self.within or (
+                    NUMBERS if isinstance(number, float) else WIDTHS if isinstance(found, tuple) else COUNTS
+                )
                 if not inside(number, within):
-                    expected = {"[1, inf)": "one or more", "[0, inf)": "zero or more"}.get(within, f"a number in {within}")
-                    raise ConfigError(f"{self.path}: found {number:g}, expected {expected}")
+                    least = {NUMBERS: "zero or more", COUNTS: "one or more", WIDTHS: "one or more"} if number < 1 else {}
+                    raise ConfigError(f"{self.path}: found {number:g}, expected {least.get(within, f'a number in {within}')}")
+        if isinstance(found, tuple) and len(found) > MOST:
+            raise ConfigError(f"{self.path}: found {len(found)} numbers, expected at most {MOST}")
         return found
 
 

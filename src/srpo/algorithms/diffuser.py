@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from srpo.config import Overrides, Tasks, setting, static
+from srpo.config import WIDTHS, Overrides, Tasks, setting, static
 from srpo.core import Algorithm, Followed, Stage, Step, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.data.views import Window
@@ -102,7 +102,7 @@ def windows(dataset, width: int, multipliers: tuple[int, ...]):
 class TrajectoryDiffusion(Stage[Followed[TrajectoryModel], Window, TrajectoryModel]):
     steps: int = static(1_000_000, "gradient steps")
     batch_size: int = static(64, "windows per step")
-    width: int = static(32, "channels of the U-Net's first level")
+    width: int = static(32, "channels of the U-Net's first level", WIDTHS)
     multipliers: tuple[int, ...] = static(
         (1, 2, 4, 8), "channels of each level, in widths; every level has half the rows of the one before"
     )
@@ -144,7 +144,7 @@ class ReturnModel(Stage[Followed[ReturnNet], Window, ReturnNet]):
 
     steps: int = static(200_000, "gradient steps")
     batch_size: int = static(64, "windows per step")
-    width: int = static(32, "channels of the network's first level")
+    width: int = static(32, "channels of the network's first level", WIDTHS)
     multipliers: tuple[int, ...] = static((1, 2, 4, 8), "channels of each level, in widths")
     lr: float = setting(2e-4, "learning rate (Adam)")
     average: Average = Average()

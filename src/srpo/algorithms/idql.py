@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from srpo.algorithms.tables.critic import QUICK_CRITIC, TRIAL_CRITIC
-from srpo.config import Overrides, setting, static
+from srpo.config import WIDTHS, Overrides, setting, static
 from srpo.core import Algorithm, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
@@ -96,8 +96,8 @@ class ImplicitCritic(Stage[CriticState[Value], Batch, Critic[Value]]):
 class DiscreteBehavior(Stage[Followed[Model], Batch, Model]):
     steps: int = static(3_000_000, "gradient steps")
     batch_size: int = static(1024, "transitions per step")
-    width: int = static(256, "width of the residual network; its blocks expand it four times")
-    blocks: int = static(3, "residual blocks")
+    width: int = static(256, "width of the residual network; its blocks expand it four times", WIDTHS)
+    blocks: int = static(3, "residual blocks", "[1, 1000]")
     dropout: float = static(0.1, "dropout rate during training", "[0, 1)")
     activation: Literal["mish", "swish"] = static("mish", "activation of the network")
     time_size: int = static(64, "learned Fourier features of the diffusion step")

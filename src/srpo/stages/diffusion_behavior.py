@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from srpo.config import setting, static
+from srpo.config import WIDTHS, setting, static
 from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.parametrization import NoisePrediction, Preconditioned, ScoreNetwork
 from srpo.diffusion.schedules import VP
@@ -32,8 +32,8 @@ Model = NoisePrediction[VP] | Preconditioned
 class DiffusionBehavior(Stage[Alone[Model], Batch, Model]):
     steps: int = static(2_000_000, "gradient steps")
     batch_size: int = static(2048, "transitions per step")
-    width: int = static(256, "width of the residual network; its blocks expand it four times")
-    blocks: int = static(3, "residual blocks")
+    width: int = static(256, "width of the residual network; its blocks expand it four times", WIDTHS)
+    blocks: int = static(3, "residual blocks", "[1, 1000]")
     dropout: float = static(0.1, "dropout rate during training", "[0, 1)")
     parametrization: Parametrization = static(
         "noise", "what the network predicts: the noise (papers) or the denoised action (EDM preconditioning)"

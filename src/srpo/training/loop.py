@@ -14,6 +14,8 @@ import numpy as np
 
 from srpo.core import Stage
 from srpo.data.views import TableView
+from srpo.errors import ConfigError
+from srpo.files import amount, free_memory
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.devices import local_devices
@@ -101,6 +103,7 @@ class StageLoop:
         init = beginning(self._layout)
         args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
         shapes = jax.eval_shape(init, *args)
+        self._require_room(shapes)
         self.log = Log.create(self._metric_names(shapes), self.shape)
         failures: list[dict[str, Any]] = []
         if self.file.exists():
@@ -112,6 +115,17 @@ class StageLoop:
             self.state = jax.tree.map(self._own_copy, init(*args))
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
+
+    def _require_room(self, states: Any) -> None:
+        """Raises ConfigError if this machine cannot hold the states of all runs; accelerators say so themselves."""
+        needed, free = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states)), free_memory()
+        if jax.default_backend() == "cpu" and needed > free:
+            raise self._too_large(f"networks, averages and optimizers take {amount(needed)}, {amount(free)} are free")
+
+    def _too_large(self, why: str) -> ConfigError:
+        runs = self.shape[0] * self.shape[1]
+        what = f"stage {self.name}, {runs} run{'s' * (runs > 1)}"
+        return ConfigError(f"{what}: {why}; choose narrower networks, smaller batches or fewer runs")
 
     def _own_copy(self, x: jax.Array) -> jax.Array:
         """Its buffer will be donated: it is shared with no other one, and with no result."""
@@ -178,8 +192,10 @@ class StageLoop:
             if not self._fits:
                 jax.block_until_ready(self.state)
         except jax.errors.JaxRuntimeError as e:
-            if "RESOURCE_EXHAUSTED" not in str(e) or log is None or self.rounds >= self._runs_per_device:
+            if "RESOURCE_EXHAUSTED" not in str(e) or log is None:
                 raise
+            if self.rounds >= self._runs_per_device:
+                raise self._too_large("the memory does not hold what one of them needs") from e
             self._in_more_rounds(log)
             return self._call(data, stop)
         self._fits, self.step = True, stop
