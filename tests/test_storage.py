@@ -47,7 +47,7 @@ def test_what_is_read_is_what_was_written(storage, root, tmp_path):
 
 def test_only_what_is_new_is_written_and_what_is_gone_is_removed(storage, root, tmp_path, monkeypatch):
     pushed(storage, root)
-    fs, place = storage._opened
+    fs, place = storage.opened
     written, put = [], fs.put_file
     monkeypatch.setattr(fs, "put_file", lambda source, target: written.append(source) or put(source, target))
     (root / "run" / "state" / "critic").unlink()
@@ -63,7 +63,7 @@ def test_a_writer_that_dies_leaves_the_moment_before(storage, root, tmp_path, mo
     pushed(storage, root)
     (root / "run" / "run.json").write_text("more")
     (root / "run" / "state" / "critic").write_text("further")
-    fs, _ = storage._opened
+    fs, _ = storage.opened
 
     def dies(*args, **options):
         raise KeyboardInterrupt
@@ -81,14 +81,14 @@ def test_a_writer_that_dies_leaves_the_moment_before(storage, root, tmp_path, mo
 
 
 def rewritten(storage, text):
-    fs, place = storage._opened
+    fs, place = storage.opened
     fs.pipe_file(f"{place}/a/b/{LIST}", text.encode())
 
 
 @pytest.mark.parametrize("place", ["../out", "/out", "a/../../out", "a\\..\\out", ""])
 def test_no_file_leaves_the_folder(storage, root, tmp_path, place):
     pushed(storage, root)
-    fs, there = storage._opened
+    fs, there = storage.opened
     known = json.loads(fs.cat_file(f"{there}/a/b/{LIST}"))
     rewritten(storage, json.dumps({place: known["run.json"]}))
     with pytest.raises(CheckpointError, match="damaged"):
@@ -98,7 +98,7 @@ def test_no_file_leaves_the_folder(storage, root, tmp_path, place):
 
 def test_damage_is_one_line(storage, root, tmp_path):
     pushed(storage, root)
-    fs, there = storage._opened
+    fs, there = storage.opened
     known = json.loads(fs.cat_file(f"{there}/a/b/{LIST}"))
     fs.pipe_file(f"{there}/a/b/{CONTENTS}/{known['run.json']}", b"else")
     with pytest.raises(CheckpointError, match="its hash differs"):

@@ -33,7 +33,8 @@ class Storage:
     _seen: dict[tuple[str, int, int], str] = field(default_factory=dict, repr=False, compare=False)  # hashes that were taken
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
+    def opened(self) -> tuple[Any, str]:
+        """The file system of fsspec's, and the place in it."""
         try:
             from fsspec.core import url_to_fs
 
@@ -120,7 +121,7 @@ class Storage:
     @contextlib.contextmanager
     def _at(self, name: str) -> Iterator[tuple[Any, str]]:
         """The file system and the place of a copy; what goes wrong there is one CheckpointError."""
-        fs, root = self._opened
+        fs, root = self.opened
         try:
             yield fs, f"{root.rstrip('/')}/{name}"
         except OSError as e:
