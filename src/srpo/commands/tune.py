@@ -84,13 +84,22 @@ def main(args: argparse.Namespace) -> int:
 
     refuse_one_seed(args.seed)
     resources = Resources(args.cores, args.gpus)
+    _check_numbers(args)
+    job = planned(args)
+    job.check()
+    return _searched(args, job, resources)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raises ConfigError for a number that cannot be meant."""
     if args.keep_one_of < 2:
         raise ConfigError(f"--keep-one-of {args.keep_one_of}: expected two or more")
     if args.minutes is not None and args.minutes <= 0:
         raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
-    job = planned(args)
-    job.check()
-    return _searched(args, job, resources)
+    for option in ("samples", "eval_episodes", "max_steps"):
+        found = getattr(args, option)
+        if found is not None and found < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} {found}: expected 1 or more")
 
 
 def _searched(args: argparse.Namespace, job: Job, resources: Any) -> int:
@@ -115,10 +124,6 @@ def planned(args: argparse.Namespace) -> Job:
     from srpo.tuning.objective import Objective
     from srpo.tuning.space import read_space
 
-    for option, least in (("samples", 1), ("eval_episodes", 1), ("max_steps", 1)):
-        found = getattr(args, option)
-        if found is not None and found < least:
-            raise ConfigError(f"--{option.replace('_', '-')} {found}: expected {least} or more")
     cls, seeds = algorithms.named(args.algo), parse_seeds(args.seeds)
     changes = dict(pair(text, "--set") for text in args.set)
     read_space(args.space, cls.default())  # before the data, which may be large
