@@ -71,7 +71,7 @@ def unchecked(path: str) -> Any:
 
 
 def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None, trust: bool) -> None:
-    """A process that trains so many steps when it is told to, and answers with the seconds they took."""
+    """A process that trains so many steps when it is told to, and answers with the seconds they took by the clock and of processors."""
     import resource
 
     if gibibytes is not None:
@@ -91,9 +91,9 @@ def trainer(pipe: Any, source: str, data_in: str, gibibytes: float | None, trust
     loop.advance(1)  # compiles
     pipe.send({"rows": len(data), "loading_s": time.perf_counter() - begin, "loading_gib": memory()["VmHWM"]})
     while steps := pipe.recv():
-        begin = time.perf_counter()
+        begin = time.perf_counter(), time.process_time()
         loop.advance(loop.step + steps)
-        pipe.send(time.perf_counter() - begin)
+        pipe.send((time.perf_counter() - begin[0], time.process_time() - begin[1]))
     loop.close()
     pipe.send(memory())
 
@@ -122,21 +122,25 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) 
 
 
 def in_turns(pipes: dict[str, Any], path: Path, cold: bool, rounds: int, steps: int) -> dict[str, Any]:
-    """Milliseconds per step, and the speed of the one on disk as a share of the other's, turn by turn."""
+    """Milliseconds per step, by the clock and of processors, and the speed of the one on disk as a share of the other's, turn by
+    turn. On a busy machine the clock measures the others, too; processor time hardly does."""
     from srpo.training.feed import AHEAD, HOST_STEPS
 
-    turns: dict[str, list[float]] = {name: [] for name in pipes}
+    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
     for _ in range(rounds):
         for name, pipe in pipes.items():
             if cold:
                 drop(path)
             for count in ((AHEAD + 1) * HOST_STEPS, steps):
                 pipe.send(count)
-                seconds = pipe.recv()
-            turns[name].append(1e3 * seconds / steps)
-        print(*(f"{name} {ms[-1]:.2f} ms per step;" for name, ms in turns.items()), "cold" * cold, file=sys.stderr, flush=True)
-    shares = [a / b for a, b in zip(turns["device"], turns["disk"], strict=True)]
-    return {"ms_per_step": turns, "shares": shares, "share": statistics.median(shares)}
+                clock, processors = pipe.recv()
+            turns[name].append((1e3 * clock / steps, 1e3 * processors / steps))
+        last = (f"{name} {ms[-1][0]:.2f} ms per step ({ms[-1][1]:.2f} of processors);" for name, ms in turns.items())
+        print(*last, "cold" * cold, file=sys.stderr, flush=True)
+    shares = [a[0] / b[0] for a, b in zip(turns["device"], turns["disk"], strict=True)]
+    of_processors = [statistics.median(ms[1] for ms in turns[name]) for name in ("device", "disk")]
+    found = {"ms_per_step": turns, "shares": shares, "share": statistics.median(shares)}
+    return found | {"processor_ms": dict(zip(("device", "disk"), of_processors, strict=True))}
 
 
 def drop(path: Path) -> None:
@@ -164,7 +168,9 @@ def main() -> int:
     peak = found["memory_gib"]["VmHWM"]
     for name, speed in found["speed"].items():
         low, high = min(speed["shares"]), max(speed["shares"])
+        used = ", ".join(f"{where} {ms:.2f}" for where, ms in speed["processor_ms"].items())
         print(f"{name}: {speed['share']:.0%} of the speed on the device ({low:.0%} to {high:.0%} over {args.rounds} turns)")
+        print(f"{name}: processor ms per step: {used}")
     print(
         f"{found['file_gb']:.1f} GB, {found['told']['disk']['rows']} rows: {peak:.2f} GiB resident at most, of {args.memory:g}; "
         f"load of the machine {found['load'][1]:.1f}"
