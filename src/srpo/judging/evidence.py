@@ -135,8 +135,10 @@ def let_loose(
     """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded, and for how
     many steps that is known; (policies, members, starts)."""
     k_model, k_act = jax.random.split(key)
-    given = {"start": stage.fresh(split.many, k_model)}
-    model = fit_one(stage, split.many, given, k_model, lambda step: progress("a model of the data", step, stage.steps))
+    if "model" not in split.fitted:
+        given, told = {"start": stage.fresh(split.many, k_model)}, "a model of the data"
+        split.fitted["model"] = fit_one(stage, split.many, given, k_model, lambda step: progress(told, step, stage.steps))
+    model = split.fitted["model"]
     known, found = Known.of(model, split.many, split.held), []
     groups = [*panel.groups, jax.tree.map(lambda x: x[None], cloned)]
     for i, group in enumerate(groups):
