@@ -20,7 +20,7 @@ from srpo.networks.score import ScoreMLP
 
 double = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 TINY = DiffusionPolicyQ(batch_size=16, hidden=(8,), backup_actions=3)
-SMALL = DiffusionPolicyQ(steps=1500, batch_size=128, hidden=(32, 32), lr=3e-3, lr_q=3e-3, ema=0.05, ema_start=100)
+SMALL = DiffusionPolicyQ(steps=1500, batch_size=64, hidden=(32, 32), lr=3e-3, lr_q=3e-3, ema=0.05, ema_start=100)
 
 
 @jax.jit

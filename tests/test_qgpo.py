@@ -62,7 +62,7 @@ def test_the_behavior_model_learns_a_gaussian():
     n = 4096
     action = jnp.clip(0.4 + 0.3 * jax.random.normal(jax.random.key(0), (n, 1)), -1, 1)
     data = Batch(jnp.zeros((n, 1)), action, jnp.zeros(n), jnp.zeros((n, 1)), jnp.ones(n), jnp.arange(n))
-    model, _ = fit(ScoreBehavior(steps=2000, batch_size=256, widths=(32, 16), lr=3e-3), data)
+    model, _ = fit(ScoreBehavior(steps=1500, batch_size=128, widths=(32, 16), lr=3e-3), data)
     t = jnp.linspace(0.02, 0.98, 60)[:, None] * jnp.ones(40)
     alpha, sigma = VP()(t)
     x = (alpha * 0.4 + jnp.sqrt(alpha**2 * 0.09 + sigma**2) * jnp.linspace(-1.5, 1.5, 40))[..., None]
