@@ -35,9 +35,8 @@ class Objective:
 
     kind: str
     judging: Judging
-    _splits: dict[float, Split] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # with what is fitted to the data alone
+    # by what is held out, with what is fitted to the data alone
+    _splits: dict[float, Split] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, run: Run, data: Dataset, step: int) -> Score:
         """Of the policies that a run, perhaps still in training, kept at `step`; of a dial its best temperature."""
