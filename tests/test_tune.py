@@ -337,3 +337,23 @@ def test_a_killed_search_ends_as_one_that_was_not(folder):
     assert told[0]["best"]["values"] == told[1]["best"]["values"]
     for name in ("000", "001", "002", "003"):
         assert files(folder / "killed" / "trials" / name) == files(folder / "whole" / "trials" / name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda told: told.pop("reports"),
+        lambda told: told["reports"][0].pop("value"),
+        lambda told: told["reports"][0].update(value="high"),
+        lambda told: told["reports"][0].update(step=-1),
+        lambda told: told.update(more=1),
+    ],
+)
+def test_an_edited_record_of_a_trial_is_one_line(searched, damage):
+    trial = searched.trials[0]
+    assert trial.scores
+    told = trial.record
+    damage(told)
+    trial.folder.with_suffix(".json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"\.json is damaged \(.*\); restore it"):
+        _ = trial.scores

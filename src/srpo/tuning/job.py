@@ -18,17 +18,41 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.errors import ConfigError
+from srpo.files import read_bytes
 from srpo.runs.checkpoint import write_atomically, write_json
+from srpo.text import plain
 from srpo.tuning.objective import Objective, Score
 from srpo.tuning.space import Axis, Values, drawn
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+LARGEST = 16 << 20  # bytes of a file that is read
+
+
+class Report(msgspec.Struct, forbid_unknown_fields=True):
+    """How good a trial was at a step."""
+
+    step: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    value: float
+    low: float
+    high: float
+    note: str
+
+
+class Record(msgspec.Struct, forbid_unknown_fields=True):
+    """What OUT/trials/003.json holds."""
+
+    values: dict[str, Any]
+    reports: list[Report]
+    seconds: float
+    error: str | None
 
 
 @dataclass(frozen=True)
@@ -126,8 +150,14 @@ class Trial:
     def record(self) -> dict[str, Any]:
         """Its values, its reports in order, the seconds it took and its error."""
         file = self.folder.with_suffix(".json")
-        empty = {"values": dict(self.values), "reports": [], "seconds": 0.0, "error": None}
-        return empty | (_read(file) if file.exists() else {})
+        if not file.exists():
+            return {"values": dict(self.values), "reports": [], "seconds": 0.0, "error": None}
+        found = _read(file)
+        try:
+            msgspec.convert(found, Record)
+        except msgspec.ValidationError as e:
+            raise _damaged(file, e) from None
+        return found
 
     def note(self, **changes: Any) -> None:
         write_json(self.folder.with_suffix(".json"), self.record | changes)
@@ -171,12 +201,16 @@ def _difference(found: Any, mine: dict[str, Any]) -> str:
 def _read(file: Path) -> dict[str, Any]:
     """Raises ConfigError for what is no JSON object."""
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{file} is damaged ({e}); restore it, or remove the folder") from None
+        found = json.loads(read_bytes(file, LARGEST))
+    except (OSError, ValueError, RecursionError) as e:
+        raise _damaged(file, e) from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{file} is damaged (no object); restore it, or remove the folder")
+        raise _damaged(file, "no object")
     return found
+
+
+def _damaged(file: Path, why: object) -> ConfigError:
+    return ConfigError(f"{file} is damaged ({plain(why, 200)}); restore it, or remove the folder")
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
