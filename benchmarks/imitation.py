@@ -52,7 +52,7 @@ class Regression(Stage[Alone[GaussianActor], Batch, GaussianActor]):
     likelihood: bool = static(True, "the Gaussian's log-likelihood, not the squared error of its mean")
     decay: bool = static(True, "the rate falls to 0 along a cosine")
     layer_init: Init = static("orthogonal sqrt2", "initialization of the layers")
-    log_std: float = setting(0.0, "the log standard deviation at the start")
+    log_std: float = setting(0.0, "the log standard deviation at the start", "[-5, 2]")
     lr: float = setting(3e-4, "learning rate (Adam)")
 
     def _optimizer(self):

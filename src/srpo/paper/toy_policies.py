@@ -25,6 +25,9 @@ from srpo.stages.trust_region import levels_and_noise
 
 REWARDS = ("far", "near", "hard", "same")
 ALPHA = 1.0
+KL_ALPHA = (
+    4.0  # far from the data KL pulls with a force of at most half its weight in each dimension, the rewards push with one
+)
 DRAWS = 8  # actions, noise levels and noises per Gaussian policy and step
 HIDDEN = (128, 128, 128, 128)
 
@@ -116,7 +119,7 @@ def implicit(denoiser, reward, noise, key, *, steps: int, batch_size: int, lr: f
             action = generator(no_obs(start), start)
             levels = levels_and_noise(k_match, action)
             direction = matching_direction(denoiser, fake.model, no_obs(start), jax.lax.stop_gradient(action), *levels, jnp.inf)
-            return jnp.mean(ALPHA * direction * action) - jnp.mean(reward(action)), {}
+            return jnp.mean(KL_ALPHA * direction * action) - jnp.mean(reward(action)), {}
 
         policy, _ = descend(policy, adam(rate), loss)
         fake, _ = denoise(fake, policy.model(no_obs(start), start), k_fake, rate)
