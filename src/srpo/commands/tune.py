@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective",
         default="auto",
         choices=("auto", "score", "judge"),
-        help="score: of the environment; judge: the lower end of the gain that srpo judge sees; auto: score if it can be played here",
+        help="score: of the environment; judge: the lower end of the return in the model of srpo judge; auto: score if it can be played here",
     )
     add("--reports", type=int, default=9, metavar="N", help="how often a trial says how good it is; default 9")
     add(

@@ -91,7 +91,7 @@ def draw(job: Job) -> None:
     if not shown:
         ways.text(0.5, 0.5, "nothing that is trusted yet", ha="center", transform=ways.transAxes, fontsize=8)
     ways.set_xlabel("gradient step of the last stage", fontsize=8)
-    ways.set_ylabel("score" if job.objective.kind == "score" else "judge: lower end of the gain", fontsize=8)
+    ways.set_ylabel("score" if job.objective.kind == "score" else "judge: lower end of the return", fontsize=8)
     for axis, ax in zip(job.space, panels, strict=True):
         _panel(ax, axis, shown, first)
     for ax in (ways, *panels):
