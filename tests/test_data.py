@@ -272,3 +272,10 @@ def test_next_actions_are_those_of_the_rows_that_follow_within_an_episode():
     np.testing.assert_array_equal(batch.obs, raw["obs"][rows].astype(np.float32))
     with pytest.raises(DataError, match="no action was recorded after a time-out"):
         _ = treat(from_arrays(**raw), Treatment(keep_timeouts=True)).sarsa
+
+
+def test_a_recording_gives_what_training_sees_of_it():
+    n = 40
+    data = from_arrays(np.zeros((n, 2)), np.zeros((n, 1)), np.arange(n, dtype=float), np.arange(n) % 10 == 9)
+    treatment = Treatment(reward="minus-one")
+    np.testing.assert_array_equal(data.treated(treatment).transitions.reward, treat(data, treatment).transitions.reward)

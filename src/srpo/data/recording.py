@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from srpo.data.mapped import Columns, columns, map_of
 from srpo.data.ranges import ActionRange
 from srpo.data.reference import normalized
 from srpo.data.spilled import taken
+
+if TYPE_CHECKING:
+    from srpo.data.treated import Treated
+    from srpo.data.treatments import Treatment
 
 
 class Kept:
@@ -166,6 +170,12 @@ class Dataset:
         recorded = {key: getattr(self, key) for key in FIELDS}
         chosen: dict[str, Any] = {key: None if x is None else taken(x, rows) for key, x in recorded.items()}
         return replace(self, **chosen)
+
+    def treated(self, treatment: Treatment | None = None) -> Treated:
+        """What training sees of it: `srpo.data.treated.treat`, which is imported when it is asked for."""
+        from srpo.data.treated import treat
+
+        return treat(self, treatment)
 
     def split(self, holdout: float) -> tuple[Dataset, Dataset | None]:
         """The episodes that are trained on and, with a fraction above zero, those that are set aside. Raises DataError."""
