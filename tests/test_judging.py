@@ -97,7 +97,7 @@ def test_policies_are_let_loose_in_a_model_of_the_plant_as_far_as_it_is_known():
     assert (leaves < -0.7 * 10).all()  # nothing good is promised there
 
 
-def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None):
+def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, record=20.0):
     """Of policies with these gains over a behavior that comes to 10, in two members and 12 episodes that differ a little."""
     gain, shape = np.append(np.asarray(gain, float), 0.0), (len(gain) + 1, 2, 12)
     noise = np.linspace(-0.2, 0.2, 12)
@@ -106,7 +106,7 @@ def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None):
     by_q = gain if q_gain is None else np.append(np.asarray(q_gain, float), 0.0)
     value = np.broadcast_to(by_q[:, None, None] * (1 + noise), shape) + 10
     nats, errors = np.zeros((len(gain), 7)), np.ones(len(gain))
-    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, 100)
+    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, 100, record)
 
 
 def judged(*args, steps=None, **options):
@@ -138,6 +138,13 @@ def test_what_data_cannot_tell():
         assert wrong.answer == "take" and any(line.endswith("it is not heard") for line in wrong.advice)
     far = judged([3.0, 1.0], known=[5.0, 60.0])
     assert far.answer == "cannot tell" and "it is known for 5 steps" in far.advice[-1]
+
+
+def test_a_promise_above_all_that_was_recorded_is_said():
+    def said(record):
+        return [line for line in judged([30.0], record=record).advice if line.endswith("doubt it")]
+
+    assert said(40.0) == [] and said(30.0) == ["it promises 37.91 or more, and no recorded episode has more than 30: doubt it"]
 
 
 def test_no_policy_can_be_trusted_or_beats_cloning():

@@ -61,6 +61,7 @@ class Evidence:
     loose: Float[np.ndarray, "policies members starts"]  # return in the learned model, not discounted
     known: Float[np.ndarray, "policies members starts"]  # the steps of it of which something is known
     horizon: int  # steps that policies were let loose for, at most
+    record: float  # the largest return of a recorded episode, not discounted
 
 
 class Split:
@@ -89,6 +90,7 @@ class Split:
         self.many, _, _ = _some(treated, judging.model.rows, np.random.default_rng(1))
         spread = np.linspace(0, len(first) - 1, min(judging.model.starts, len(first))).astype(int)
         self.loose_from = jnp.asarray(self.start[spread])
+        self.record = float(data.returns.max())
         self.horizon = min(judging.model.horizon, int(np.diff(data.episodes).max()))
 
 
@@ -126,7 +128,9 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     cloned = Normalized(see, clone) if isinstance(see, Normalizer) else clone
     loose, known = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
     error = td_error / split.std
-    return Evidence(start_value, value, error, likelihood, split.returns, slope, correlation, loose, known, split.horizon)
+    return Evidence(
+        start_value, value, error, likelihood, split.returns, slope, correlation, loose, known, split.horizon, split.record
+    )
 
 
 def let_loose(

@@ -159,6 +159,10 @@ def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[st
     if max(j.gain_high for j in trusted) < 0:
         return "none", [*lines, "none is better than cloning: clone (--algo bc), or record better data"]
     lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
+    if best.low > evidence.record:
+        lines.append(
+            f"it promises {best.low:.4g} or more, and no recorded episode has more than {evidence.record:.4g}: doubt it"
+        )
     if not best.trusted:
         return "cannot tell", [*lines, f"cannot tell how good it is: {best.objection}"]
     if best.gain_low <= 0:
