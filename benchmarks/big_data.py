@@ -117,7 +117,8 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) 
     found = {name: in_turns(pipes, path, name == "cold", rounds, steps) for name in ("as loaded", "cold")}
     for pipe in pipes.values():
         pipe.send(0)
-    out = {"told": told, "speed": found, "memory_gib": pipes["disk"].recv(), "file_gb": path.stat().st_size / 1e9}
+    taken = {name: pipe.recv() for name, pipe in pipes.items()}
+    out = {"told": told, "speed": found, "memory_gib": taken["disk"], "file_gb": path.stat().st_size / 1e9}
     return out | {"limit_gib": gibibytes, "cores": os.cpu_count(), "load": os.getloadavg()}
 
 
