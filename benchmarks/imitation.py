@@ -34,8 +34,8 @@ from srpo.networks.actors import GaussianActor
 from srpo.networks.layers import Init, Normalizer
 from srpo.optim import adam, cosine
 from srpo.policies import GaussianPolicy
-from srpo.runs.tables import metrics_table
-from srpo.suite.pages import check_place, insert, markdown, number, write_csv
+from srpo.runs.tables import metrics_table, write_csv
+from srpo.suite.pages import check_place, insert, markdown, number
 from srpo.suite.tables import rows_of
 
 HOLDOUT = 0.1

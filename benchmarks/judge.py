@@ -39,7 +39,7 @@ from srpo.judging.panel import Candidate, Panel
 from srpo.judging.verdict import weigh
 from srpo.runs.checkpoint import write_json
 from srpo.runs.run import Run, load_run
-from srpo.suite.pages import write_csv
+from srpo.runs.tables import write_csv
 from srpo.training.progress import Bars
 
 SEEDS, HOLDOUT, EPISODES = 2, 0.2, 10

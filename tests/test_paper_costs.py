@@ -12,7 +12,7 @@ from test_paper_suite import make, read
 from srpo import algorithms, cli, config
 from srpo.paper import costs, fig5, flops, timing
 from srpo.paper.costs import Costs
-from srpo.suite.pages import write_csv
+from srpo.runs.tables import write_csv
 from srpo.training import dry_run
 from srpo.training.progress import Bars
 

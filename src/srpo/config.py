@@ -24,6 +24,7 @@ Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
 
 # intervals where nothing else is said: of real numbers, of whole ones, of those in a list, which are sizes of layers
 NUMBERS, COUNTS, WIDTHS = "[0, inf)", "[1, 2147483647]", "[1, 65536]"
+LEAST = {NUMBERS: "zero or more", COUNTS: "one or more", WIDTHS: "one or more"}  # in words, to whom is below
 MOST = 1000  # numbers in a list
 
 
@@ -67,12 +68,11 @@ class Setting:
             raise ConfigError(f"{self.path}: {closest(found, self.choices, 'choice')} (one of {', '.join(self.choices)})")
         for number in found if isinstance(found, tuple) else (found,):
             if isinstance(number, (int, float)) and not isinstance(number, bool):
-                within = self.within or (
-                    NUMBERS if isinstance(number, float) else WIDTHS if isinstance(found, tuple) else COUNTS
-                )
+                whole = WIDTHS if isinstance(found, tuple) else COUNTS
+                within = self.within or (whole if isinstance(number, int) else NUMBERS)
                 if not inside(number, within):
-                    least = {NUMBERS: "zero or more", COUNTS: "one or more", WIDTHS: "one or more"} if number < 1 else {}
-                    raise ConfigError(f"{self.path}: found {number:g}, expected {least.get(within, f'a number in {within}')}")
+                    expected = LEAST.get(within) if number < 1 else None
+                    raise ConfigError(f"{self.path}: found {number:g}, expected {expected or f'a number in {within}'}")
         if isinstance(found, tuple) and len(found) > MOST:
             raise ConfigError(f"{self.path}: found {len(found)} numbers, expected at most {MOST}")
         return found

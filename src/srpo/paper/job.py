@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from srpo.paper.costs import Asked
 from srpo.paper.kept import FromSuite
 from srpo.runs.checkpoint import write_atomically
+from srpo.runs.tables import write_csv
 from srpo.stages.diffusion_behavior import DiffusionBehavior, Parametrization
-from srpo.suite.pages import write_csv
 from srpo.training.progress import Bars
 
 

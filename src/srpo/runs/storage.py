@@ -7,15 +7,15 @@ folder, wherever its writer died. Nothing that is read is trusted: paths stay in
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from srpo.data.sources.hashes import file_hash
 from srpo.errors import ConfigError
 from srpo.files import unfinished
 from srpo.runs.checkpoint import PART, CheckpointError, NotWritten
@@ -30,7 +30,6 @@ class Storage:
     """Raises ConfigError, as soon as it is used, for a URL that fsspec cannot open."""
 
     url: str
-    _seen: dict[tuple[str, int, int], str] = field(default_factory=dict, repr=False, compare=False)  # hashes that were taken
 
     @cached_property
     def opened(self) -> tuple[Any, str]:
@@ -46,15 +45,12 @@ class Storage:
 
     def __getstate__(self) -> dict[str, Any]:
         """Connections stay where they are."""
-        return {"url": self.url, "_seen": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        return {"url": self.url}
 
     def push(self, name: str, root: Path, paths: Sequence[Path]) -> None:
         """Make the copy `name` what these files and folders inside `root` are now. Raises CheckpointError."""
         files = {path.relative_to(root).as_posix(): path for path in _files(paths)}
-        now = {place: self._hash(path) for place, path in files.items()}
+        now = {place: file_hash(path) for place, path in files.items()}
         with self._at(name) as (fs, here):
             known = self._list(fs, here)
             new = {sha256: files[place] for place, sha256 in now.items() if sha256 not in known.values()}
@@ -87,12 +83,12 @@ class Storage:
         raise CheckpointError(f"{self.url}/{name} is damaged: its list names files that are not there; restore it or remove it")
 
     def _get(self, fs: Any, source: str, path: Path, sha256: str) -> None:
-        if path.is_file() and self._hash(path) == sha256:
+        if path.is_file() and file_hash(path) == sha256:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(path) as part:
             fs.get_file(source, str(part))
-            if self._hash(part) != sha256:
+            if file_hash(part) != sha256:
                 raise CheckpointError(f"{source} is damaged (its hash differs); restore it or remove the folder")
             os.replace(part, path)
 
@@ -109,14 +105,6 @@ class Storage:
             return {}
         except (ValueError, AttributeError, TypeError) as e:
             raise CheckpointError(f"{here}/{LIST} is damaged ({e}); restore it or remove the folder") from None
-
-    def _hash(self, path: Path) -> str:
-        about = path.stat()
-        key = str(path), about.st_mtime_ns, about.st_size
-        if key not in self._seen:
-            with path.open("rb") as file:
-                self._seen[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._seen[key]
 
     @contextlib.contextmanager
     def _at(self, name: str) -> Iterator[tuple[Any, str]]:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,15 @@ def evals_table(run: Run) -> CsvTable:
 
 def _whose(run: Run) -> dict[str, Column]:
     return {"seed": one_of([str(seed) for seed in run.seeds]), **{path: swept(v) for path, v in run.grid.sweep.items()}}
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as text under the names of these columns, completely or not at all; what a row lacks is left empty. Raises CheckpointError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 class CsvTable:

@@ -17,11 +17,11 @@ from srpo.files import alone, read_bytes
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.run import Run, load_run
+from srpo.runs.tables import write_csv
 from srpo.suite import measures, tables
 from srpo.suite.findings import Findings, findings
 from srpo.suite.html_page import html_page
 from srpo.suite.page import page
-from srpo.suite.pages import write_csv
 from srpo.suite.plan import LARGEST, Suite
 from srpo.suite.schema import About
 from srpo.suite.tables import Result

@@ -25,8 +25,8 @@ from srpo.errors import ConfigError
 from srpo.evaluation.scores import evals_table
 from srpo.files import read_bytes
 from srpo.runs.run import Run
+from srpo.runs.tables import write_csv
 from srpo.suite.cells import Cell
-from srpo.suite.pages import write_csv
 from srpo.suite.schema import ROWS, check_rows
 from srpo.text import plain
 

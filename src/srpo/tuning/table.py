@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from srpo.runs.checkpoint import write_atomically
-from srpo.suite.pages import write_csv
+from srpo.runs.tables import write_csv
 from srpo.tuning.job import FINISHED, Job, Trial, ranked
 from srpo.tuning.space import Axis
 

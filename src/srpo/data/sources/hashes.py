@@ -19,7 +19,7 @@ def file_hash(path: Path) -> str:
     return _hash(path, found.st_size, found.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=256)
 def _hash(path: Path, size: int, changed: int) -> str:
     with opened(path) as file:
         if size < SLOW:
