@@ -31,7 +31,8 @@ def result(algorithm, data, score):
         "status": "finished",
         "seeds": "0 1",
     }
-    about |= {"train_seconds": 1.0, "eval_seconds": 1.0, "time_incomplete": False}
+    about |= {"train_seconds": 1.0, "eval_seconds": 1.0, "time_incomplete": False, "iterations": 10, "batch_factor": 1}
+    about |= {"env_seed": 1001, "return": 100.0, "length": 9}
 
     def episodes(step, mean):
         rows = [{"seed": s, "step": step, "episode": e, "score": mean + 2 * s - 1} for s in (0, 1) for e in (0, 1)]
@@ -40,7 +41,8 @@ def result(algorithm, data, score):
     def only(columns, rows):
         return [{c: row.get(c, "") for c in columns} for row in rows]
 
-    return Result(about, only(tables.EPISODE_COLUMNS, episodes(10, score)), only(tables.CURVE_COLUMNS, episodes(5, score / 2)))
+    cell = {c: about[c] for c in tables.CELL_COLUMNS}
+    return Result(cell, only(tables.EPISODE_COLUMNS, episodes(10, score)), only(tables.CURVE_COLUMNS, episodes(5, score / 2)))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,7 @@ def kept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept")
     data = [{"name": name, "task": name, "rows": 9, "sha256": "", "env_id": "", "mean_score": 20.0} for name in (OTHER, D4RL)]
     about = {"name": "open", "title": "", "preset": "quick", "algorithms": ["srpo", "bc"], "data": data, "episodes": 2}
+    about |= {"seeds": [0, 1], "curve": 2, "first": {}, "settings": {}}
     (folder / "suite.json").write_text(json.dumps(about | {"budget": {"iterations": 10, "batch_factor": 1}}))
     Keep(folder).update([result(*where, score) for where, score in SCORES.items()])
     return folder

@@ -73,6 +73,10 @@ def test_the_best_interquartile_mean_comes_first_and_profiles_fall():
 # --- the page
 
 
+RECORDED = {"rows": 9, "sha256": "", "env_id": None}
+PLAYED = {"step": 20, "env_seed": 1001, "return": 100.0, "length": 9}
+
+
 def result(algorithm, data, level, status="finished", error="", curve=True):
     about = {
         "data": data,
@@ -84,18 +88,20 @@ def result(algorithm, data, level, status="finished", error="", curve=True):
         "time_incomplete": False,
         "error": error,
         "command": "srpo suite run small",
+        "iterations": 20,
+        "batch_factor": 1,
         "run": f"../{data}/{algorithm}/0-1",
         "device": "a chip",
     }
     if status != "finished":
         return tables.Result(about, [])
     episodes = [
-        {"data": data, "algorithm": algorithm, "seed": s, "step": 20, "episode": e, "score": level + s + e}
+        PLAYED | {"data": data, "algorithm": algorithm, "seed": s, "episode": e, "score": level + s + e}
         for s in (0, 1)
         for e in (0, 1)
     ]
-    before = [e | {"step": 10, "score": 0.5 * e["score"]} for e in episodes] if curve else []
-    return tables.Result(about, episodes, before)
+    before = [{c: e[c] for c in tables.CURVE_COLUMNS} | {"step": 10, "score": 0.5 * e["score"]} for e in episodes]
+    return tables.Result(about, episodes, before if curve else [])
 
 
 @pytest.fixture
@@ -107,7 +113,11 @@ def keep(tmp_path):
         "budget": {"iterations": 20, "batch_factor": 1},
         "episodes": 2,
         "algorithms": ["srpo", "bc", "dtql"],
-        "data": [{"name": n, "task": n, "mean_score": 30.0} for n in ("x-v0", "y-v0")],
+        "data": [{"name": n, "task": n, **RECORDED, "mean_score": 30.0} for n in ("x-v0", "y-v0")],
+        "seeds": [0, 1],
+        "curve": 1,
+        "first": {},
+        "settings": {},
     }
     kept = Keep(tmp_path / "results")
     kept.folder.mkdir()

@@ -60,10 +60,10 @@ class Recorded(Strict):
 
     name: Name
     task: Line
+    rows: Whole
+    sha256: Line
+    env_id: Line | None
     mean_score: Score | None
-    rows: Whole = 0
-    sha256: Line = ""
-    env_id: Line | None = None
 
 
 class About(Strict):
@@ -74,12 +74,12 @@ class About(Strict):
     preset: Line
     algorithms: list[Name]
     data: list[Recorded]
+    seeds: list[Seed]
     episodes: Count
+    curve: Count
     budget: Budget
-    seeds: list[Seed] = []
-    curve: Count = 1
-    first: First = msgspec.field(default_factory=First)
-    settings: dict[Line, dict[Line, Value]] = {}
+    first: First
+    settings: dict[Line, dict[Line, Value]]
     compared: list[Name] | None = None
 
 
@@ -102,15 +102,15 @@ class CellRow(Strict):
     algorithm: Name
     seeds: Annotated[str, Meta(pattern=r"^\d{1,10}( \d{1,10})*\Z", max_length=100_000)]
     status: Literal["finished", "trained", "unfinished", "failed"]
-    train_seconds: Seconds | Literal[""]
-    eval_seconds: Seconds | Literal[""]
+    train_seconds: Seconds
+    eval_seconds: Seconds
     time_incomplete: Literal["True", "False"]
     error: Text
     settings: Line
     preset: Line
     task: Line
-    iterations: Whole | Literal["", "None"]
-    batch_factor: Count | Literal[""]
+    iterations: Count | Literal[""]  # of every stage; nothing: the preset's own
+    batch_factor: Count
     shared: Line
     device: Line
     created: Line
@@ -141,9 +141,9 @@ class CurveRow(Strict):
 class EpisodeRow(CurveRow):
     """A line of episodes.csv."""
 
-    env_seed: Whole | Literal[""]
-    return_: Return | Literal[""] = msgspec.field(name="return")
-    length: Whole | Literal[""]
+    env_seed: Whole
+    return_: Return = msgspec.field(name="return")
+    length: Whole
     env_id: Line
     gymnasium: Line
     mujoco: Line
