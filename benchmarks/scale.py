@@ -62,9 +62,9 @@ def through_nodes(nodes: int, cells: int) -> dict[str, float]:
     import ray
     from ray.cluster_utils import Cluster
 
+    from srpo.clock import Clock
     from srpo.cluster import Resources
     from srpo.data import load_dataset
-    from srpo.suite.clock import Clock
     from srpo.suite.keep import Keep
     from srpo.suite.on_ray import through
     from srpo.suite.plan import read_suite

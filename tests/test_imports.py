@@ -10,7 +10,7 @@ SRC = Path(__file__).parent.parent / "src" / "srpo"
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
     {"text"},
     {"errors", "strict_json"},
-    {"files", "surroundings", "cluster"},
+    {"files", "surroundings", "cluster", "clock"},
     {"config"},
     {"core"},
     {"steps"},

@@ -16,6 +16,7 @@ import pytest
 
 import srpo
 from srpo import algorithms, cli, config
+from srpo.clock import Clock, Stopped
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.description import describe
@@ -25,7 +26,6 @@ from srpo.runs.run import Run, load_run
 from srpo.suite import jobs, plan, presets, published, scoring, sharing, tables, work
 from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
-from srpo.suite.clock import Clock, Stopped
 from srpo.suite.keep import Keep
 from srpo.suite.pages import insert
 from srpo.training.inherit import alike
@@ -357,15 +357,15 @@ def result(algorithm, status="finished", seconds=60.0, data=NAME, seeds="0", sco
 
 def test_no_cell_is_begun_that_cannot_end_in_time(tmp_path):
     clock, here = Clock(minutes=1.0), cell(tmp_path)
-    assert clock.allows(here, [])  # nothing is known: it is tried
-    assert clock.allows(here, [result("iql", seconds=50.0), result("srpo", seconds=500.0)])
-    assert not clock.allows(here, [result("iql", seconds=70.0)])
-    assert not clock.allows(here, [result("srpo", seconds=500.0)])  # it was never done: the shortest of the others
-    assert clock.allows(here, [result("srpo", seconds=500.0), result("bc", seconds=5.0)])
-    assert Clock().allows(here, [result("iql", seconds=1e9)])
+    assert work.time_for(clock, here, [])  # nothing is known: it is tried
+    assert work.time_for(clock, here, [result("iql", seconds=50.0), result("srpo", seconds=500.0)])
+    assert not work.time_for(clock, here, [result("iql", seconds=70.0)])
+    assert not work.time_for(clock, here, [result("srpo", seconds=500.0)])  # it was never done: the shortest of the others
+    assert work.time_for(clock, here, [result("srpo", seconds=500.0), result("bc", seconds=5.0)])
+    assert work.time_for(Clock(), here, [result("iql", seconds=1e9)])
     here.folder.parent.mkdir(parents=True)
     here.note(train_seconds=30.0)
-    assert clock.allows(here, [result("iql", seconds=70.0)])  # part of it is done
+    assert work.time_for(clock, here, [result("iql", seconds=70.0)])  # part of it is done
 
 
 def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
@@ -382,7 +382,7 @@ def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
         before(self, *args)
 
     monkeypatch.setattr(Stopped, "__init__", noticed)
-    monkeypatch.setattr(Clock, "allows", lambda *_: True)
+    monkeypatch.setattr(work, "time_for", lambda *_: True)
     try:
         assert command("--minutes", "1") == 0
     finally:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from srpo import cli
+from srpo.clock import Clock, Stopped
 from srpo.cluster import Resources
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import load_info
 from srpo.suite import on_ray, plan, work
 from srpo.suite.cells import Cell
-from srpo.suite.clock import Clock, Stopped
 from srpo.suite.keep import Keep
 
 SUITE = """

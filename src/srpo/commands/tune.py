@@ -103,7 +103,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 
 def _searched(args: argparse.Namespace, job: Job, resources: Any) -> int:
-    from srpo.suite.clock import Clock
+    from srpo.clock import Clock
     from srpo.tuning.search import through
 
     try:

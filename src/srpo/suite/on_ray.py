@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srpo.clock import Clock, stopping
 from srpo.cluster import Resources, alive, connected, require_room
 from srpo.data import Dataset
 from srpo.errors import ConfigError
@@ -22,7 +23,6 @@ from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.storage import Storage
 from srpo.suite import tables
 from srpo.suite.cells import Cell
-from srpo.suite.clock import Clock, stopping
 from srpo.suite.keep import Keep
 from srpo.suite.plan import load_data
 from srpo.suite.sharing import relatives

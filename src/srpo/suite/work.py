@@ -15,12 +15,12 @@ from pathlib import Path
 import jax
 
 import srpo
+from srpo.clock import Clock, stopping
 from srpo.data import Dataset
 from srpo.errors import UserError
 from srpo.runs.checkpoint import CheckpointError
 from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
-from srpo.suite.clock import Clock, stopping
 from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
 from srpo.suite.sharing import donor_of, must_wait
@@ -83,7 +83,7 @@ class Work:
             while left:
                 kept, mine = tables.read(self.keep.folder), self.results(cells)
                 left = [cell for cell in left if not self.settled(cell, tables.merged(mine, kept))]
-                free = [cell for cell in left if self.clock.allows(cell, mine)]
+                free = [cell for cell in left if time_for(self.clock, cell, mine)]
                 if not free:
                     break
                 taken, ok = self.next(free, cells)
@@ -160,3 +160,11 @@ class Work:
                 quiet=self.quiet,
                 saving=self.saving,
             )
+
+
+def time_for(clock: Clock, cell: Cell, results: Sequence[tables.Result]) -> bool:
+    """Whether a cell can end in time: as long as the longest of the same algorithm; the shortest of all if it was never done."""
+    spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
+    same = [seconds for name, seconds in spent if name == cell.algorithm]
+    expected = max(same) if same else min((seconds for _, seconds in spent), default=0.0)
+    return expected - cell.log["train_seconds"] < clock.left

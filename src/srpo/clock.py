@@ -1,4 +1,4 @@
-"""The time that a suite has: which cells still fit into it, and what ends it."""
+"""The time that a command has, and what ends it: the clock or SIGTERM, both as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from srpo.suite.cells import Cell
-from srpo.suite.tables import Result
 from srpo.text import tell
 
 
@@ -23,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Clock:
-    """The time that is left, and what a cell takes, judged by those that are done."""
+    """The time that is left; without `minutes` there is no end to it."""
 
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
@@ -31,13 +29,6 @@ class Clock:
     @property
     def left(self) -> float:
         return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self.began)
-
-    def allows(self, cell: Cell, results: Sequence[Result]) -> bool:
-        """Whether a cell can end in time: as long as the longest of the same algorithm; the shortest of all if it was never done."""
-        spent = [(r.about["algorithm"], r.about["train_seconds"] + r.about["eval_seconds"]) for r in results if r.settled]
-        same = [seconds for name, seconds in spent if name == cell.algorithm]
-        expected = max(same) if same else min((seconds for _, seconds in spent), default=0.0)
-        return expected - cell.log["train_seconds"] < self.left
 
 
 @contextlib.contextmanager
