@@ -6,6 +6,7 @@ Whoever takes the batches, they are the same, and the same program trains on the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +24,7 @@ BLOCK_BYTES, DEVICE_BYTES = 32 << 20, 256 << 20  # of batches handed over at onc
 BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
-READERS = 8  # that wait for the disk at the same time
+READERS = 1 if hasattr(os, "posix_fadvise") else 8  # one is enough where the disk can be told of all rows before the first is waited for
 ROWS_PER_READER = 2048
 
 
