@@ -24,7 +24,9 @@ BLOCK_BYTES, DEVICE_BYTES = 32 << 20, 256 << 20  # of batches handed over at onc
 BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
-READERS = 1 if hasattr(os, "posix_fadvise") else 8  # one is enough where the disk can be told of all rows before the first is waited for
+READERS = (
+    1 if hasattr(os, "posix_fadvise") else 8
+)  # one is enough where the disk can be told of all rows before the first is waited for
 ROWS_PER_READER = 2048
 
 
