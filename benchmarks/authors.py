@@ -14,11 +14,9 @@ is written into their code and is another in RUN is refused. `compare` adds the 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from authors_code import FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
+from authors_report import EPISODES, METRICS, curve_table, keep, ours, table
 
 import srpo
 from srpo import config
@@ -35,24 +34,12 @@ from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
 from srpo.errors import ConfigError
 from srpo.evaluation.rollouts import FIRST_SEED, Rollouts
-from srpo.evaluation.scores import bootstrap
 from srpo.networks.actors import DeterministicActor
 from srpo.networks.layers import Normalizer
 from srpo.policies import DeterministicPolicy
 from srpo.runs.description import versions
-from srpo.runs.tables import write_csv
 from srpo.suite.budget import Budget, configured
-from srpo.suite.pages import check_place, insert, markdown
-from srpo.suite.tables import rows_of as kept_episodes
-
-EPISODES = 20
-WHOSE = ("data", "algorithm", "code", "seed")
-WHO = {"ours": "our code", "authors": "the authors' code"}
-HOW = {"ours": "compare RUN", "authors": "train"}
-TABLES = {
-    "runs.csv": (*WHOSE, "settings", "made_with", "source"),
-    "episodes.csv": (*WHOSE, "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco"),
-}
+from srpo.suite.pages import check_place, insert
 
 
 def policy_of(weights: Weights) -> DeterministicPolicy:
@@ -91,11 +78,13 @@ def transitions_of(data: srpo.Dataset) -> Rows:
     return names | {"terminals": taken.mask == 0}
 
 
-def said(name: str, step: int, value: Any) -> None:
-    """Every thousandth step, as their loss is a number only after the device has been waited for."""
-    if (step + 1) % 1000 == 0:
-        value = value if isinstance(value, float) else float(value.detach())
-        print(f"{name} {step + 1}: {value:.4g}", file=sys.stderr, flush=True)
+class Curves(list[dict[str, Any]]):
+    """Rows of curves.csv: every thousandth step, as a tensor is a number only after the device has been waited for."""
+
+    def __call__(self, stage: str, step: int, value: Any) -> None:
+        if (step + 1) % 1000 == 0:
+            self.append({"stage": stage, "step": step + 1, "metric": METRICS[stage], "value": float(value.detach())})
+            print(f"{stage} {step + 1}: {METRICS[stage]} {self[-1]['value']:.4g}", file=sys.stderr, flush=True)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -113,11 +102,12 @@ def train(args: argparse.Namespace) -> int:
     for seed in run.seeds:
         torch.manual_seed(seed)
         np.random.seed(seed)
+        curves = Curves()
         with code(args.code, transitions_of(data)) as module:
-            weights = SYSTEMS[name](module, seed, args.task, settings, said)
+            weights = SYSTEMS[name](module, seed, args.task, settings, curves)
         about = {"data": data.name, "algorithm": name, "code": "authors", "seed": seed, "settings": json.dumps(settings)}
         about |= {"made_with": f"PyTorch {torch.__version__}", "source": f"{REPOSITORIES[name]} {commit(args.code)}"}
-        keep(args.keep, about, played(weights, data))
+        keep(args.keep, about, played(weights, data), curves)
     return 0
 
 
@@ -141,75 +131,12 @@ def played(weights: Weights, data: srpo.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def read(folder: Path, name: str) -> list[dict[str, str]]:
-    path = folder / name
-    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-
-
-def keep(folder: Path, about: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> None:
-    """Writes one training, in the place of an earlier one of the same data, system, code and seed."""
-    where = [str(about[key]) for key in WHOSE]
-    for name, rows in (("runs.csv", [{}]), ("episodes.csv", episodes)):
-        others = [row for row in read(folder, name) if [row[key] for key in WHOSE] != where]
-        mine = [{column: (row | about).get(column, "") for column in TABLES[name]} for row in rows]
-        both = sorted([*others, *mine], key=lambda row: [str(row[key]) for key in WHOSE])  # episodes stay in order
-        write_csv(folder / name, both, TABLES[name])
-
-
-def ours(run: srpo.Run, folder: Path) -> None:
-    """Keeps our side: a run that theirs was trained as. Raises ConfigError."""
-    name, data = run.info["algorithm"], run.info["data"]["name"]
-    for seed in run.seeds:
-        about: dict[str, Any] = {"data": data, "algorithm": name, "code": "ours", "seed": seed}
-        other = [r for r in read(folder, "runs.csv") if [r[k] for k in WHOSE] == [data, name, "authors", str(seed)]]
-        if not other:
-            raise ConfigError(
-                f"{folder} has nothing of the authors' {name} on {data}, seed {seed}; begin with: authors.py train {run.path}"
-            )
-        settings = {path: s.value for path, s in config.settings(run.algorithm).items() if path in FREE[name]}
-        if settings != json.loads(other[0]["settings"]):
-            raise ConfigError(f"{run.path} has {settings}, theirs {other[0]['settings']}; expected the same")
-        episodes = [row for row in kept_episodes(run) if int(row["seed"]) == seed]
-        if len(episodes) != EPISODES:
-            raise ConfigError(
-                f"{run.path} has {len(episodes)} episodes of seed {seed}; srpo eval {run.path} --episodes {EPISODES}"
-            )
-        about |= {
-            "settings": json.dumps(settings),
-            "made_with": f"JAX {run.info['versions']['jax']}",
-            "source": "this repository",
-        }
-        keep(folder, about, episodes)
-
-
-def table(folder: Path) -> str:
-    """Scores of both codes side by side: mean, 95 % interval over seeds and episodes, and each seed's mean."""
-    episodes = read(folder, "episodes.csv")
-    if not episodes:
-        raise ConfigError(f"{folder} has no episodes; begin with authors.py train")
-    lines = []
-    for data, name in dict.fromkeys((r["data"], r["algorithm"]) for r in episodes):
-        cells, means = [], []
-        for who in WHO:
-            here = [r for r in episodes if (r["data"], r["algorithm"], r["code"]) == (data, name, who)]
-            if not here:
-                raise ConfigError(f"{folder} has nothing of {name} on {data} by {WHO[who]}; add it with authors.py {HOW[who]}")
-            scores = np.array([float(r["score"]) for r in here]).reshape(-1, EPISODES)
-            means.append(scores.mean())
-            low, high = bootstrap(scores)
-            seeds = ", ".join(f"{x:.1f} ± {s:.1f}" for x, s in zip(scores.mean(1), scores.std(1), strict=True))
-            cells += [f"{means[-1]:.1f} [{low:.1f}, {high:.1f}]", seeds]
-        lines.append([data, name, *cells, f"{means[0] - means[1]:+.1f}"])
-    header = ["data", "system", "ours", "by seed", "authors' code", "by seed", "difference"]
-    return markdown(header, lines, text=2)
-
-
 def compare(args: argparse.Namespace) -> int:
     if args.into is not None:
         check_place(args.into, "authors")
     for path in args.runs:
         ours(srpo.load_run(path), args.keep)
-    text = table(args.keep)
+    text = f"{table(args.keep)}\n\n{curve_table(args.keep)}"
     if args.into is not None:
         insert(args.into, "authors", text)
     print(text)

@@ -23,7 +23,7 @@ STUBS = ("d4rl", "gym", "wandb")  # imported by their files; of these only two f
 
 Settings = dict[str, Any]
 Rows = dict[str, np.ndarray]  # of d4rl.qlearning_dataset
-Said = Callable[[str, int, Any], None]  # told the stage, its step and a number or tensor of it
+Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, or the loss
 
 
 class Weights(NamedTuple):
@@ -106,9 +106,8 @@ def train_srpo(module: Callable[[str], Any], seed: int, task: str, s: Settings, 
     model.diffusion_behavior.load_state_dict(behavior.diffusion_behavior.state_dict())
     model.q[0].load_state_dict(critic.state_dict())
     set_rate(model.SRPO_policy_optimizer, s["policy.lr"], model.SRPO_policy_lr_scheduler)
-    for step in range(s["policy.steps"]):
+    for _ in range(s["policy.steps"]):
         model.update_SRPO_policy(data.sample(s["policy.batch_size"]))
-        said("policy", step, model.SRPO_policy.q)
     obs = both - act
     return Weights(layers_of(model.SRPO_policy), np.zeros(obs), np.ones(obs))
 
@@ -124,9 +123,8 @@ def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings
     memory = utils.ReplayBuffer(obs, act)
     memory.convert_D4RL(rows)
     mean, std = memory.normalize_states()
-    for step in range(s["policy.steps"]):
+    for _ in range(s["policy.steps"]):
         model.train(memory, s["policy.batch_size"])
-        said("policy", step, float("nan"))
     return Weights(layers_of(model.actor), mean, std)
 
 

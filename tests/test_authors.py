@@ -16,6 +16,7 @@ from srpo.suite.budget import Budget, configured
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import authors
 import authors_code
+import authors_report
 
 TASK = "hopper-medium-replay-v2"
 SETTINGS = {"policy.beta": 0.3} | {
@@ -48,7 +49,7 @@ class Net:
 class Critic(Net):
     def __init__(self):
         super().__init__((2, 2))
-        self.q_optimizer, self.v_optimizer, self.v = Optimizer(), Optimizer(), 0.0
+        self.q_optimizer, self.v_optimizer, self.v = Optimizer(), Optimizer(), 0.5
     def update_q0(self, batch): LOG.append(("critic", batch, self.q_optimizer.param_groups[0]["lr"]))
 
 class SRPO_IQL(Net):
@@ -60,7 +61,7 @@ class SRPO_IQL(Net):
 class SRPO_Behavior(Net):
     def __init__(self, both, act, std, args):
         super().__init__()
-        self.diffusion_behavior, self.diffusion_optimizer, self.loss = Net((2, 2)), Optimizer(), 0.0
+        self.diffusion_behavior, self.diffusion_optimizer, self.loss = Net((2, 2)), Optimizer(), 0.7
         self.diffusion_behavior.own["0.bias"].x += 5
     def update_behavior(self, batch): LOG.append(("behavior", batch, self.diffusion_optimizer.param_groups[0]["lr"]))
 
@@ -69,7 +70,6 @@ class SRPO(Net):
         super().__init__()
         self.args, self.q, self.diffusion_behavior = args, [Critic()], Net((2, 2))
         self.SRPO_policy = Net((both - act, 4, act))
-        self.SRPO_policy.q = 0.0
         self.SRPO_policy_optimizer = Optimizer()
         self.SRPO_policy_lr_scheduler = Optimizer()
     def update_SRPO_policy(self, batch):
@@ -133,13 +133,19 @@ def rows():
 
 
 def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, rows, capsys):
+    told: list[tuple] = []
+
+    def curves(*what):
+        told.append(what)
+
     argv, modules = list(sys.argv), set(sys.modules)
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_srpo(module, 5, TASK, SETTINGS, authors.said)
+        weights = authors_code.train_srpo(module, 5, TASK, SETTINGS, curves)
         log = module("utils").LOG
     handed = np.float32(0.1) + np.float32(5), np.float32(0.1) + np.float32(7)  # biases of behavior model and critic
     policy = ("policy", 40, 0.04, *handed, 0.3, 4 / 10_000)
     assert log == [("critic", 30, 0.03)] * 3 + [("behavior", 20, 0.02)] * 2 + [policy] * 4
+    assert told == [("critic", i, 0.5) for i in range(3)] + [("behavior", i, 0.7) for i in range(2)]
     assert [w.shape for w, _ in weights.layers] == [(4, 3), (2, 4)]
     assert sys.argv == argv and set(sys.modules) == modules and str(checkout) not in sys.path  # as if it had not been
     assert capsys.readouterr().out == ""
@@ -148,7 +154,7 @@ def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, r
 def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(checkout, rows):
     settings = {"policy.steps": 2, "policy.batch_size": 8, "policy.lr": 0.5, "policy.alpha": 2.5}
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_td3_bc(module, 0, TASK, settings, authors.said)
+        weights = authors_code.train_td3_bc(module, 0, TASK, settings, authors.Curves())
         log = module("utils").LOG
     assert log == [(8, pytest.approx(0, abs=1e-6), 0.5)] * 2
     np.testing.assert_allclose(weights.mean, rows["observations"].mean(0, keepdims=True))
@@ -204,7 +210,7 @@ def test_transitions_are_those_of_the_recording():
 
 def kept(folder, code, scores, seed=0):
     about = {"data": "d-v0", "algorithm": "srpo", "code": code, "seed": seed, "settings": json.dumps(SETTINGS), "source": "x"}
-    authors.keep(folder, about, [{"episode": i, "score": s, "of no column": 1} for i, s in enumerate(scores)])
+    authors_report.keep(folder, about, [{"episode": i, "score": s, "of no column": 1} for i, s in enumerate(scores)], [])
 
 
 def test_both_codes_side_by_side(tmp_path, capsys):
