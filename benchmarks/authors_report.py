@@ -70,8 +70,15 @@ def ours(run: srpo.Run, folder: Path) -> None:
             "made_with": f"JAX {run.info['versions']['jax']}",
             "source": "this repository",
         }
-        curves = [row for row in metrics_table(run).read() if METRICS.get(row["stage"]) == row["metric"]]
-        keep(folder, about, episodes, [row for row in curves if int(row["seed"]) == seed and int(row["step"]) % 1000 == 0])
+        rows = [row for row in metrics_table(run).read() if int(row["seed"]) == seed]
+        keep(folder, about, episodes, [row for stage, metric in METRICS.items() for row in thousands(rows, stage, metric)])
+
+
+def thousands(rows: Sequence[dict[str, str]], stage: str, metric: str) -> list[dict[str, Any]]:
+    """Of one metric of ours, which is logged at other steps, the rows nearest to each thousandth step."""
+    here = [row for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
+    wanted = range(1000, max((int(row["step"]) for row in here), default=0) + 1, 1000)
+    return [min(here, key=lambda row, step=step: abs(int(row["step"]) - step)) for step in wanted]
 
 
 def table(folder: Path) -> str:
@@ -101,9 +108,13 @@ def curve_table(folder: Path) -> str:
     rows = read(folder, "curves.csv")
     lines = []
     for data, name, stage in dict.fromkeys((r["data"], r["algorithm"], r["stage"]) for r in rows):
-        here = [r for r in rows if (r["data"], r["algorithm"], r["stage"]) == (data, name, stage)]
-        steps = sorted({int(r["step"]) for r in here})
+        here = {
+            (r["code"], r["seed"], round(int(r["step"]), -3)): r
+            for r in rows
+            if (r["data"], r["algorithm"], r["stage"]) == (data, name, stage)
+        }
+        steps = sorted({step for _, _, step in here})
         for step in steps[:: -max(1, len(steps) // 5)][::-1]:
-            cells = [[f"{float(r['value']):.3g}" for r in here if r["code"] == who and int(r["step"]) == step] for who in WHO]
+            cells = [[f"{float(r['value']):.3g}" for (by, _, at), r in here.items() if (by, at) == (who, step)] for who in WHO]
             lines.append([data, MEANING[METRICS[stage]], f"{step:,}", *(", ".join(cell) for cell in cells)])
     return markdown(["data", "of one batch", "step", "ours, by seed", "authors' code, by seed"], lines, text=2)

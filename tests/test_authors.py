@@ -235,3 +235,10 @@ def test_a_comparison_of_one_side_is_refused(tmp_path, capsys):
     assert "nothing of srpo on d-v0 by the authors' code; add it with authors.py train" in capsys.readouterr().err
     assert authors.main(["compare", "--keep", str(tmp_path / "none")]) == 2
     assert "has no episodes; begin with authors.py train" in capsys.readouterr().err
+
+
+def test_curves_of_ours_are_read_nearest_to_every_thousandth_step():
+    rows = [{"stage": "critic", "metric": "v", "step": str(75 * i), "value": "1"} for i in range(1, 41)]
+    found = authors_report.thousands([*rows, {"stage": "critic", "metric": "q_loss", "step": "1000"}], "critic", "v")
+    assert [row["step"] for row in found] == ["975", "2025", "3000"]
+    assert authors_report.thousands(rows, "behavior", "loss") == []
