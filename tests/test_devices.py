@@ -1,7 +1,7 @@
 """Runs over several devices, here forced on the CPU: the same numbers, byte for byte, however many there are.
 
 How runs are shared out knows nothing of what a stage computes: two small networks, of which the second needs the first and has two
-values to sweep, stand for all, as they compile in a third of IQL's time, three times over.
+values to sweep, stand for all; every layout is compiled anew, and two devices differ from four in nothing.
 """
 
 import json
@@ -86,7 +86,7 @@ rng = np.random.default_rng(0)
 arrays = {"obs": rng.normal(size=(60, 3)), "action": rng.uniform(-0.9, 0.9, (60, 2)), "reward": rng.normal(size=60)}
 data = from_arrays(**arrays, terminal=np.arange(60) % 20 == 19)
 found = {}
-for devices in (1, 2, 4):
+for devices in (1, 4):
     out = f"{sys.argv[1]}/{devices}"
     run = srpo.train(Two(), data, seeds=3, sweep={"next.lr": [0.001, 0.01]}, out=out, quiet=True, devices=devices)
     found[devices] = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(run.results))).hexdigest()
@@ -110,8 +110,8 @@ def found(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_one_two_and_four_devices_give_the_same_bytes(found):
-    assert found["1"] == found["2"] == found["4"]  # six runs of the second stage on four devices: two are padding
+def test_one_and_four_devices_give_the_same_bytes(found):
+    assert found["1"] == found["4"]  # six runs of the second stage on four devices: two are padding
 
 
 def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, capsys):
