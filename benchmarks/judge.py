@@ -36,7 +36,7 @@ from srpo.evaluation.rollouts import Rollouts
 from srpo.judging.evidence import Evidence, Judging, Split, gather
 from srpo.judging.judge import comparable
 from srpo.judging.panel import Candidate, Panel
-from srpo.judging.verdict import weigh
+from srpo.judging.ranking import weigh
 from srpo.runs.checkpoint import write_json
 from srpo.runs.run import Run, load_run
 from srpo.runs.tables import write_csv
@@ -150,8 +150,8 @@ def critic_values(run: Run, panel: Panel, split: Split) -> np.ndarray:
 
 
 COLUMNS = (
-    "data", "policy", "algorithm", "seed", "step", "default", "score", "low", "loose", "high", "gain", "known", "q_start",
-    "td_error", "nats", "critic",
+    "data", "policy", "algorithm", "seed", "step", "default", "score", "place", "low", "loose", "high", "gain", "known",
+    "doubt", "q_start", "td_error", "nats", "critic",
 )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def rows(
     last = {c.algorithm: max(o.step for o in candidates if o.algorithm == c.algorithm) for c in candidates}
     by_critic: Mapping[Candidate, float] = {} if critic is None else dict(zip(candidates, map(float, critic), strict=True))
     found = []
-    for j in weigh(candidates, evidence, [None] * len(candidates)):
+    for place, j in enumerate(weigh(candidates, evidence, [None] * len(candidates)), 1):
         c = j.candidate
         default = c.algorithm == "srpo" and c.step == last["srpo"] and dict(c.point) in ({}, DEFAULT)
         about = {
@@ -172,11 +172,12 @@ def rows(
             "seed": c.seed,
             "step": c.step,
             "default": int(default),
+            "place": place,
         }
         numbers = {"score": score(c), "low": j.low, "loose": j.loose, "high": j.high, "gain": j.gain, "known": j.known}
-        numbers |= {"q_start": j.value, "td_error": j.td_error, "nats": j.likelihood, "critic": by_critic.get(c, "")}
-        rounded = {key: x if x == "" else float(f"{x:.6g}") for key, x in numbers.items()}
-        found.append(about | rounded)
+        numbers |= {"doubt": j.doubt, "q_start": j.value, "td_error": j.td_error, "nats": j.likelihood}
+        rounded: dict[str, Any] = {key: float(f"{x:.6g}") for key, x in numbers.items()}
+        found.append(about | rounded | {"critic": float(f"{by_critic[c]:.6g}") if c in by_critic else ""})
     return found
 
 

@@ -19,7 +19,9 @@ from srpo.suite.pages import insert, markdown
 
 Row = dict[str, str]
 CRITERIA: dict[str, Callable[[Row], float]] = {  # larger: better
-    "`srpo judge`": lambda row: number(row["low"]),
+    "`srpo judge`": lambda row: -number(row["place"]),
+    "its return in the model alone": lambda row: number(row["low"]),
+    "its doubt alone": lambda row: -number(row["doubt"]),
     "fitted Q at first states": lambda row: number(row["q_start"]),
     "critic's Q at first states": lambda row: number(row["critic"]),
     "TD error": lambda row: -number(row["td_error"]),

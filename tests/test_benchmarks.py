@@ -26,9 +26,11 @@ def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():
 
 
 def test_the_judge_s_report_finds_rank_correlations_and_what_each_criterion_loses(tmp_path):
-    header = "data,policy,algorithm,seed,step,default,score,low,loose,high,gain,known,q_start,td_error,nats,critic\n"
+    header = (
+        "data,policy,algorithm,seed,step,default,score,place,low,loose,high,gain,known,doubt,q_start,td_error,nats,critic\n"
+    )
     rows = "".join(
-        f"d-v0,srpo @{i},srpo,0,{i},{int(i == 2)},{score},{low},0,0,0,9,{-low},{td},0,\n"
+        f"d-v0,srpo @{i},srpo,0,{i},{int(i == 2)},{score},{i + 1},{low},0,0,0,9,1,{-low},{td},0,\n"
         for i, (score, low, td) in enumerate([(50, 4, 1.0), (60, 3, 0.5), (10, 2, 2.0), (0, 1, "nan")])
     )
     (tmp_path / "d.csv").write_text(header + rows)

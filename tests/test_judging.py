@@ -1,5 +1,6 @@
 """Judging: known values are found, far-off policies are not trusted, and what data cannot tell is not told."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -19,7 +20,8 @@ from srpo.judging.fitted_q import FittedQ, fit_each, fit_one
 from srpo.judging.judge import JudgingError, comparable
 from srpo.judging.model import FittedModel, Known, imagine
 from srpo.judging.panel import Candidate, Panel
-from srpo.judging.verdict import bootstrap, judgement
+from srpo.judging.ranking import bootstrap, weigh
+from srpo.judging.verdict import judgement
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
 from srpo.policies import DialedPolicy
@@ -95,9 +97,50 @@ def test_policies_are_let_loose_in_a_model_of_the_plant_as_far_as_it_is_known():
     np.testing.assert_allclose(runs, wanted, atol=1.6)  # without an end: 22
     assert float(known.unknown) < -0.8 and (found.known[0] > 19).all() and (found.known[2] < 15).all()
     assert (leaves < -0.7 * 10).all()  # nothing good is promised there
+    assert (found.doubt[2] > 2 * found.doubt[0]).all()
 
 
-def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, record=20.0):
+class Feedback(eqx.Module):
+    """Pushes a point by a constant, and against where it is."""
+
+    gain: jax.Array
+    push: jax.Array
+
+    def act(self, obs, key=None):
+        return jnp.clip(self.push - self.gain * obs, -1, 1)
+
+
+def balance(gain, push, s, steps=60):
+    """The true return of `Feedback`: s' = 1.1 s + 0.2 a, reward 1 + a, until |s| > 1; (gains,)."""
+    total, alive = np.zeros(len(gain)), np.ones(len(gain))
+    for _ in range(steps):
+        a = np.clip(push - gain * s, -1, 1)
+        total, s = total + alive * (1 + a), 1.1 * s + 0.2 * a
+        alive = alive * (np.abs(s) <= 1)
+    return total
+
+
+def test_a_policy_that_falls_does_not_win_however_much_each_of_its_steps_earns():
+    rng = np.random.default_rng(0)
+    s = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
+    a = np.clip(rng.normal(0, 0.4, (4000, 1)) - s, -1, 1).astype(np.float32)  # recorded by one that holds it, more or less
+    after = 1.1 * s + 0.2 * a
+    data = Batch(*map(jnp.asarray, (s, a, 1 + a[:, 0], after, (np.abs(after[:, 0]) <= 1).astype(np.float32), np.arange(4000))))
+    stage = FittedModel(steps=1000, batch_size=64, hidden=(32, 32), members=2, lr=5e-3)
+    model = fit_one(stage, data, {"start": stage.fresh(data, jax.random.key(1))}, jax.random.key(0))
+    # two hold it, one falls at once, one holds it less, one falls late
+    gain, push = np.array([1.0, 1.0, 0.0, 0.45, 0.0]), np.array([0.0, -0.2, 1.0, 0.0, 0.02])
+    truth = np.mean([balance(gain, push, s) for s in (-0.1, 0.05, 0.1)], 0)
+    policies = Feedback(*(jnp.asarray(x, jnp.float32)[:, None] for x in (gain, push)))
+    start = jnp.array([[-0.1], [0.05], [0.1]])
+    found = imagine(model, policies, start, Known.of(model, data, data), jax.random.key(2), 60)
+    promised = np.asarray(found.value).mean((1, 2))
+    np.testing.assert_allclose(np.delete(promised, 2), np.delete(truth, 2), rtol=0.1)
+    assert promised[2] < truth[2] < 10  # a push that was hardly ever recorded: less is promised
+    assert promised.argmax() == truth.argmax() == 1
+
+
+def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, record=20.0, doubt=1.0):
     """Of policies with these gains over a behavior that comes to 10, in two members and 12 episodes that differ a little."""
     gain, shape = np.append(np.asarray(gain, float), 0.0), (len(gain) + 1, 2, 12)
     noise = np.linspace(-0.2, 0.2, 12)
@@ -106,7 +149,9 @@ def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, rec
     by_q = gain if q_gain is None else np.append(np.asarray(q_gain, float), 0.0)
     value = np.broadcast_to(by_q[:, None, None] * (1 + noise), shape) + 10
     nats, errors = np.zeros((len(gain), 7)), np.ones(len(gain))
-    return Evidence(value + predicted - 10, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, 100, record)
+    doubts = np.broadcast_to(np.append(np.broadcast_to(doubt, len(gain) - 1), 1.0)[:, None, None], shape)
+    start = value + predicted - 10
+    return Evidence(start, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, doubts, 100, record)
 
 
 def judged(*args, steps=None, **options):
@@ -126,6 +171,19 @@ def test_the_policy_that_promises_most_for_sure_is_taken():
         "1 of 3 policies are not trusted" in " ".join(found.advice)
         and "comes to 10, and is known for 60 of 100" in found.advice[0]
     )
+
+
+def test_of_policies_that_come_to_the_same_the_one_that_the_networks_doubt_least_is_first():
+    found = evidence([3.0, 3.0, 3.0, 1.0, 3.1], doubt=[1.5, 0.7, 0.2, 0.1, 2.0], known=[50.0, 50.0, 5.0, 50.0, 50.0])
+    turned = np.linspace(-1, 1, 12) * np.array([0, 1, 0, 0, 0, 0])[:, None, None]  # as good, at other starts
+    found = replace(found, loose=found.loose + turned)
+    candidates = [Candidate("run", "srpo", seed, 5, ()) for seed in range(5)]
+    ranking = weigh(candidates, found, [None] * 5)
+    assert [(j.candidate.seed, j.tied) for j in ranking] == [(1, True), (4, True), (0, False), (2, False), (3, False)]
+    said = judgement("tiny", 0.99, candidates, found, [None] * 5)
+    assert "its return cannot be told from that of 1 more" in " ".join(said.advice) and said.choice.seed == 1
+    alone = judgement("tiny", 0.99, candidates[:2], evidence([3.0, 1.0], doubt=[2.0, 0.1]), [None] * 2)
+    assert alone.choice.seed == 0 and "cannot be told" not in " ".join(alone.advice)
 
 
 def test_what_data_cannot_tell():

@@ -7,7 +7,7 @@ may be that the data cannot tell.
   srpo train logs.hdf5 --set data.holdout=0.1 --seeds 3 --sweep policy.beta=0.01,0.05,0.2 --keep 4
   srpo judge RUN                                    the ranking, advice in plain words, RUN/judge.png
   srpo judge RUN OTHER --json                       several runs on the same data, one JSON object
-  srpo judge RUN --set model.steps=20000            a better model takes longer
+  srpo judge RUN --set model.steps=40000            a better model takes longer
   srpo judge RUN --reward rewards:energy            trained on rewards that this function computes
 """
 

@@ -60,6 +60,7 @@ class Evidence:
     correlation: float  # of the two
     loose: Float[np.ndarray, "policies members starts"]  # return in the learned model, not discounted
     known: Float[np.ndarray, "policies members starts"]  # the steps of it of which something is known
+    doubt: Float[np.ndarray, "policies members starts"]  # how much the members disagree along the way, a mean over steps
     horizon: int  # steps that policies were let loose for, at most
     record: float  # the largest return of a recorded episode, not discounted
 
@@ -126,18 +127,27 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     slope, correlation = _calibration(split, own, judging.q.discount)
     clone = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
     cloned = Normalized(see, clone) if isinstance(see, Normalizer) else clone
-    loose, known = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
+    loose, known, doubt = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
     error = td_error / split.std
     return Evidence(
-        start_value, value, error, likelihood, split.returns, slope, correlation, loose, known, split.horizon, split.record
+        start_value,
+        value,
+        error,
+        likelihood,
+        split.returns,
+        slope,
+        correlation,
+        loose,
+        known,
+        doubt,
+        split.horizon,
+        split.record,
     )
 
 
-def let_loose(
-    split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded, and for how
-    many steps that is known; (policies, members, starts)."""
+def let_loose(split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, progress: Progress) -> tuple[np.ndarray, ...]:
+    """What all policies, and as the last one the behavior as `cloned`, come to in a model of what was recorded, for how many
+    steps that is known, and the doubt along the way; each (policies, members, starts)."""
     k_model, k_act = jax.random.split(key)
     if "model" not in split.fitted:
         given, told = {"start": stage.fresh(split.many, k_model)}, "a model of the data"
@@ -148,7 +158,7 @@ def let_loose(
     for i, group in enumerate(groups):
         progress("policies let loose in it", i, len(groups))
         found.append(jax.device_get(imagine(model, group, split.loose_from, known, k_act, split.horizon)))
-    return np.concatenate([x.value for x in found]), np.concatenate([x.known for x in found])
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: Progress) -> ScaledQ:

@@ -54,11 +54,11 @@ class Dynamics(eqx.Module):
 class FittedModel(Stage):
     needs: ClassVar = ("start",)  # a Dynamics
 
-    steps: int = static(8_000, "gradient steps")
-    batch_size: int = static(256, "transitions per step")
-    hidden: tuple[int, ...] = static((128, 128), "widths of the hidden layers")
-    members: int = static(8, "independent networks: where they disagree, nothing is known")
-    lr: float = setting(1e-3, "learning rate (Adam), decayed to 0 along a cosine")
+    steps: int = static(16_000, "gradient steps")
+    batch_size: int = static(128, "transitions per step")
+    hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
+    members: int = static(5, "independent networks: where they disagree, nothing is known")
+    lr: float = setting(5e-3, "learning rate (Adam), decayed to 0 along a cosine")
     rows: int = static(300_000, "transitions that it is fitted to, drawn from those that were trained on if there are more")
     horizon: int = static(1000, "steps that a policy is let loose for; fewer if no episode was as long")
     starts: int = static(12, "held-out episodes from whose first states policies are let loose")
@@ -121,6 +121,7 @@ class Known(NamedTuple):
 class Imagined(NamedTuple):
     value: Float[Array, "policies n episodes"]  # return, not discounted
     known: Float[Array, "policies n episodes"]  # the steps of which it is known
+    doubt: Float[Array, "policies n episodes"]  # mean over the steps before the end
 
 
 @jax.jit(static_argnames="horizon")
@@ -129,22 +130,23 @@ def imagine(model: Dynamics, policies, start: Float[Array, "episodes obs"], know
     n, size = len(model.members), len(start)
 
     def step(policy, carry, t):
-        obs, alive, sure, value, steps = carry
+        obs, alive, sure, total = carry
         action = policy.act(obs.reshape(n * size, -1), jax.random.fold_in(key, t)).reshape(n, size, -1)
         found = model(obs, jnp.clip(action, -1.0, 1.0))  # (n, n, episodes): what each member says of each member's episodes
-        sure = sure * (model.doubt(found) <= known.doubt)
+        doubt = model.doubt(found)
+        sure = sure * (doubt <= known.doubt)
         mine = jax.tree.map(lambda x: x[jnp.arange(n), jnp.arange(n)], found)
         reward = jnp.clip(model.reward.undo(mine.reward[..., None])[..., 0], *known.reward)
-        value = value + alive * jnp.where(sure > 0, reward, known.unknown)
-        steps = steps + alive * sure
+        promised = jnp.where(sure > 0, reward, known.unknown)
+        total = total + alive * jnp.stack([promised, sure, doubt, jnp.ones_like(doubt)])
         obs = jnp.clip(obs + model.change.undo(mine.change), known.low, known.high)
         alive = alive * (1 - known.ends * jax.nn.sigmoid(mine.end))  # the probability that it has not ended
-        return (obs, alive, sure, value, steps), None
+        return (obs, alive, sure, total), None
 
     def one(policy):
-        ones, zeros = jnp.ones((n, size)), jnp.zeros((n, size))
-        first = (jnp.broadcast_to(start, (n, *start.shape)), ones, ones, zeros, zeros)
-        last, _ = lax.scan(lambda carry, t: step(policy, carry, t), first, jnp.arange(horizon))
-        return Imagined(*last[3:])
+        ones = jnp.ones((n, size))
+        first = (jnp.broadcast_to(start, (n, *start.shape)), ones, ones, jnp.zeros((4, n, size)))
+        (*_, (value, steps, doubt, lived)), _ = lax.scan(lambda carry, t: step(policy, carry, t), first, jnp.arange(horizon))
+        return Imagined(value, steps, doubt / lived)
 
     return default_mapping()(one, [True])(policies)

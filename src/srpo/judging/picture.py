@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from srpo.judging.verdict import Judged, Judgement
+from srpo.judging.ranking import Judged
+from srpo.judging.verdict import Judgement
 from srpo.runs.checkpoint import write_atomically
 
 SHOWN = 20  # policies with a line of their own

@@ -1,9 +1,9 @@
-"""From evidence to a ranking and advice: which policy to take, whether any is better than cloning, and when nothing can be said."""
+"""From the ranking to advice: which policy to take, whether any is better than cloning, and when nothing can be said."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,35 +11,7 @@ import numpy as np
 
 from srpo.judging.evidence import Evidence
 from srpo.judging.panel import Candidate
-
-SOON = 0.5  # of the steps that are known of the behavior: of a policy of which fewer are, too little is known
-DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One policy, in recorded rewards."""
-
-    candidate: Candidate
-    loose: float  # return in the learned model, not discounted; nothing is promised where the model knows nothing
-    low: float  # its 95 % interval: networks and starts drawn with replacement
-    high: float
-    gain: float  # over the behavior, let loose in the same model
-    gain_low: float  # its 95 % interval
-    gain_high: float
-    known: float  # steps of which the model knows something
-    value: float  # discounted, by fitted Q, at the first states of the held-out episodes
-    q_gain: float  # over the behavior's, at all held-out states
-    q_low: float
-    q_high: float
-    likelihood: float  # nats per step above those of the recorded actions; below zero: acts off the data
-    td_error: float  # times the behavior's
-    effective_share: float | None  # of the held-out rows that its weights leave, if it was trained with weights
-    objection: str  # why it is not trusted, or nothing
-
-    @property
-    def trusted(self) -> bool:
-        return not self.objection
+from srpo.judging.ranking import Judged, weigh
 
 
 @dataclass(frozen=True)
@@ -75,56 +47,15 @@ class Judgement:
 
     def __str__(self) -> str:
         head = f"{len(self.ranking)} policies on {self.data}, judged by {self.episodes} held-out episodes (discount {self.discount:g})"
-        columns = f"{'':<44}{'seed':>5}{'return':>10}{'95 % interval':>20}{'gain':>9}{'known':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
+        columns = f"{'':<44}{'seed':>5}{'return':>10}{'95 % interval':>20}{'gain':>9}{'known':>7}{'doubt':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
         return "\n".join([head, columns, *map(_line, self.ranking), *self.advice])
 
 
 def _line(j: Judged) -> str:
     interval = f"{j.low:.3g} to {j.high:.3g}"
-    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{interval:>20}{j.gain:>9.3g}{j.known:>7.0f}"
+    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{interval:>20}{j.gain:>9.3g}{j.known:>7.0f}{j.doubt:>7.2f}"
     text += f"{j.q_gain:>9.3g}{j.likelihood:>8.2f}{j.td_error:>6.2f}"
     return text + (f"  not trusted: {j.objection}" if j.objection else "")
-
-
-def bootstrap(value: np.ndarray, draws: int = DRAWS) -> np.ndarray:
-    """(draws, policies) means of values (policies, members, episodes): members, then episodes, drawn with replacement, the same for all policies."""
-    rng = np.random.default_rng(0)
-    _, members, episodes = value.shape
-    some = value[:, rng.integers(0, members, (draws, members))].mean(2)  # (policies, draws, episodes)
-    weight = rng.multinomial(episodes, np.full(episodes, 1 / episodes), draws) / episodes
-    return np.einsum("pde,de->dp", some, weight)
-
-
-def weigh(candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]) -> list[Judged]:
-    """Every policy with its numbers, best first: by the lower end of its return."""
-    loose, known = evidence.loose.mean((1, 2)), evidence.known.mean((1, 2))
-    drawn = bootstrap(evidence.loose)
-    low, high = np.quantile(drawn[:, :-1], [0.025, 0.975], axis=0)
-    gain_low, gain_high = np.quantile(drawn[:, :-1] - drawn[:, -1:], [0.025, 0.975], axis=0)
-    q_gain = evidence.value[:-1] - evidence.value[-1:]
-    q_low, q_high = np.quantile(bootstrap(q_gain), [0.025, 0.975], axis=0)
-    nats, ratio = evidence.likelihood.mean(1), evidence.td_error / evidence.td_error[-1]
-    numbers = {
-        "loose": loose[:-1], "low": low, "high": high, "known": known[:-1],
-        "gain": loose[:-1] - loose[-1], "gain_low": gain_low, "gain_high": gain_high,
-        "value": evidence.start_value[:-1].mean((1, 2)), "q_gain": q_gain.mean((1, 2)), "q_low": q_low, "q_high": q_high,
-        "likelihood": nats[:-1] - nats[-1], "td_error": ratio[:-1],
-    }  # fmt: skip
-    judged = []
-    for i, (candidate, share) in enumerate(zip(candidates, shares, strict=True)):
-        mine = {name: float(x[i]) for name, x in numbers.items()}
-        objection = _objection(mine, float(known[-1]))
-        judged.append(Judged(candidate=candidate, effective_share=share, objection=objection, **mine))
-    return sorted(judged, key=lambda j: -j.low if np.isfinite(j.low) else np.inf)
-
-
-def _objection(numbers: Mapping[str, float], of_behavior: float) -> str:
-    """Why a policy of which this is found is not trusted; `of_behavior`: the steps that are known of the behavior."""
-    if not np.isfinite([numbers["loose"], numbers["low"], numbers["high"]]).all():
-        return "its return in the model is not finite"
-    if numbers["known"] < SOON * of_behavior:
-        return f"it is known for {numbers['known']:.0f} steps, the behavior for {of_behavior:.0f}"
-    return ""
 
 
 def judgement(data: str, discount: float, candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[float | None]):
@@ -158,7 +89,7 @@ def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[st
         return "none", [*lines, "none can be trusted: train closer to the data (a smaller beta), or clone (--algo bc)"]
     if max(j.gain_high for j in trusted) < 0:
         return "none", [*lines, "none is better than cloning: clone (--algo bc), or record better data"]
-    lines += [_take(best), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
+    lines += [_take(best), *_others(ranking), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
     if best.low > evidence.record:
         lines.append(
             f"it promises {best.low:.4g} or more, and no recorded episode has more than {evidence.record:.4g}: doubt it"
@@ -198,6 +129,14 @@ def _take(best: Judged) -> str:
     c = best.candidate
     point = "".join(f" {path}={value:g}" for path, value in c.point) + ("" if c.beta is None else f" beta={c.beta:.3g}")
     return f"first: {c.run}, seed {c.seed},{point} step {c.step}"
+
+
+def _others(ranking: Sequence[Judged]) -> list[str]:
+    """How many policies are as good as the first by what they come to, if there are such."""
+    tied = sum(j.tied for j in ranking)
+    if tied < 2:
+        return []
+    return [f"its return cannot be told from that of {tied - 1} more; of these the networks agree most along its way"]
 
 
 def _temperatures(best: Judged, trusted: Sequence[Judged]) -> list[str]:

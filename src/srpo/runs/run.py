@@ -213,13 +213,8 @@ class Run:
             raise RunError(
                 f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})"
             )
-        policies = self.policies if step is None else self.policies_at(step)
-        return _of_run(policies, self.seeds.index(seed), self.points.index(chosen[0]))
-
-
-@jax.jit
-def _of_run(policies: Any, seed: int, point: int) -> Any:
-    return jax.tree.map(lambda x: x[seed, point], policies)
+        at = self.seeds.index(seed), self.points.index(chosen[0])
+        return jax.tree.map(lambda x: x[at], self.policies if step is None else self.policies_at(step))
 
 
 def load_run(path: str | Path) -> Run:

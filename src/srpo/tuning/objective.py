@@ -13,7 +13,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.scores import training_scores
 from srpo.judging.evidence import Judging, Split
 from srpo.judging.judge import judge_on
-from srpo.judging.verdict import Judged
+from srpo.judging.ranking import Judged
 from srpo.runs.run import Run
 
 NOT_TRUSTED = -1e9  # below whatever is trusted, and a number that Ray can compare
