@@ -1,5 +1,7 @@
 """A one-state bandit with a known behavior and a known optimum, and a loop that trains stages on it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import random
@@ -10,6 +12,7 @@ from srpo.steps import Log, advance, metric_names
 BEST = 0.45  # of the actions; the behavior's modes are -0.6 and 0.6, of standard deviation 0.1
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def bandit(n=2000, seed=0) -> Batch:
     """Reward -4 (a - 0.45)^2, episodes of one step; logged by an even mixture of N(-0.6, 0.1^2) and N(0.6, 0.1^2)."""
     k_mode, k_action = random.split(random.key(seed))

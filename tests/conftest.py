@@ -1,5 +1,6 @@
 """Compilation dominates the tests: cheap code generation, and programs that two tests share are compiled once."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -13,6 +14,17 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"srpo-tests-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # which line made an operation is written beside each of them
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
+
+
+def pytest_configure(config):
+    """Tracing makes millions of small objects that live: looking through all of them again and again took a tenth of the time."""
+    gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # what was imported stays
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,16 +1,17 @@
 """What every algorithm in the registry owes its user, tried on each at a tiny size.
 
-One training over two seeds and two swept values serves all tests of an algorithm; resuming repeats its programs,
-so that they are compiled once.
+One training over two seeds and two swept values serves all tests of an algorithm: what they train again, they train with its
+compiled programs, on the same shapes. What concerns no algorithm more than others is tried on SRPO: the signals that stop a training,
+and a run that is trained alone (test_training.py), death in between (test_crash.py).
 """
 
 import csv
 import itertools
-import os
-import signal
+import shutil
 from collections import defaultdict
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,8 +24,8 @@ from srpo.core import Trial
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.runs.grid import Grid
-from srpo.training import execution
 from srpo.training.loop import StageLoop
+from srpo.training.progress import Reporter
 
 SEEDS = (3, 1)
 
@@ -46,15 +47,17 @@ class Trained(NamedTuple):
     trial: Trial
     algorithm: srpo.core.Algorithm
     run: srpo.Run
-
-    @property
-    def sweep(self):
-        path, *values = self.trial.sweep
-        return {path: values}
+    begun: dict[str, Any]  # state and log of each stage before its first step
+    stopped: Path  # the folder of the run as it was in the middle of its first stage, with the checkpoints of all middles
 
     @property
     def last(self):
         return list(self.algorithm.stages)[-1]
+
+    def loop(self, name, grid, data, results):
+        """Of a stage, before its first step."""
+        stage = self.algorithm.stages[name]
+        return StageLoop(name, grid, stage.view(treat(data, self.algorithm.data)), results, self.stopped / "none")
 
 
 @pytest.fixture(scope="module", params=algorithms.ALGORITHMS)
@@ -62,12 +65,26 @@ def trained(request, data, tmp_path_factory):
     trial = algorithms.find(request.param).trial
     algorithm = assign_all(algorithms.find(request.param)(), trial.settings)
     path, *values = trial.sweep
-    out = tmp_path_factory.mktemp(request.param) / "run"
-    return Trained(request.param, trial, algorithm, train(algorithm, data, out, sweep={path: values}))
+    folder, begun = tmp_path_factory.mktemp(request.param), {}
+    out, stopped = folder / "run", folder / "stopped"
+    start_of, step_of = StageLoop.start, Reporter.step
 
+    def start(self):
+        start_of(self)
+        begun[self.name] = jax.tree.map(np.array, (self.state, self.log))
 
-def train(algorithm, data, out, **options):
-    return srpo.train(algorithm, data, out=out, **{"seeds": SEEDS, "eval_every": 0, "quiet": True} | options)
+    def step(self, loop, means):
+        step_of(self, loop, means)
+        if loop.step == loop.stage.steps // 2:
+            loop.save()
+            part = "state" if stopped.exists() else "."
+            shutil.copytree(out / part, stopped / part, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StageLoop, "start", start)
+        patched.setattr(Reporter, "step", step)
+        run = srpo.train(algorithm, data, out=out, seeds=SEEDS, sweep={path: values}, eval_every=0, quiet=True)
+    return Trained(request.param, trial, algorithm, run, begun, stopped)
 
 
 def assert_equal(a, b):
@@ -109,93 +126,75 @@ def test_losses_fall(trained):
         assert last < first, metric
 
 
-def test_one_call_equals_one_call_per_step(trained, data, tmp_path):
+def test_one_call_equals_one_call_per_step(trained, data):
     """Of every stage."""
     done = trained.run.results
     for name, stage in trained.algorithm.stages.items():
-        loop = StageLoop(name, trained.run.grid, stage.view(treat(data, trained.algorithm.data)), done, tmp_path / "none")
-        loop.start()
+        loop = trained.loop(name, trained.run.grid, data, done)
         assert loop.log_every == 1  # that is how the run was trained
-        loop.advance(loop.stage.steps)
+        loop.state, loop.log = jax.device_put(trained.begun[name])
+        loop.advance(stage.steps)
         assert_equal(loop.result(), done[name])
 
 
-def test_a_run_of_the_grid_is_the_run_alone(trained, data, tmp_path):
-    """The last stage for one seed and one value, on what that seed's earlier stages left."""
-    path, _, value = trained.trial.sweep
-    grid, point = trained.run.grid, ((path, value),)
+def test_a_run_does_not_depend_on_those_beside_it(trained, data):
+    """The last stage, each run in another place of the grid, with the second seed beside another one."""
+    path, *values = trained.trial.sweep
 
-    def mine(name):
-        return jax.tree.map(lambda x: np.asarray(x)[1:2, grid.where(name, point)][:, None], trained.run.results[name])
+    def turned(name, tree):
+        there = (slice(None, None, -1),) * (1 + (len(grid.stage_points(name)) == 2))
+        return jax.tree.map(lambda x: np.asarray(x)[there], tree)
 
-    results = {name: mine(name) for name in trained.algorithm.stages}
-    alone = Grid.create(trained.algorithm.set(path, value), SEEDS[1:], None)
-    view = trained.algorithm.stages[trained.last].view(treat(data, trained.algorithm.data))
-    loop = StageLoop(trained.last, alone, view, results, tmp_path / "none")
-    loop.start()
+    grid = Grid.create(trained.algorithm, (SEEDS[1], 7), {path: values[::-1]})
+    results = {name: turned(name, result) for name, result in trained.run.results.items()}
+    loop = trained.loop(trained.last, grid, data, results)
+    loop.state, loop.log = jax.device_put(turned(trained.last, trained.begun[trained.last]))
     for _ in loop.calls():
         pass
-    policy = jax.tree.map(lambda x: np.asarray(x)[0, 0], alone.policies(results | {trained.last: loop.result()}))
-    there = trained.run.policy(SEEDS[1], **{path: value})
-    for x, y in zip(jax.tree.leaves(policy), jax.tree.leaves(there), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    policies = grid.policies(results | {trained.last: loop.result()})
+    for place, value in enumerate(values[::-1]):
+        policy = jax.tree.map(lambda x, place=place: np.asarray(x)[0, place], policies)
+        assert_equal(policy, trained.run.policy(SEEDS[1], **{path: value}))
 
 
-def test_resuming_equals_not_stopping(trained, data, tmp_path, monkeypatch):
-    """Stopped in the middle of every stage; it is also the same training twice with the same seeds."""
-    step_of, stops = execution.Reporter.step, {name: stage.steps // 2 for name, stage in trained.algorithm.stages.items()}
-
-    def step(self, loop, means):
-        step_of(self, loop, means)
-        if stops.get(loop.name) == loop.step:
-            del stops[loop.name]
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(execution.Reporter, "step", step)
-
-    def go_on():
-        return train(trained.algorithm, data, tmp_path / "run", sweep=trained.sweep)
-
-    for name, half in list(stops.items()):
-        with pytest.raises(execution.Interrupted, match=f"stopped at step {half} of stage {name}"):
-            go_on()
-
-        def go_on():
-            return srpo.resume(tmp_path / "run", data, quiet=True)
-
-    resumed = go_on()
+def test_resuming_equals_not_stopping(trained, data, tmp_path):
+    """From a checkpoint in the middle of every stage."""
+    shutil.copytree(trained.stopped, tmp_path / "run")
+    assert {file.stem for file in (tmp_path / "run" / "state").iterdir()} == set(trained.algorithm.stages)
+    resumed = srpo.resume(tmp_path / "run", data, quiet=True)
     assert_equal(resumed.results, trained.run.results)
     assert_equal(resumed.policies, trained.run.policies)
 
 
-def test_its_policies_act_within_bounds_and_come_back_from_disk(trained, data):
-    obs = jax.numpy.asarray(np.concatenate([data.obs[:6], 10 * data.obs[:2]]))
+def test_its_policies_come_back_from_disk_and_act(trained, data):
+    """Within bounds, each row for itself: every action belongs to its own observation, whatever the others are."""
     loaded = srpo.load_run(trained.run.path).policies
     assert_equal(loaded, trained.run.policies)
-    keys = jax.random.split(jax.random.key(0), len(obs))
+    obs, key = np.concatenate([data.obs[:6], 10 * data.obs[:2]]).reshape(2, 4, 3), jax.random.key(0)
+    changed = obs.copy()
+    changed[0, 0] *= -2
 
-    def act(policy):
-        return jax.vmap(policy.act)(obs, keys)
+    @jax.jit
+    def act(policies, obs):
+        return jax.vmap(jax.vmap(lambda policy: policy.act(obs, key)))(policies)
 
-    actions = np.asarray(jax.jit(lambda all: jax.vmap(jax.vmap(act))(all))(loaded))
-    assert actions.shape == (2, 2, 8, 2) and np.isfinite(actions).all() and np.abs(actions).max() <= 1
+    actions, others = (np.asarray(act(loaded, x)).reshape(2, 2, 8, 2) for x in (obs, changed))
+    assert np.isfinite(actions).all() and np.abs(actions).max() <= 1
     assert not np.array_equal(actions[0], actions[1])  # seeds
-    assert any(not np.array_equal(leaf[:, 0], leaf[:, 1]) for leaf in jax.tree.leaves(loaded))  # swept values
+    leaves = map(np.asarray, jax.tree.leaves(loaded))
+    assert any(not np.array_equal(leaf[:, 0], leaf[:, 1]) for leaf in leaves)  # swept values
+    np.testing.assert_array_equal(actions[:, :, 1:], others[:, :, 1:])
+    assert not np.array_equal(actions[:, :, 0], others[:, :, 0])
 
 
-def test_its_policies_take_any_leading_axes(trained, data):
-    """One observation, a batch, or more axes: every row of actions belongs to its own observation, whatever the others are."""
+def test_its_policies_take_any_leading_axes(trained):
+    """One observation, a batch of one or of none; two axes: the test before."""
     policy = jax.tree.map(lambda x: np.asarray(x)[0, 0], trained.run.policies)
-    obs, key = jax.numpy.asarray(data.obs[:6]).reshape(2, 3, -1), jax.random.key(0)
 
     def shape_of(obs):
-        return policy.act(obs, key)
+        return policy.act(obs, jax.random.key(0))
 
-    for lead in ((), (1,), (4,), (0,), (2, 3)):
+    for lead in ((), (1,), (0,)):
         assert jax.eval_shape(shape_of, jax.ShapeDtypeStruct((*lead, 3), "float32")).shape == (*lead, 2)
     with pytest.raises((ValueError, TypeError)):
         jax.eval_shape(shape_of, jax.ShapeDtypeStruct((3, 5), "float32"))  # 3 signals, 5 rows: the axes are swapped
-    act = jax.jit(lambda policy, obs: policy.act(obs, key))
-    actions, changed = (np.asarray(act(policy, x)) for x in (obs, obs.at[0, 0].mul(-2.0)))
-    np.testing.assert_array_equal(actions.reshape(6, 2)[1:], changed.reshape(6, 2)[1:])
-    assert not np.array_equal(actions, act(policy, -2.0 * obs))

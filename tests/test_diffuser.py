@@ -109,17 +109,22 @@ def trained():
     algorithm = assign_all(Diffuser(), TINY)
     data, trained = treat(episodes(), algorithm.data), {}
     for name, stage in algorithm.stages.items():
-        trained[name] = jax.jit(lambda *a, stage=stage: stage.result(stage.init(*a)))(stage.view(data), dict(trained), KEY)
+        trained[name] = stage.result(start(stage, stage.view(data), dict(trained), KEY))
     return algorithm, data, trained
 
 
 def test_minibatches_start_at_the_true_observation(trained):
     algorithm, data, models = trained
     model, windows = models["trajectories"], algorithm.trajectories.view(data)
-    window = windows.take(windows.rows(KEY, 32))
-    clean, x, k, fix = model.noised(window, jax.random.key(3))
-    first = model.frame.obs(window.obs[:, 0])
-    assert jnp.array_equal(x[:, 0, 1:], first) and jnp.array_equal(fix(jnp.zeros_like(x))[:, 0, 1:], first)
+
+    @jax.jit
+    def drawn(model, windows):
+        window = windows.take(windows.rows(KEY, 32))
+        clean, x, k, fix = model.noised(window, jax.random.key(3))
+        return window, clean, x, k, fix(jnp.zeros_like(x)), model.frame.obs(window.obs[:, 0])
+
+    window, clean, x, k, fixed, first = drawn(model, windows)
+    assert jnp.array_equal(x[:, 0, 1:], first) and jnp.array_equal(fixed[:, 0, 1:], first)
     assert not jnp.array_equal(x[:, 0, :1], clean[:, 0, :1]) and set(np.unique(k)) <= set(range(5))
     recorded = np.concatenate([data.recording.action, data.recording.obs], 1)
     rest = recorded[np.asarray(window.index)[:, None] + np.arange(4)]
@@ -137,18 +142,19 @@ def test_the_value_target_is_the_discounted_return_with_the_penalty():
 
 
 def test_the_loss_weighs_the_first_action(trained):
-    algorithm, data, _ = trained
+    algorithm, data, models = trained
     stage = algorithm.trajectories
     view = stage.view(data)
-    state, window = start(stage, view, {}, KEY), view.take(view.rows(KEY, 8))
-    found = jax.jit(lambda state: stage.update(state, window, {}, jax.random.key(3), jnp.int32(0))[1]["loss"])(state)
 
     @jax.jit
-    def errors(model):
+    def both(model):
+        window = view.take(view.rows(KEY, 8))
         clean, x, k, fix = model.noised(window, jax.random.key(3))
-        return (fix(model(x, k)) - clean) ** 2
+        state = TrainState.create(model, adam(stage.lr), target=True)
+        loss = stage.update(state, window, {}, jax.random.key(3), jnp.int32(0))[1]["loss"]
+        return loss, (fix(model(x, k)) - clean) ** 2
 
-    error = errors(state.model)
+    found, error = both(models["trajectories"])  # what it is before its first step
     np.testing.assert_allclose(found, (jnp.sum(error) + 9 * jnp.sum(error[:, 0, :1])) / error.size, rtol=1e-4)
 
 
@@ -165,16 +171,19 @@ def test_trained_models_know_independent_rows():
     data = treat(data, algorithm.data)
     model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
     value, _ = fit(algorithm.value, algorithm.value.view(data), {"trajectories": model})
-    view = algorithm.trajectories.view(data)
-    windows = view.take(view.rows(jax.random.key(5), 2000))
-    inside = windows.inside.all(1)
-    clean, x, k, fix = model.noised(windows, jax.random.key(6))
-    alpha = model.schedule(k)[0]
-    error = (fix(model(x, k)) - fix(alpha[:, None, None] * x))[inside]
-    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.25 * float(jnp.std(clean))
-    expected = 8 * (action.mean() + action.std() * alpha * x[:, 0, 0])
-    error = (value(x, k) - expected)[inside]
-    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.2 * float(jnp.std(expected))
+
+    @jax.jit
+    def found(model, value, view):
+        windows = view.take(view.rows(jax.random.key(5), 2000))
+        clean, x, k, fix = model.noised(windows, jax.random.key(6))
+        alpha = model.schedule(k)[0]
+        expected = 8 * (action.mean() + action.std() * alpha * x[:, 0, 0])
+        errors = fix(model(x, k)) - fix(alpha[:, None, None] * x), value(x, k) - expected
+        return windows.inside.all(1), *errors, jnp.std(clean), jnp.std(expected)
+
+    inside, of_rows, of_value, clean, expected = map(np.asarray, found(model, value, algorithm.trajectories.view(data)))
+    assert np.sqrt(np.mean(of_rows[inside] ** 2)) < 0.25 * clean
+    assert np.sqrt(np.mean(of_value[inside] ** 2)) < 0.2 * expected
 
 
 def test_the_average_copies_then_follows():
@@ -201,10 +210,11 @@ def test_trajectories_are_required_by_name():
 def test_plans_start_exactly_at_the_observation(trained):
     algorithm, data, models = trained
     policy = algorithm.make_policy(models)
-    plan, value = jax.jit(lambda policy, obs: policy.plan(obs, KEY))(policy, data.recording.obs[3])
+    plan, value, action = jax.jit(lambda policy, obs: (*policy.plan(obs, KEY), policy.act(obs, KEY)))(
+        policy, data.recording.obs[3]
+    )
     assert plan.shape == (6, 4, 3) and value.shape == (6,) and np.isfinite(plan).all()
     assert jnp.array_equal(plan[:, 0, 1:], jnp.broadcast_to(models["trajectories"].frame.obs(data.recording.obs[3]), (6, 2)))
-    action = policy.act(data.recording.obs[3], KEY)
     best = plan[jnp.argmax(value), 0, 0] * data.recording.action.std() + data.recording.action.mean()
     np.testing.assert_allclose(action, jnp.clip(best, -1, 1)[None], atol=1e-4)
     with pytest.raises(ValueError, match="give a key"):

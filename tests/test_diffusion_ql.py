@@ -24,9 +24,13 @@ SMALL = DiffusionPolicyQ(steps=1500, batch_size=64, hidden=(32, 32), lr=3e-3, lr
 
 
 @jax.jit
+def updated(stage, state, batch, step):
+    return stage.update(state, batch, {}, random.key(1), step)[0]
+
+
 def update(stage, state, step):
     """The state after one step on the same 16 rows."""
-    return stage.update(state, bandit(16), {}, random.key(1), step)[0]
+    return updated(stage, state, bandit(16), step)
 
 
 def test_improvement_counts_in_units_that_pass_no_gradient():
@@ -105,15 +109,16 @@ def test_gradients_are_clipped():
 
 def test_larger_eta_moves_the_policy_from_the_behavior_to_argmax_q():
     data, algorithm = bandit(), DiffusionQL()
+    draw = jax.jit(lambda policy: policy.sampler.sample(jnp.ones(1), random.key(3), 500))
 
     def policy(eta):
         return algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data)[0]})
 
     cloned = policy(0.0)
-    sample = cloned.sampler.sample(jnp.ones(1), random.key(3), 500)
+    sample = draw(cloned)
     assert 0.35 < (sample > 0).mean() < 0.65
     chosen = acts(cloned)  # softmax of Q in [-5, 0] over 50 candidates prefers the upper mode
     assert (chosen > 0).mean() > 0.7
     greedy = policy(5.0)
-    sample = greedy.sampler.sample(jnp.ones(1), random.key(3), 500)
+    sample = draw(greedy)
     assert abs(sample - BEST).mean() < 0.12

@@ -207,7 +207,7 @@ def test_the_kl_variant_s_first_step_goes_down_the_matching_direction(warm):
     stage, batch, key = type(DTQLKL().policy)(batch_size=64, alpha=1e6, lr=1e-3), bandit(64), random.key(3)
     state = start(stage, batch, {"warm_up": warm}, random.key(0))
     state = eqx.tree_at(lambda s: s.fake.model, state, jax.tree.map(lambda x: 0.5 * x, state.fake.model))
-    new = jax.jit(lambda state: stage.update(state, batch, {"warm_up": warm}, key, jnp.int32(0))[0])(state)
+    new = jax.jit(lambda state, warm: stage.update(state, batch, {"warm_up": warm}, key, jnp.int32(0))[0])(state, warm)
     _, k_action, k_match, _ = random.split(key, 4)
     first, (sigma, noise) = random.normal(k_action, batch.action.shape), levels_and_noise(k_match, batch.action)
 
@@ -228,10 +228,11 @@ def test_the_kl_variant_s_first_step_goes_down_the_matching_direction(warm):
 def test_decayed_learning_rates_end_at_zero(algorithm, warm):
     stage = type(algorithm().policy)(steps=100, batch_size=16, lr_decay=True)
     state = start(stage, bandit(32), {"warm_up": warm}, random.key(0))
-    update = jax.jit(lambda state, step: stage.update(state, bandit(32), {"warm_up": warm}, random.key(1), step)[0])
+    batch = bandit(32)
+    update = jax.jit(lambda state, warm, step: stage.update(state, batch, {"warm_up": warm}, random.key(1), step)[0])
     states = [state.warm.critic, state.warm.behavior, *([state.actor] if algorithm is DTQL else [state.generator, state.fake])]
     for step, moves in ((50, True), (100, False)):
-        last = update(state, jnp.asarray(step))
+        last = update(state, warm, jnp.asarray(step))
         now = [last.warm.critic, last.warm.behavior, *([last.actor] if algorithm is DTQL else [last.generator, last.fake])]
         for before, after in zip(states, now, strict=True):
             pairs = zip(jax.tree.leaves(before.model), jax.tree.leaves(after.model), strict=True)

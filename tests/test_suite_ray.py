@@ -4,13 +4,12 @@ import contextlib
 import importlib.util
 import json
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+from clusters import kill_the_node_at_work
 
 from srpo import cli
 from srpo.clock import Clock, Stopped
@@ -79,29 +78,16 @@ def run_json(folder, storage):
 @pytest.mark.filterwarnings("default")  # Ray's own
 @pytest.mark.parametrize("storage", [False, True], ids=["shared folder", "storage"])
 def test_a_node_dies_in_the_middle_of_a_stage_and_another_goes_on(folder, capsys, storage):
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
+    pytest.importorskip("ray")
     often = ("--iterations", "20000", "--checkpoint-every", "0")
+    through = ("--storage", f"file://{folder}/bucket") if storage else ()
     assert suite_run("alone", "--jobs", "1", *often) == 0
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0, "include_dashboard": False})
-    first = cluster.add_node(**node)
-    ray.init(address=cluster.address, log_to_driver=False)
-    try:
-        with ThreadPoolExecutor(1) as driver:
-            through = ("--storage", f"file://{folder}/bucket") if storage else ()
-            told = driver.submit(suite_run, "ray", "--on", "ray", *often, *through)
-            while not file_of_state(folder, storage).exists() and not told.done():
-                time.sleep(0.02)
-            cluster.remove_node(first, allow_graceful=False)
-            step, before = load_info(file_of_state(folder, storage))["step"], run_json(folder, storage)
-            assert 0 < step < 20000 and "critic" in before["stages"]  # it died in the middle of the second stage
-            cluster.add_node(**node)
-            assert told.result(timeout=300) == 0
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    code, (step, before) = kill_the_node_at_work(
+        lambda: suite_run("ray", "--on", "ray", *often, *through),
+        lambda: file_of_state(folder, storage).exists(),
+        lambda: (load_info(file_of_state(folder, storage))["step"], run_json(folder, storage)),
+    )
+    assert code == 0 and 0 < step < 20000 and "critic" in before["stages"]  # it died in the middle of the second stage
     after, record = run_json(folder, storage), json.loads((folder / "ray" / f"{CELL}.json").read_text())
     assert after["created"] == before["created"] and record["incomplete"]  # the same run went on after a death
     assert content(folder / "ray") == content(folder / "alone")

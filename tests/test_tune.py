@@ -14,11 +14,13 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from clusters import kill_the_node_at_work
 
 import srpo
 from srpo import algorithms, cli
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
+from srpo.runs.checkpoint import load_info
 from srpo.surroundings import named
 from srpo.training import progress
 from srpo.tuning import search, table
@@ -283,45 +285,28 @@ def test_how_a_trial_ended_is_written_and_said(searched, capsys):
 # --- the whole, on Ray
 
 
-@pytest.mark.skipif(not os.environ.get("SRPO_TEST_RAY"), reason="starts Ray: minutes; SRPO_TEST_RAY=1")
+ON_RAY = pytest.mark.skipif(not os.environ.get("SRPO_TEST_RAY"), reason="starts Ray: minutes; SRPO_TEST_RAY=1")
+
+
+def words(policy_steps, *more):
+    """Of a search that trains small networks and scores a policy by one episode."""
+    fixed = ["tune", "logs.hdf5", "--action-range", "env", "--algo", "iql", "--eval-episodes", "1", "--checkpoint-every", "0"]
+    sizes = (SMALL | {"critic.steps": 200, "policy.steps": policy_steps}).items()
+    space = ["--space", "policy.beta=log:0.1,10", "--space", "policy.lr=choice:1e-4,1e-2"]
+    return [*fixed, *(word for path, value in sizes for word in ("--set", f"{path}={value}")), *space, *more]
+
+
+def results(told):
+    """What a search says of its trials, but for the time that they took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in told["trials"]]
+
+
+@ON_RAY
 def test_a_killed_search_ends_as_one_that_was_not(folder):
     pytest.importorskip("ray")
-    small = [word for path, value in SMALL.items() for word in ("--set", f"{path}={value}")]
-    steps = ["--set", "critic.steps=200", "--set", "policy.steps=900"]
-    command = [
-        sys.executable,
-        "-m",
-        "srpo",
-        "tune",
-        "logs.hdf5",
-        "--action-range",
-        "env",
-        "--algo",
-        "iql",
-        *small,
-        *steps,
-        "--samples",
-        "4",
-    ]
-    command += [
-        "--space",
-        "policy.beta=log:0.1,10",
-        "--space",
-        "policy.lr=choice:1e-4,1e-2",
-        "--eval-episodes",
-        "1",
-        "--reports",
-        "3",
-    ]
-    command += [
-        "--keep-one-of",
-        "2",
-        "--checkpoint-every",
-        "0",
-        "--json",
-        "--cores",
-        str(os.cpu_count()),
-    ]  # one after the other
+    one_after_the_other = ("--cores", str(os.cpu_count()))
+    more = ("--samples", "4", "--reports", "3", "--keep-one-of", "2", "--json", *one_after_the_other)
+    command = [sys.executable, "-m", "srpo", *words(900, *more)]
     killed = subprocess.Popen([*command, "--out", "killed"], stdout=subprocess.DEVNULL, start_new_session=True)
     while not list((folder / "killed" / "trials").glob("*.end")):
         assert killed.poll() is None
@@ -332,11 +317,34 @@ def test_a_killed_search_ends_as_one_that_was_not(folder):
         json.loads(subprocess.run([*command, "--out", out], capture_output=True, check=True).stdout)
         for out in ("killed", "whole")
     ]
-    without = [[{k: v for k, v in row.items() if k != "seconds"} for row in one["trials"]] for one in told]
-    assert without[0] == without[1] and {row["outcome"] for row in without[0]} <= {FINISHED, STOPPED}
+    assert results(told[0]) == results(told[1]) and {r["outcome"] for r in results(told[0])} <= {FINISHED, STOPPED}
     assert told[0]["best"]["values"] == told[1]["best"]["values"]
     for name in ("000", "001", "002", "003"):
         assert files(folder / "killed" / "trials" / name) == files(folder / "whole" / "trials" / name)
+
+
+@ON_RAY
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_a_node_dies_under_a_trial_and_another_goes_on(folder, capsys):
+    """In the middle of the last stage; no trial is stopped as too poor, as that depends on who is first."""
+    pytest.importorskip("ray")
+    more = ("--samples", "2", "--reports", "1", "--json")
+    whole = subprocess.run(
+        [sys.executable, "-m", "srpo", *words(20000, *more, "--out", "whole")], capture_output=True, check=True
+    )
+    first = folder / "out" / "trials" / "000"
+    state = first / "state" / "policy.safetensors"
+    code, (step, before) = kill_the_node_at_work(
+        lambda: cli.main(words(20000, *more, "--out", "out")),
+        state.exists,
+        lambda: (load_info(state)["step"], json.loads((first / "run.json").read_text())),
+    )
+    assert code == 0 and 0 < step < 20000 and "critic" in before["stages"]
+    assert json.loads((first / "run.json").read_text())["created"] == before["created"]  # the same run went on
+    told = capsys.readouterr().out.splitlines()[-1]  # Ray says something of the dead node before
+    assert results(json.loads(told)) == results(json.loads(whole.stdout))
+    for name in ("trials/000", "trials/001", "shared"):
+        assert files(folder / "out" / name) == files(folder / "whole" / name) != {}
 
 
 @pytest.mark.parametrize(

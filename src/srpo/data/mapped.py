@@ -7,6 +7,7 @@ Where the system has no such call (Windows), the map is read. Everything that lo
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import weakref
@@ -60,7 +61,7 @@ def map_of(array: np.ndarray | None) -> Mapped | None:
 
 def gathered(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """`array[rows]` for row numbers of any shape; of an array in a file, read from there: rows that follow each other at once,
-    and all of them announced to the disk before the first is waited for. Raises UserError if the file has become shorter."""
+    those in the system's cache before the others. Raises UserError if the file has become shorter."""
     content, rows = map_of(array), np.asarray(rows, np.int64)
     if content is None or content.descriptor is None or not array.flags.c_contiguous or rows.size == 0 or array[:1].nbytes == 0:
         return array[rows]
@@ -85,17 +86,37 @@ def _address(array: np.ndarray) -> int:
 
 
 def _read(content: Mapped, begins: list[int], sizes: list[int], into: memoryview) -> None:
-    file, place = content.descriptor, 0
-    assert file is not None
-    if len(begins) > 1 and hasattr(os, "posix_fadvise"):
-        for begin, size in zip(begins, sizes, strict=True):
-            os.posix_fadvise(file, begin, size, os.POSIX_FADV_WILLNEED)
-    for begin, size in zip(begins, sizes, strict=True):
-        if os.preadv(file, [into[place : place + size]], begin) != size:
+    """First what the system has in its cache, without waiting; the rest is announced to the disk, all of it, and waited for."""
+    waiting = _read_cached(content, begins, sizes, into)
+    if len(waiting) > 1 and hasattr(os, "posix_fadvise"):
+        for begin, size, _ in waiting:
+            os.posix_fadvise(content.descriptor, begin, size, os.POSIX_FADV_WILLNEED)
+    for begin, size, end in waiting:
+        if os.preadv(content.descriptor, [into[end - size : end]], begin) != size:
             raise UserError(
                 f"{content.name}: has become shorter while its rows were read; restore it, then go on with --resume"
             )
-        place += size
+
+
+def _read_cached(content: Mapped, begins: list[int], sizes: list[int], into: memoryview) -> list[tuple[int, int, int]]:
+    """Read what needs no disk. The others: where each begins in the file, its size, and where it ends in memory; all of them where the
+    system cannot be asked."""
+    runs = zip(begins, sizes, itertools.accumulate(sizes), strict=True)
+    if not hasattr(os, "RWF_NOWAIT"):
+        return list(runs)
+    file, read, without_waiting = content.descriptor, os.preadv, os.RWF_NOWAIT
+    waiting = []
+    for run in runs:
+        begin, size, end = run
+        try:
+            if read(file, [into[end - size : end]], begin, without_waiting) == size:
+                continue
+        except BlockingIOError:  # nothing of it is there
+            pass
+        except OSError:  # not on this file system
+            return [*waiting, run, *runs]
+        waiting.append(run)
+    return waiting
 
 
 def pieces(*arrays: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:

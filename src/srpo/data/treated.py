@@ -135,4 +135,4 @@ class Treated:
         return TableView(table, held)
 
     def _held(self, table: Table) -> Batch:
-        return jax.tree.map(jnp.asarray, table.take(np.arange(len(table))))
+        return jax.device_put(table.take(np.arange(len(table))))

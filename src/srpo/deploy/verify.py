@@ -47,10 +47,15 @@ def reference(policy: Any, network: Network, rows: np.ndarray) -> np.ndarray:
     policy = policy.policy if isinstance(policy, InUnits) else policy  # the network knows the same range
     cpu = jax.devices("cpu")[0]
     with jax.default_matmul_precision("highest"), jax.default_device(cpu):
-        act, (obs, beta) = jax.device_get(policy).act, network.split(rows)
+        obs, beta = network.split(rows)
         inputs = {"obs": obs} if beta is None else {"obs": obs, "beta": beta}
-        actions = jax.jit(jax.vmap(lambda x: act(**x)))(jax.device_put(inputs, cpu))
+        actions = _acts(*jax.device_put((jax.device_get(policy), inputs), cpu))
     return network.bound(np.asarray(actions, np.float32))
+
+
+@jax.jit
+def _acts(policy: Any, inputs: dict[str, Any]) -> Any:
+    return jax.vmap(lambda x: policy.act(**x))(inputs)
 
 
 def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -59,7 +64,8 @@ def parity(acts: Mapping[str, Act], policy: Any, network: Network, sets: Mapping
     Tolerated: 1e-5, and four times what float32 rounding costs the network there (far from the data that is more than
     1e-5 for any implementation, JAX included). Raises DeployError, naming format, set and row, beyond that.
     """
-    wanted = {name: reference(policy, network, obs) for name, obs in sets.items()}
+    ends = np.cumsum([len(obs) for obs in sets.values()])[:-1]
+    wanted = dict(zip(sets, np.split(reference(policy, network, np.concatenate([*sets.values()])), ends), strict=True))
     rounds = {name: network.rounding(obs) for name, obs in sets.items()}
     allowed = {name: tolerated(r) for name, r in rounds.items()}
     errors = {

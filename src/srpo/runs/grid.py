@@ -92,19 +92,18 @@ class Grid:
         points = self.stage_points(stage)
         for need in self.algorithm.stages[stage].needs:
             if len(self.stage_points(need)) == 1:
-                shared[need] = _of_the_only_point(results[need])
+                shared[need] = _of_points(results[need], 0)
             else:
-                rows = np.array([self.where(need, point) for point in points])
-                own[need] = jax.tree.map(lambda x, rows=rows: x[:, rows], results[need])
+                own[need] = _of_points(results[need], np.array([self.where(need, point) for point in points]))
         return shared, own
 
     def policies(self, results: Mapping[str, Any]) -> Any:
         """The policies of all runs as one pytree with leading axes (seed, point), from the results of the stages they hold."""
         made = []
         for point in self.points:
-            trained = {n: jax.tree.map(lambda x, i=self.where(n, point): x[:, i], results[n]) for n in self.acting}
+            trained = {n: _of_points(results[n], self.where(n, point)) for n in self.acting}
             made.append(jax.vmap(self.at(point).make_policy)(trained))
-        return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *made)
+        return _stacked(made)
 
     def result_shapes(self, data: Any) -> dict[str, Any]:
         """The shapes of the results of all stages, with leading axes (seed, point); `data` gives views, of which only sizes are used."""
@@ -131,6 +130,14 @@ def without(axes: int, tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), tree)
 
 
+# each one program for all arrays, not one for each of their shapes
+
+
 @jax.jit
-def _of_the_only_point(result: Any) -> Any:
-    return jax.tree.map(lambda x: x[:, 0], result)
+def _of_points(result: Any, at: int | np.ndarray) -> Any:
+    return jax.tree.map(lambda x: x[:, at], result)
+
+
+@jax.jit
+def _stacked(policies: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *policies)

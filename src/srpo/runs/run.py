@@ -213,8 +213,13 @@ class Run:
             raise RunError(
                 f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})"
             )
-        at = self.seeds.index(seed), self.points.index(chosen[0])
-        return jax.tree.map(lambda x: x[at], self.policies if step is None else self.policies_at(step))
+        policies = self.policies if step is None else self.policies_at(step)
+        return _of_run(policies, self.seeds.index(seed), self.points.index(chosen[0]))
+
+
+@jax.jit
+def _of_run(policies: Any, seed: int, point: int) -> Any:
+    return jax.tree.map(lambda x: x[seed, point], policies)
 
 
 def load_run(path: str | Path) -> Run:

@@ -50,8 +50,9 @@ class Findings:
     @property
     def partly(self) -> str:
         """The data sets of the means, where there are others as well."""
-        left_out = set(self.used) - set(self.comparison.data)
-        return f"Means and comparisons are over {' and '.join(map(short, self.comparison.data))}." if left_out else ""
+        inside = self.comparison.data
+        left_out = bool(inside) and set(self.used) - set(inside)
+        return f"Means and comparisons are over {' and '.join(map(short, inside))}." if left_out else ""
 
     @cached_property
     def counts(self) -> str:

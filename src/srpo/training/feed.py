@@ -6,8 +6,10 @@ Whoever takes the batches, they are the same, and the same program trains on the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from srpo.core import Stage
+from srpo.data.sizes import Sizes
 from srpo.data.views import TableView
 from srpo.steps import Taken, block_length, step_keys
 
@@ -23,7 +26,9 @@ BLOCK_BYTES, DEVICE_BYTES = 32 << 20, 256 << 20  # of batches handed over at onc
 BLOCK_STEPS = 1024  # on the device, where a block is one call
 HOST_STEPS = 256  # so that the first block does not keep the loop waiting
 AHEAD = 2  # blocks gathered on the host while one is trained on
-READERS = 8  # that wait for the disk at the same time
+READERS = (
+    1 if hasattr(os, "posix_fadvise") else 8
+)  # one is enough where the disk can be told of all rows before the first is waited for
 ROWS_PER_READER = 2048
 
 
@@ -64,26 +69,30 @@ def blocked(take: Callable[[Any], Any], rows: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(*rows.shape, *x.shape[1:]), take(rows.ravel()))
 
 
+@partial(jax.jit, static_argnums=4)
+def _taken(stage: Stage, view: TableView, keys: jax.Array, first, length: int) -> Taken:
+    """The batches of `length` steps from `first` on; one program for all loops of stages alike on a view."""
+    rows = drawn(stage, view, keys, first + jnp.arange(length))
+    return Taken(blocked(view.take, rows), jnp.full(len(keys), first))
+
+
 class DeviceFeed:
     """From rows that are on the device, in its queue."""
 
     def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
-        self._view, self._keys, self._length = view, keys, length
+        sizes = Sizes(view.n_rows, view.obs_size, view.action_size)  # all that says which rows: other data may have the same
+        self._stage, self._view, self._keys, self._length = stage, TableView(sizes, view.held), keys, length
         self._number = -1
         self._block: Any = None
-
-        @jax.jit
-        def take(view, keys, first):
-            rows = drawn(stage, view, keys, first + jnp.arange(length))
-            return Taken(blocked(view.take, rows), jnp.full(len(keys), first))
-
-        self._take = take
 
     def at(self, step: int) -> tuple[Taken, int]:
         number = step // self._length
         if number != self._number:
             self._block = None  # its memory first
-            self._number, self._block = number, self._take(self._view, self._keys, np.int32(number * self._length))
+            self._number, self._block = (
+                number,
+                _taken(self._stage, self._view, self._keys, np.int32(number * self._length), self._length),
+            )
         return self._block, (number + 1) * self._length
 
     def close(self) -> None:
