@@ -2,6 +2,7 @@
 
     python benchmarks/precision.py --out precision                      preset quick, three seeds, two built-in data sets
     python benchmarks/precision.py --out precision --share 0.1          a tenth of the steps
+    python benchmarks/precision.py --out precision --set behavior.width=128 --set critic.hidden=128,128      smaller networks
 
 What is in --out is not trained again, so that a command that was stopped goes on. A processor has no fast bfloat16 products:
 there this compares scores, and says nothing of speed. With --time it trains nothing and tells milliseconds per step.
@@ -19,6 +20,9 @@ from typing import Any
 import numpy as np
 
 import srpo
+from srpo.cli import guarded
+from srpo.commands.reading import pair
+from srpo.config import assign_all
 from srpo.data.treated import treat
 from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
@@ -26,18 +30,18 @@ from srpo.training.loop import StageLoop
 PRECISIONS = ("float32", "bfloat16")
 
 
-def shortened(name: str, preset: str, share: float) -> tuple[Any, Any]:
-    """A data set, and SRPO with this share of the preset's steps."""
+def shortened(name: str, args: argparse.Namespace, share: float) -> tuple[Any, Any]:
+    """A data set, and SRPO with this share of the preset's steps, and what was set."""
     data = srpo.load_dataset(name)
-    algorithm = srpo.configure("srpo", data, preset)
+    algorithm = srpo.configure("srpo", data, args.preset)
     for stage, each in algorithm.stages.items():
         algorithm = algorithm.set(f"{stage}.steps", max(1, round(share * each.steps)))
-    return data, algorithm
+    return data, assign_all(algorithm, dict(pair(text, "--set") for text in args.set))
 
 
 def scores(name: str, args: argparse.Namespace, precision: Any) -> np.ndarray:
     """Mean score of each seed."""
-    data, algorithm = shortened(name, args.preset, args.share)
+    data, algorithm = shortened(name, args, args.share)
     out = args.out / name / precision
     if (out / "run.json").exists():
         run = srpo.resume(out, data)
@@ -48,7 +52,7 @@ def scores(name: str, args: argparse.Namespace, precision: Any) -> np.ndarray:
 
 def milliseconds(name: str, args: argparse.Namespace, precision: Any) -> dict[str, float]:
     """Of a step of each stage, one seed."""
-    data, algorithm = shortened(name, args.preset, 1.0)
+    data, algorithm = shortened(name, args, 1.0)
     grid, view, found, results = Grid.create(algorithm, 1, None), treat(data, algorithm.data), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for stage, each in algorithm.stages.items():
@@ -62,18 +66,8 @@ def milliseconds(name: str, args: argparse.Namespace, precision: Any) -> dict[st
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", default="halfcheetah-medium-replay-mini,hopper-medium-expert-mini", help="separated by commas"
-    )
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--share", type=float, default=1.0, help="of the preset's steps, for each stage")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("precision"))
-    parser.add_argument("--time", action="store_true", help="milliseconds per step instead")
-    args = parser.parse_args(argv)
+def compare(args: argparse.Namespace) -> int:
+    """A line for each data set and precision."""
     for name in args.data.split(","):
         for precision in PRECISIONS:
             if args.time:
@@ -83,6 +77,22 @@ def main(argv: list[str] | None = None) -> int:
                 told = f"{found.mean():6.1f} +- {found.std():.1f}  (seeds {', '.join(f'{x:.1f}' for x in found)})"
             print(f"{name}  {precision:<9} {told}", flush=True)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="halfcheetah-medium-replay-mini,hopper-medium-expert-mini", help="separated by commas"
+    )
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--share", type=float, default=1.0, help="of the preset's steps, for each stage")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting; may be repeated")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("precision"))
+    parser.add_argument("--time", action="store_true", help="milliseconds per step instead")
+    args = parser.parse_args(argv)
+    return guarded(lambda: compare(args))
 
 
 if __name__ == "__main__":
