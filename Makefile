@@ -2,14 +2,18 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check docs venv clean
+.PHONY: run test pytest check docs venv clean
 .DEFAULT_GOAL := venv
 
 # train on the data set in the package, evaluate, print what came out (at most ten minutes on two cores)
 run: venv
 	$(VENV)/bin/srpo demo
 
-test: check
+# the tests, and beside them lint, format and types, which keep one core busy
+test: $(VENV)/.tested
+	$(MAKE) --no-print-directory --jobs 2 check pytest
+
+pytest: $(VENV)/.tested
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # lint, format and types

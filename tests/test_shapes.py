@@ -4,6 +4,7 @@ Nothing is compiled or computed. Presets count by their choices, at the sizes of
 the other tests put stand-ins in the places of networks: hence a process of its own.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def trace(algorithm, data) -> None:
 
 
 def main() -> None:
+    gc.disable()  # thousands of programs are traced, and little of that is garbage
     install()
     import jax.numpy as jnp
     import numpy as np
