@@ -136,7 +136,7 @@ def compare(args: argparse.Namespace) -> int:
         check_place(args.into, "authors")
     for path in args.runs:
         ours(srpo.load_run(path), args.keep)
-    text = f"{table(args.keep)}\n\n{curve_table(args.keep)}"
+    text = f"{table(args.keep)}\n\n{curve_table(args.keep)}".strip()
     if args.into is not None:
         insert(args.into, "authors", text)
     print(text)

@@ -104,8 +104,10 @@ def table(folder: Path) -> str:
 
 
 def curve_table(folder: Path) -> str:
-    """What the critics and behavior models of both codes had come to, at five steps on the way; every seed."""
+    """What the critics and behavior models of both codes had come to, at five steps on the way; every seed. Nothing of systems without them."""
     rows = read(folder, "curves.csv")
+    if not rows:
+        return ""
     lines = []
     for data, name, stage in dict.fromkeys((r["data"], r["algorithm"], r["stage"]) for r in rows):
         here = {
