@@ -6,8 +6,8 @@ recording on the device. The first may not allocate more than `--memory` GiB (RL
 had from its start to the end of training (VmHWM, which counts pages of mapped files, too) must be below that as well, and
 is read after loading and at the end. Every turn first trains until what was gathered ahead is used up.
 
-After the turns that find of the file in the system's cache what loading left there come as many "cold" ones: the file is
-dropped from the cache before each, so that rows come from the disk.
+Before the turns "as loaded" the file is read through once, as loading reads it for its hash: they find of it in the system's cache
+what the memory can hold. As many "cold" ones follow: the file is dropped from the cache before each, so that rows come from the disk.
 
   python benchmarks/big_data.py --file big.hdf5 --gigabytes 20 --json big_data.json
 """
@@ -114,6 +114,7 @@ def measure(path: Path, gibibytes: float, rounds: int, steps: int, trust: bool) 
         context.Process(target=trainer, args=arguments, daemon=True).start()
         told[name] = pipes[name].recv()
         print(f"{name}: {told[name]}", file=sys.stderr, flush=True)
+    read_through(path)
     found = {name: in_turns(pipes, path, name == "cold", rounds, steps) for name in ("as loaded", "cold")}
     for pipe in pipes.values():
         pipe.send(0)
@@ -142,6 +143,12 @@ def in_turns(pipes: dict[str, Any], path: Path, cold: bool, rounds: int, steps: 
     of_processors = [statistics.median(ms[1] for ms in turns[name]) for name in ("device", "disk")]
     found = {"ms_per_step": turns, "shares": shares, "share": statistics.median(shares)}
     return found | {"processor_ms": dict(zip(("device", "disk"), of_processors, strict=True))}
+
+
+def read_through(path: Path) -> None:
+    with open(path, "rb", buffering=0) as file:
+        while file.read(1 << 24):
+            pass
 
 
 def drop(path: Path) -> None:

@@ -20,10 +20,11 @@ from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.picture import draw
 from srpo.data.sources import d4rl
 from srpo.evaluation.rollouts import Limit, Rollouts
+from srpo.files import unfinished
 from srpo.networks.layers import Normalizer
 from srpo.policies import DeterministicPolicy
 from srpo.runs import tables
-from srpo.runs.checkpoint import CheckpointError, NotWritten
+from srpo.runs.checkpoint import CheckpointError, NotWritten, write_atomically
 from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.run import RunError
 from srpo.runs.tables import CsvTable
@@ -264,3 +265,16 @@ def test_observations_of_another_size_are_never_broadcast():
     for shape in ((1,), (3, 1), ()):
         with pytest.raises(ValueError, match="expected"):
             normalizer(jnp.zeros(shape))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes of this kind")
+def test_a_device_keeps_its_name(tmp_path, capsys):
+    """Who writes to /dev/null and may do everything would take it from all programs of the machine; here a pipe stands for it."""
+    place = tmp_path / "null.png"
+    os.mkfifo(place)
+    with pytest.raises(NotWritten, match="it is a device or a pipe, name a file"):
+        write_atomically(place, b"{}")
+    with pytest.raises(OSError, match="it is a device or a pipe"), unfinished(place):
+        pass
+    assert main(["data", "info", "hopper-medium-expert-mini", "--png", str(place)]) == 2
+    assert "device or a pipe" in capsys.readouterr().err and os.listdir(tmp_path) == ["null.png"] and place.is_fifo()

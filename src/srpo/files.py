@@ -41,8 +41,17 @@ def _plain(descriptor: int, path: str | os.PathLike) -> int:
 def created(path: str | os.PathLike) -> io.BufferedWriter:
     """A new plain file, open for writing; what had this name, were it a link to another file, is removed. Raises OSError."""
     path = Path(path)
+    require_replaceable(path)
     path.unlink(missing_ok=True)
     return open(path, "xb")
+
+
+def require_replaceable(path: Path) -> None:
+    """Raises OSError for a device or a pipe, such as /dev/null: a file that takes its name would take it from everybody."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "it is a device or a pipe, name a file", str(path))
 
 
 def appended(path: str | os.PathLike) -> io.BufferedWriter:
@@ -54,7 +63,8 @@ def appended(path: str | os.PathLike) -> io.BufferedWriter:
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` for this process to write a file or a folder under, until it is complete and renamed.
-    It is removed whatever happens, and so is what killed processes left under such names."""
+    It is removed whatever happens, and so is what killed processes left under such names. Raises OSError for the name of a device."""
+    require_replaceable(path)
     known = f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"
     for old in path.parent.glob(known):
         with contextlib.suppress(OSError):

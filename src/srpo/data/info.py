@@ -13,6 +13,7 @@ from srpo.data.checks import DataError
 from srpo.data.doubts import at_bound, warnings_about
 from srpo.data.mapped import columns, few
 from srpo.data.recording import Dataset
+from srpo.files import require_replaceable
 from srpo.text import NAME, plain
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
@@ -143,3 +144,7 @@ def check_writable(png: Path) -> None:
         raise DataError(f"{png}: the folder {png.parent} does not exist; make it first")
     if png.is_dir() or not os.access(png.parent, os.W_OK):
         raise DataError(f"{png}: cannot be written; give another name or folder")
+    try:
+        require_replaceable(png)
+    except OSError as e:
+        raise DataError(f"{png}: cannot be written ({e.strerror}); give another name") from None

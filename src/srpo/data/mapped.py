@@ -68,7 +68,7 @@ def gathered(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     if rows.min() < 0 or rows.max() >= len(array):
         raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(array)}")
     out = np.empty((*rows.shape, *array.shape[1:]), array.dtype)
-    _read(content, *_runs(array, content, rows.ravel()), out.reshape(-1).view(np.uint8).data)
+    _read(content.descriptor, content.name, *_runs(array, content, rows.ravel()), out.reshape(-1).view(np.uint8).data)
     return out
 
 
@@ -85,27 +85,25 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _read(content: Mapped, begins: list[int], sizes: list[int], into: memoryview) -> None:
+def _read(file: int, name: str, begins: list[int], sizes: list[int], into: memoryview) -> None:
     """First what the system has in its cache, without waiting; the rest is announced to the disk, all of it, and waited for."""
-    waiting = _read_cached(content, begins, sizes, into)
+    waiting = _read_cached(file, begins, sizes, into)
     if len(waiting) > 1 and hasattr(os, "posix_fadvise"):
         for begin, size, _ in waiting:
-            os.posix_fadvise(content.descriptor, begin, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file, begin, size, os.POSIX_FADV_WILLNEED)
     for begin, size, end in waiting:
-        if os.preadv(content.descriptor, [into[end - size : end]], begin) != size:
-            raise UserError(
-                f"{content.name}: has become shorter while its rows were read; restore it, then go on with --resume"
-            )
+        if os.preadv(file, [into[end - size : end]], begin) != size:
+            raise UserError(f"{name}: has become shorter while its rows were read; restore it, then go on with --resume")
 
 
-def _read_cached(content: Mapped, begins: list[int], sizes: list[int], into: memoryview) -> list[tuple[int, int, int]]:
+def _read_cached(file: int, begins: list[int], sizes: list[int], into: memoryview) -> list[tuple[int, int, int]]:
     """Read what needs no disk. The others: where each begins in the file, its size, and where it ends in memory; all of them where the
     system cannot be asked."""
     runs = zip(begins, sizes, itertools.accumulate(sizes), strict=True)
     if not hasattr(os, "RWF_NOWAIT"):
         return list(runs)
-    file, read, without_waiting = content.descriptor, os.preadv, os.RWF_NOWAIT
-    waiting = []
+    read, without_waiting = os.preadv, os.RWF_NOWAIT
+    waiting: list[tuple[int, int, int]] = []
     for run in runs:
         begin, size, end = run
         try:

@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 
 from srpo import strict_json
 from srpo.errors import UserError
-from srpo.files import created, opened, read_bytes
+from srpo.files import created, opened, read_bytes, require_replaceable
 
 PART = ".part"  # the end of a file's name while it is written
 HEADER = 16 << 20  # bytes that the header of a safetensors file may have
@@ -38,6 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        require_replaceable(path)
         with created(part) as f:
             f.write(content)
             f.flush()
