@@ -1,6 +1,6 @@
 """How rows drawn at random are read from a file: through its map, or by system calls; announced to the disk before, or not.
 
-Each way reads pairs of rows of 17 numbers, as an observation and the next one, in eight threads as training does; once with the
+Each way reads pairs of rows of 17 numbers, as an observation and the next one, in as many threads as training has; once with the
 file in the system's cache and once after it was dropped from there. What the process keeps resident of the file is printed, too.
 
   python benchmarks/reading_rows.py --file rows.bin --gigabytes 1
