@@ -104,7 +104,7 @@ def test_the_dial_moves_from_the_maximum_of_q_as_a_policy_for_each_temperature_d
 
 
 def test_dtql_toys_put_the_methods_on_the_same_data(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
+    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=16))
     report, _ = run(capsys, "dtql-toys", "--data", "swissroll", "--out", tmp_path)
     reward = {(r["reward"], r["method"]): r["mean reward"] for r in report["rows"]}
     methods = ("DTQL", "DTQL (KL)", "SRPO")
