@@ -160,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     both.add_argument("--into", type=Path, metavar="PAGE", help="replace the table in this page")
     both.set_defaults(does=compare)
     for each in (one, both):
-        each.add_argument("--keep", type=Path, required=True, metavar="DIR", help="runs.csv and episodes.csv of both codes")
+        each.add_argument(
+            "--keep", type=Path, required=True, metavar="DIR", help="runs.csv, curves.csv and episodes.csv of both codes"
+        )
     args = parser.parse_args(argv)
     return guarded(lambda: args.does(args))
 

@@ -1,6 +1,6 @@
 """How rows drawn at random are read from a file: through its map, or by system calls; announced to the disk before, or not.
 
-Each way reads pairs of rows of 17 numbers, as an observation and the next one, in as many threads as training has; once with the
+Each way reads pairs of rows of 17 numbers, as an observation and the next one, in as many threads as training has (--threads: in others); once with the
 file in the system's cache and once after it was dropped from there. What the process keeps resident of the file is printed, too.
 
   python benchmarks/reading_rows.py --file rows.bin --gigabytes 1
@@ -66,7 +66,7 @@ def resident() -> float:
     return int(status["RssFile"].split()[0]) / 1024
 
 
-def measure(path: Path, way: Way, warm: bool, seed: int) -> tuple[float, float, float]:
+def measure(path: Path, way: Way, warm: bool, seed: int, threads: int) -> tuple[float, float, float]:
     """Microseconds of wall time and of CPU time per pair, and MiB that became resident."""
     array = map_array(path, np.dtype(np.float32), (path.stat().st_size // (4 * SIZE), SIZE))
     rows = np.random.default_rng(seed).integers(0, len(array) - 1, DRAWS)
@@ -80,7 +80,7 @@ def measure(path: Path, way: Way, warm: bool, seed: int) -> tuple[float, float, 
         os.posix_fadvise(content.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     before, wall, cpu = resident(), time.perf_counter(), time.process_time()
     silence = contextlib.nullcontext() if way.announced else unannounced()
-    with silence, ThreadPoolExecutor(READERS) as pool:
+    with silence, ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda part: way.take(array, part), np.array_split(pairs, -(-DRAWS // ROWS_PER_READER))))
     taken = time.perf_counter() - wall, time.process_time() - cpu
     return 1e6 * taken[0] / DRAWS, 1e6 * taken[1] / DRAWS, resident() - before
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True, help="made if it is not there; delete it afterwards")
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=READERS)
     args = parser.parse_args()
     if not args.file.exists():
         make(args.file, args.gigabytes)
@@ -98,7 +99,7 @@ def main() -> None:
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WAYS}
         for turn in range(args.turns):
             for name, way in WAYS.items():
-                found[name].append(measure(args.file, way, warm, turn))
+                found[name].append(measure(args.file, way, warm, turn, args.threads))
         for name, turns in found.items():
             wall, cpu, kept = np.median(turns, axis=0)
             where = "in the cache of files" if warm else "on disk"

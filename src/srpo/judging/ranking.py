@@ -86,7 +86,9 @@ def _like_the_first(drawn: np.ndarray, low: np.ndarray) -> np.ndarray:
 
 def _place(j: Judged) -> tuple[bool, float]:
     """Sorts policies: the tied ones by their doubt, then the others by the lower ends of their returns."""
-    return not j.tied, j.doubt if j.tied else -j.low if np.isfinite(j.low) else np.inf
+    if j.tied:
+        return False, j.doubt
+    return True, -j.low if np.isfinite(j.low) else np.inf
 
 
 def _objection(numbers: Mapping[str, float], of_behavior: float) -> str:
