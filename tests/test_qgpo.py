@@ -129,7 +129,9 @@ def test_on_a_bandit_it_samples_behavior_times_exp_beta_q():
     here = rows.action[jax.random.randint(jax.random.key(5), (n, 16), 0, n)]  # exact draws of the behavior
     critic = {"hidden": (32,), "lr": 1e-2, "steps": 600, "batch_size": 64, "ema": 0.05}
     energy = {"hidden": (32, 32), "lr": 3e-3, "steps": 1000, "batch_size": 64, "beta": 3.0}
-    small = {f"critic.{name}": value for name, value in critic.items()} | {f"energy.{name}": value for name, value in energy.items()}
+    small = {f"critic.{name}": value for name, value in critic.items()} | {
+        f"energy.{name}": value for name, value in energy.items()
+    }
     algorithm = assign_all(QGPO(), small)
     given = {"behavior": behavior, "support": Proposals(here, here)}
     given["critic"], _ = fit(algorithm.critic, rows, given)

@@ -160,7 +160,9 @@ def test_the_behavior_model_learns_a_gaussian(parametrization):
     def error(model, t):
         times = jnp.full(512, t)
         alpha, sigma = VP()(times)
-        x_t = alpha[:, None] * mean + jnp.sqrt(alpha**2 * 0.09 + sigma**2)[:, None] * jax.random.normal(jax.random.key(7), (512, 2))
+        x_t = alpha[:, None] * mean + jnp.sqrt(alpha**2 * 0.09 + sigma**2)[:, None] * jax.random.normal(
+            jax.random.key(7), (512, 2)
+        )
         return jnp.sqrt(jnp.mean((model(x_t, times, jnp.zeros((512, 1))) - exact(x_t, times, None)) ** 2))
 
     for t in (0.05, 0.3, 0.8):
