@@ -150,7 +150,7 @@ def test_vae_loss():
         return (v.encoder.layers[-1].bias, v.decoder.layers[-1].bias)
 
     vae = eqx.tree_at(biases, vae, (np.float32([1.0, 0.0, np.log(2), 0.0]), np.float32([np.arctanh(0.5)])))
-    loss, metrics = jax.jit(vae.loss)(np.ones((2, 3)), np.array([[0.0], [1.0]]), np.ones((2, 2)))
+    loss, metrics = jax.jit(BehaviorVAE.loss)(vae, np.ones((2, 3)), np.array([[0.0], [1.0]]), np.ones((2, 2)))
     assert metrics["vae_error"] == pytest.approx(0.25)  # the decoder says 0.5 to both
     assert metrics["vae_kl"] == pytest.approx(0.653426, abs=1e-5)  # -(1 + log 4 - 1 - 4) / 2 and 0, averaged
     assert loss == pytest.approx(0.25 + 0.653426 / 2, abs=1e-5)
