@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srpo.networks.derivatives import mish
-from srpo.networks.layers import MLP, LayerNorm, Linear, dropout
+from srpo.networks.layers import MLP, LayerNorm, Linear, dropout, linears
 from srpo.networks.score import ScoreResNet
 
 KEY = jax.random.key(0)
@@ -14,10 +14,6 @@ KEY = jax.random.key(0)
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
-
-
-def linear(weight, bias):
-    return jax.tree.unflatten(jax.tree.structure(Linear(1, 1, KEY)), [weight, bias])
 
 
 def test_mish_and_its_gradient_are_those_of_jax():
@@ -60,7 +56,7 @@ def test_dropout_of_neighbors_is_independent():
 
 @pytest.mark.parametrize("n_in", [4, 400])
 def test_linear_starts_like_pytorch(n_in):
-    layer = Linear(n_in, 300, KEY)
+    layer = Linear.create(n_in, 300, KEY)
     for values in (layer.weight, layer.bias):
         bound = n_in**-0.5
         assert float(jnp.max(jnp.abs(values))) <= bound
@@ -68,29 +64,39 @@ def test_linear_starts_like_pytorch(n_in):
         np.testing.assert_allclose(jnp.std(values), bound / 3**0.5, rtol=0.1)
 
 
+def test_layers_drawn_together_are_those_drawn_alone():
+    """Of lengths that are drawn together, and of others."""
+    sizes, keys = [(3, 5), (70, 70), (1, 1)], jax.random.split(KEY, 3)
+    together = jax.jit(lambda keys: linears(sizes, keys))(keys)
+    for (n_in, n_out), key, layer in zip(sizes, keys, together, strict=True):
+        for name, k, shape in zip(("weight", "bias"), jax.random.split(key), ((n_in, n_out), (n_out,)), strict=True):
+            alone = jax.jit(lambda k, shape=shape, b=n_in**-0.5: jax.random.uniform(k, shape, minval=-b, maxval=b))(k)
+            np.testing.assert_array_equal(getattr(layer, name), alone)
+
+
 @pytest.mark.parametrize(("init", "gain"), [("orthogonal", 1.0), ("orthogonal sqrt2", 2.0)])
 def test_orthogonal_initialization(init, gain):
-    layer = Linear(64, 32, KEY, init)
+    layer = Linear.create(64, 32, KEY, init)
     np.testing.assert_allclose(layer.weight.T @ layer.weight, gain * jnp.eye(32), atol=1e-5)
     assert not layer.bias.any()
 
 
 @pytest.mark.parametrize(("init", "deviation"), [("xavier", (2 / (256 + 128)) ** 0.5), ("lecun", 256**-0.5)])
 def test_scaled_initializations(init, deviation):
-    layer = Linear(256, 128, KEY, init)
+    layer = Linear.create(256, 128, KEY, init)
     np.testing.assert_allclose(jnp.std(layer.weight), deviation, rtol=0.02)
     assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (6,), (3, 5), (0,)])
 def test_linear_and_its_gradients_on_any_leading_axes(lead):
-    layer, x = Linear(7, 4, KEY), normal(3, *lead, 7)
+    layer, x = Linear.create(7, 4, KEY), normal(3, *lead, 7)
 
     def loss(f):
         return lambda w, b, x: jnp.sum(jnp.sin(f(w, b, x)))
 
     def ours(w, b, x):
-        return linear(w, b)(x)
+        return Linear(w, b)(x)
 
     def plain(w, b, x):
         return x @ w + b
@@ -105,7 +111,7 @@ def test_linear_differentiates_forwards_and_under_vmap():
     weight, x, dx = normal(1, 2, 7, 4), normal(2, 2, 5, 7), normal(3, 2, 5, 7)
 
     def run(w, x):
-        return linear(w, jnp.zeros(4))(x)
+        return Linear(w, jnp.zeros(4))(x)
 
     _, tangent = jax.vmap(lambda w, x, dx: jax.jvp(lambda x: run(w, x), (x,), (dx,)))(weight, x, dx)
     np.testing.assert_allclose(tangent, dx @ weight, rtol=1e-5, atol=1e-6)

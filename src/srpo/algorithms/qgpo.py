@@ -85,7 +85,7 @@ class EnergyNet(eqx.Module):
 
     def __init__(self, obs: int, act: int, hidden: tuple[int, ...], key: PRNGKeyArray, size: int = 32):
         k_fourier, k_time, k_net = jax.random.split(key, 3)
-        self.fourier, self.time = GaussianFourier(size, k_fourier), Linear(size, size, k_time)
+        self.fourier, self.time = GaussianFourier(size, k_fourier), Linear.create(size, size, k_time)
         self.net = MLP((act + size + obs, *hidden, 1), k_net, jax.nn.silu)
 
     def __call__(self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"]) -> Float[Array, "..."]:

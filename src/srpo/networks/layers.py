@@ -6,6 +6,7 @@ which most of them use.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -13,7 +14,8 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from srpo.core import Frozen, Moments
 from srpo.networks.derivatives import product
@@ -21,6 +23,7 @@ from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
 Activation = Callable[[Array], Array]
+Keys = Key[Array, " n"]
 
 _KERNEL = {
     "orthogonal": jax.nn.initializers.orthogonal(),
@@ -53,15 +56,10 @@ class Linear(eqx.Module):
     weight: Float[Array, "i o"]
     bias: Float[Array, " o"]
 
-    def __init__(self, n_in: int, n_out: int, key: PRNGKeyArray, init: Init = "torch"):
+    @classmethod
+    def create(cls, n_in: int, n_out: int, key: PRNGKeyArray, init: Init = "torch") -> Linear:
         """`torch`: weight and bias ~ U(-1/sqrt(n_in), 1/sqrt(n_in)); the others: zero bias."""
-        k_weight, k_bias = jax.random.split(key)
-        if init == "torch":
-            bound = n_in**-0.5
-            self.weight = jax.random.uniform(k_weight, (n_in, n_out), minval=-bound, maxval=bound)
-            self.bias = jax.random.uniform(k_bias, (n_out,), minval=-bound, maxval=bound)
-        else:
-            self.weight, self.bias = _KERNEL[init](k_weight, (n_in, n_out)), jnp.zeros(n_out)
+        return linears([(n_in, n_out)], key[None], init)[0]
 
     @property
     def n_in(self) -> int:
@@ -73,6 +71,39 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
+
+
+def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:
+    """Layers from n_in to n_out numbers, one for each key: those that each of them would be alone."""
+    pairs = jax.vmap(jax.random.split)(keys)  # of weight and bias
+    if init == "torch":
+        shapes, bounds = [((i, o), (o,)) for i, o in sizes], [i**-0.5 for i, _ in sizes]
+        drawn = uniforms(pairs.ravel(), list(itertools.chain(*shapes)), np.repeat(bounds, 2))
+        return tuple(Linear(*drawn[n : n + 2]) for n in range(0, len(drawn), 2))
+    return tuple(Linear(_KERNEL[init](k, size), jnp.zeros(size[1])) for k, size in zip(pairs[:, 0], sizes, strict=True))
+
+
+LENGTHS = 1 << 12, 1 << 16, 1 << 20, 1 << 24  # arrays up to the same one of these are drawn together
+
+
+def uniforms(keys: Keys, shapes: Sequence[tuple[int, ...]], bounds: Float[np.ndarray, " n"]) -> list[Array]:
+    """Arrays of these shapes ~ U(-bound, bound), one for each key: what each key gives alone, in few draws.
+
+    A draw is a hundred operations to compile, whatever its length, and the first numbers of a longer one are those of a shorter one: all
+    arrays of about a size are drawn at the length of the longest, and cut.
+    """
+    sizes = np.array([math.prod(shape) for shape in shapes])
+    groups = np.searchsorted(LENGTHS, sizes)
+    arrays: dict[int, Array] = {}
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group).tolist()
+
+        def draw(key, bound, length=sizes[members].max()):
+            return jax.random.uniform(key, (length,), minval=-bound, maxval=bound)
+
+        rows = jax.vmap(draw)(keys[np.array(members)], jnp.asarray(bounds[members], jnp.float32))
+        arrays |= {i: row[: sizes[i]].reshape(shapes[i]) for i, row in zip(members, rows, strict=True)}
+    return [arrays[i] for i in range(len(shapes))]
 
 
 class LayerNorm(eqx.Module):
@@ -110,7 +141,7 @@ class MLP(eqx.Module):
     ):
         """`sizes`: the widths of all layers, input and output included; `eps`: of the LayerNorms."""
         keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = tuple(Linear(i, o, k, init) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
+        self.layers = linears(list(itertools.pairwise(sizes)), keys, init)
         self.norms = tuple(LayerNorm(n, eps) for n in sizes[1:-1]) if norm else ()
         self.activation, self.norm = activation, norm
 
@@ -168,6 +199,12 @@ class Normalizer(eqx.Module):
         return x * self.std.value + self.mean.value
 
 
+def ensemble(sizes: Sequence[int], key: PRNGKeyArray, n: int, **options) -> tuple[MLP, ...]:
+    """Independent networks; `options` go to MLP."""
+    alike = jax.vmap(lambda k: MLP(sizes, k, **options))(jax.random.split(key, n))
+    return tuple(jax.tree.map(lambda x, i=i: x[i], alike) for i in range(n))
+
+
 class QEnsemble(eqx.Module):
     """Independent action-value networks on the concatenation of observation and action."""
 
@@ -175,8 +212,7 @@ class QEnsemble(eqx.Module):
 
     def __init__(self, obs: int, act: int, hidden: Sequence[int], key: PRNGKeyArray, n: int = 2, **options):
         """`options` go to MLP."""
-        sizes = (obs + act, *hidden, 1)
-        self.members = tuple(MLP(sizes, k, **options) for k in jax.random.split(key, n))
+        self.members = ensemble((obs + act, *hidden, 1), key, n, **options)
 
     def __call__(self, obs: Float[Array, "... obs"], action: Float[Array, "... act"]) -> Float[Array, "n ..."]:
         x = jnp.concatenate([obs, action], -1)

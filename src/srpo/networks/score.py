@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.diffusion.schedules import Times
 from srpo.networks.derivatives import mish
-from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout
+from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, linears
 from srpo.networks.precision import full
 
 
@@ -87,19 +87,14 @@ class ScoreResNet(eqx.Module):
         time_size = style.time_size
         self.fourier = (LearnedFourier if style.learned_frequency else GaussianFourier)(time_size, k_fourier)
         self.embed = MLP((time_size, 2 * time_size, 2 * time_size), k_embed, style.activation, style.edge_init)
-        self.first = Linear(act + obs + 2 * time_size, width, k_first, style.edge_init)
+        edges = [(act + obs + 2 * time_size, width), (width, act)]
+        self.first, self.last = linears(edges, jnp.stack([k_first, k_last]), style.edge_init)
+        inner = linears([(width, 4 * width), (4 * width, width)] * n_blocks, jnp.stack(k_blocks), style.block_init)
 
-        def block(k_expand, k_contract):
-            expand, contract = (width, 4 * width, k_expand), (4 * width, width, k_contract)
-            return ResidualBlock(
-                LayerNorm(width, style.eps),
-                Linear(*expand, style.block_init),
-                Linear(*contract, style.block_init),
-                style.activation,
-            )
+        def block(expand, contract):
+            return ResidualBlock(LayerNorm(width, style.eps), expand, contract, style.activation)
 
-        self.blocks = tuple(block(a, b) for a, b in zip(k_blocks[::2], k_blocks[1::2], strict=True))
-        self.last = Linear(width, act, k_last, style.edge_init)
+        self.blocks = tuple(block(a, b) for a, b in zip(inner[::2], inner[1::2], strict=True))
         self.dropout, self.activation = dropout, style.activation
 
     @property
@@ -135,7 +130,7 @@ class ScoreMLP(eqx.Module):
         k_embed, k_first, k_body = jax.random.split(key, 3)
         self.embed = MLP((time_size, 2 * time_size, time_size), k_embed, mish)
         size = act + time_size + obs
-        self.first = Linear(size, hidden[0], k_first) if linear_input else None
+        self.first = Linear.create(size, hidden[0], k_first) if linear_input else None
         self.body = MLP((hidden[0] if linear_input else size, *hidden, act), k_body, mish)
 
     @property

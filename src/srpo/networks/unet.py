@@ -7,15 +7,17 @@ networks of one shape are trained at once. Initializations are PyTorch's.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from srpo.errors import ConfigError
 from srpo.networks.derivatives import mish
-from srpo.networks.layers import MLP, LayerNorm, Linear
+from srpo.networks.layers import MLP, Keys, LayerNorm, Linear, linears, uniforms
 from srpo.networks.precision import full, reduced
 from srpo.networks.score import sinusoidal
 
@@ -32,12 +34,9 @@ def neighbors(x: X, size: int, stride: int = 1) -> Float[Array, "... h {size}*ch
 
 
 class Conv(eqx.Module):
-    linear: Linear
+    linear: Linear  # from the channels of `size` rows
     size: int = eqx.field(static=True)
-    stride: int = eqx.field(static=True)
-
-    def __init__(self, n_in: int, n_out: int, size: int, key: PRNGKeyArray, stride: int = 1):
-        self.linear, self.size, self.stride = Linear(size * n_in, n_out, key), size, stride
+    stride: int = eqx.field(static=True, default=1)
 
     def __call__(self, x: X) -> Y:
         return self.linear(neighbors(x, self.size, self.stride))
@@ -50,10 +49,8 @@ class Upsample(eqx.Module):
     bias: Float[Array, " c"]
 
     def __init__(self, channels: int, key: PRNGKeyArray):
-        k_weight, k_bias = jax.random.split(key)
-        bound = (4 * channels) ** -0.5
-        self.weight = jax.random.uniform(k_weight, (2, 2 * channels, channels), minval=-bound, maxval=bound)
-        self.bias = jax.random.uniform(k_bias, (channels,), minval=-bound, maxval=bound)
+        shapes, bound = [(2, 2 * channels, channels), (channels,)], (4 * channels) ** -0.5
+        self.weight, self.bias = uniforms(jax.random.split(key), shapes, np.full(2, bound))
 
     def __call__(self, x: X) -> Y:
         around, weight, c = neighbors(reduced(x), 3), reduced(self.weight), x.shape[-1]
@@ -81,8 +78,9 @@ class ConvBlock(eqx.Module):
     conv: Conv
     norm: GroupNorm
 
-    def __init__(self, n_in: int, n_out: int, key: PRNGKeyArray):
-        self.conv, self.norm = Conv(n_in, n_out, 5, key), GroupNorm(n_out)
+    def __init__(self, linear: Linear):
+        """`linear`: from the channels of 5 rows."""
+        self.conv, self.norm = Conv(linear, 5), GroupNorm(linear.n_out)
 
     def __call__(self, x: X) -> Y:
         return mish(self.norm(self.conv(x)))
@@ -96,15 +94,18 @@ class TemporalBlock(eqx.Module):
     second: ConvBlock
     skip: Linear | None
 
-    def __init__(self, n_in: int, n_out: int, time: int, key: PRNGKeyArray):
-        k_first, k_time, k_second, k_skip = jax.random.split(key, 4)
-        self.first, self.second = ConvBlock(n_in, n_out, k_first), ConvBlock(n_out, n_out, k_second)
-        self.time = Linear(time, n_out, k_time)
-        self.skip = None if n_in == n_out else Linear(n_in, n_out, k_skip)
-
     def __call__(self, x: X, e: Embedded) -> Y:
         h = self.second(self.first(x) + self.time(mish(e))[..., None, :])
         return h + (x if self.skip is None else self.skip(x))
+
+
+def temporal_blocks(sizes: Sequence[tuple[int, int]], time: int, keys: Keys) -> list[TemporalBlock]:
+    """Blocks from n_in to n_out channels, one for each key; `time`: numbers that embed the time."""
+    inner = [[(5 * i, o), (time, o), (5 * o, o), (i, o)] for i, o in sizes]
+    keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
+    layers = linears(list(itertools.chain(*inner)), keys.ravel())
+    parts = zip(sizes, layers[::4], layers[1::4], layers[2::4], layers[3::4], strict=True)
+    return [TemporalBlock(ConvBlock(a), t, ConvBlock(b), None if i == o else skip) for (i, o), a, t, b, skip in parts]
 
 
 class LinearAttention(eqx.Module):
@@ -116,10 +117,8 @@ class LinearAttention(eqx.Module):
     heads: int = eqx.field(static=True)
 
     def __init__(self, channels: int, key: PRNGKeyArray, heads: int = 4, size: int = 32):
-        k_qkv, k_out = jax.random.split(key)
-        self.norm, self.heads = LayerNorm(channels), heads
-        self.qkv = Linear(channels, 3 * heads * size, k_qkv).weight  # no bias
-        self.out = Linear(heads * size, channels, k_out)
+        qkv, self.out = linears([(channels, 3 * heads * size), (heads * size, channels)], jax.random.split(key))
+        self.norm, self.qkv, self.heads = LayerNorm(channels), qkv.weight, heads  # no bias
 
     def __call__(self, x: X) -> X:
         q, k, v = jnp.split((reduced(self.norm(x)) @ reduced(self.qkv)).reshape(*x.shape[:-1], self.heads, -1), 3, -1)
@@ -135,15 +134,23 @@ class Level(eqx.Module):
     blocks: tuple[TemporalBlock, TemporalBlock]
     attention: LinearAttention | None
 
-    def __init__(self, n_in: int, n_out: int, time: int, key: PRNGKeyArray, attention: bool = False):
-        a, b, k_attention = jax.random.split(key, 3)
-        self.blocks = TemporalBlock(n_in, n_out, time, a), TemporalBlock(n_out, n_out, time, b)
-        self.attention = LinearAttention(n_out, k_attention) if attention else None
-
     def __call__(self, x: X, e: Embedded) -> Y:
         for block in self.blocks:
             x = block(x, e)
         return x if self.attention is None else self.attention(x)
+
+
+def levels(sizes: Sequence[tuple[int, int]], time: int, keys: Keys, attention: bool = False) -> list[Level]:
+    """Levels from n_in to n_out channels, one for each key."""
+    keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys)
+    blocks = temporal_blocks([pair for i, o in sizes for pair in ((i, o), (o, o))], time, keys[:, :2].ravel())
+    attentions = [LinearAttention(o, k) if attention else None for (_, o), k in zip(sizes, keys[:, 2], strict=True)]
+    return [Level(*parts) for parts in zip(zip(blocks[::2], blocks[1::2], strict=True), attentions, strict=True)]
+
+
+def _halvings(channels: Sequence[int], keys: Keys) -> tuple[Conv, ...]:
+    """One after each of the levels with so many channels."""
+    return tuple(Conv(linear, 3, stride=2) for linear in linears([(3 * c, c) for c in channels], keys))
 
 
 def _time_embedding(width: int, key: PRNGKeyArray) -> MLP:
@@ -166,22 +173,20 @@ class TemporalUNet(eqx.Module):
         """`channels`: of a trajectory's rows; level i has width * multipliers[i] channels and half the rows of the one before."""
         sizes = [channels, *(width * m for m in multipliers)]
         n = len(multipliers)
-        k_embed, k_middle, k_last, *keys = jax.random.split(key, 3 + 4 * n)
-
-        def level(i, o, k):
-            return Level(i, o, width, k, attention)
-
-        self.embed = _time_embedding(width, k_embed)
-        self.down = tuple(level(i, o, k) for i, o, k in zip(sizes[:-1], sizes[1:], keys[:n], strict=True))
-        self.halve = tuple(Conv(c, c, 3, k, stride=2) for c, k in zip(sizes[1:-1], keys[n:], strict=False))
-        a, b, c = jax.random.split(k_middle, 3)
-        self.middle = TemporalBlock(sizes[-1], sizes[-1], width, a), TemporalBlock(sizes[-1], sizes[-1], width, b)
-        self.attention = LinearAttention(sizes[-1], c) if attention else None
+        keys = jax.random.split(key, 3 + 4 * n)
+        k_embed, k_middle, k_last, (k_down, k_halve, k_up, k_double) = *keys[:3], keys[3:].reshape(4, n)
         ways = list(zip(sizes[2:], sizes[1:-1], strict=True))[::-1]  # from the narrowest level to the second
-        self.up = tuple(level(2 * i, o, k) for (i, o), k in zip(ways, keys[2 * n :], strict=False))
-        self.double = tuple(Upsample(o, k) for (_, o), k in zip(ways, keys[3 * n :], strict=False))
-        a, b = jax.random.split(k_last)
-        self.last = ConvBlock(sizes[1], sizes[1], a), Linear(sizes[1], channels, b)
+        down, up = list(itertools.pairwise(sizes)), [(2 * i, o) for i, o in ways]
+        made = levels(down + up, width, jnp.concatenate([k_down, k_up[:-1]]), attention)
+        self.embed, self.down, self.up = _time_embedding(width, k_embed), tuple(made[:n]), tuple(made[n:])
+        self.halve = _halvings(sizes[1:-1], k_halve[:-1])
+        *k_blocks, k_attention = jax.random.split(k_middle, 3)
+        first, second = temporal_blocks([(sizes[-1], sizes[-1])] * 2, width, jnp.stack(k_blocks))
+        self.middle = first, second
+        self.attention = LinearAttention(sizes[-1], k_attention) if attention else None
+        self.double = tuple(Upsample(o, k) for (_, o), k in zip(ways, k_double[:-1], strict=True))
+        wide, last = linears([(5 * sizes[1], sizes[1]), (sizes[1], channels)], jax.random.split(k_last))
+        self.last = ConvBlock(wide), last
 
     def __call__(self, x: X, k: Int[Array, "..."]) -> X:
         """`k`: diffusion step, of the shape of x without its last two axes, or broadcasting against it."""
@@ -208,16 +213,14 @@ class ReturnNet(eqx.Module):
     def __init__(self, channels: int, horizon: int, key: PRNGKeyArray, width: int, multipliers: tuple[int, ...]):
         sizes = [channels, *(width * m for m in multipliers)]
         narrow = [sizes[-1], sizes[-1] // 2, sizes[-1] // 4]
-        k_embed, k_last, *keys = jax.random.split(key, 2 + 2 * (len(multipliers) + 2))
+        keys = jax.random.split(key, 2 + 2 * (len(multipliers) + 2))
+        k_embed, k_last, k_levels, k_halve = *keys[:2], keys[2::2], keys[3::2]
         self.embed = _time_embedding(width, k_embed)
-        wide: list[tuple[type[Level | TemporalBlock], int, int]] = [(Level, *io) for io in itertools.pairwise(sizes)]
-        makers = wide + [(TemporalBlock, *io) for io in itertools.pairwise(narrow)]
-        self.levels = tuple(
-            (make(i, o, width, a), Conv(o, o, 3, b, stride=2))
-            for (make, i, o), a, b in zip(makers, keys[::2], keys[1::2], strict=True)
-        )
+        wide = levels(list(itertools.pairwise(sizes)), width, k_levels[:-2])
+        made: list[Level | TemporalBlock] = [*wide, *temporal_blocks(list(itertools.pairwise(narrow)), width, k_levels[-2:])]
+        self.levels = tuple(zip(made, _halvings([*sizes[1:], *narrow[1:]], k_halve), strict=True))
         rows = horizon
-        for _ in makers:
+        for _ in made:
             rows = (rows + 1) // 2
         flat = rows * narrow[-1]
         self.last = MLP((flat + width, flat // 2, 1), k_last, mish)

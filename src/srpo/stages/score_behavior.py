@@ -6,6 +6,8 @@ from U(1e-5, 1) in SfBC and from U(1e-3, 1) in QGPO; there is no moving average 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -17,7 +19,7 @@ from srpo.config import setting, static
 from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
-from srpo.networks.layers import MLP, GaussianFourier, Linear
+from srpo.networks.layers import MLP, GaussianFourier, Keys, Linear, linears
 from srpo.networks.precision import full
 from srpo.optim import adam
 
@@ -32,15 +34,18 @@ class ScoreBlock(eqx.Module):
     second: Linear
     skip: Linear | None
 
-    def __init__(self, n_in: int, n_out: int, condition: int, key: PRNGKeyArray):
-        k_first, k_condition, k_second, k_skip = jax.random.split(key, 4)
-        self.first, self.second = Linear(n_in, n_out, k_first), Linear(n_out, n_out, k_second)
-        self.condition = Linear(condition, n_out, k_condition)
-        self.skip = None if n_in == n_out else Linear(n_in, n_out, k_skip)
-
     def __call__(self, x: Float[Array, "... i"], condition: Float[Array, "... c"]) -> Float[Array, "... o"]:
         h = jax.nn.silu(self.first(x)) + self.condition(condition)
         return jax.nn.silu(self.second(h)) + (x if self.skip is None else self.skip(x))
+
+
+def score_blocks(sizes: Sequence[tuple[int, int]], condition: int, keys: Keys) -> list[ScoreBlock]:
+    """Blocks from n_in to n_out numbers, one for each key."""
+    inner = [[(i, o), (condition, o), (o, o), (i, o)] for i, o in sizes]
+    keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
+    layers = linears(list(itertools.chain(*inner)), keys.ravel())
+    parts = zip(sizes, layers[::4], layers[1::4], layers[2::4], layers[3::4], strict=True)
+    return [ScoreBlock(a, c, b, None if i == o else skip) for (i, o), a, c, b, skip in parts]
 
 
 class ScoreNet(eqx.Module):
@@ -58,18 +63,15 @@ class ScoreNet(eqx.Module):
     def __init__(self, obs: int, act: int, key: PRNGKeyArray, widths: tuple[int, ...] = (512, 256, 128), size: int = 32):
         """`size`: of the embeddings of time and state; the condition made of them is four times as wide."""
         k_fourier, k_time, k_obs, k_condition, k_middle, k_last, *keys = jax.random.split(key, 5 + 2 * len(widths))
-        self.fourier, self.time, self.obs = (
-            GaussianFourier(size, k_fourier),
-            Linear(size, size, k_time),
-            Linear(obs, size, k_obs),
-        )
+        self.fourier = GaussianFourier(size, k_fourier)
+        edges = [(size, size), (obs, size), (2 * widths[0], act)]
+        self.time, self.obs, self.last = linears(edges, jnp.stack([k_time, k_obs, k_last]))
         c = 4 * size
         self.condition = MLP((2 * size, c, c), k_condition, jax.nn.silu)
-        ways_in, ways_out = zip((act, *widths), widths, strict=False), zip(widths[1:], widths, strict=False)
-        self.down = tuple(ScoreBlock(i, o, c, k) for (i, o), k in zip(ways_in, keys, strict=False))
-        self.middle = ScoreBlock(widths[-1], widths[-1], c, k_middle)
-        self.up = tuple(ScoreBlock(2 * i, o, c, k) for (i, o), k in zip(ways_out, keys[len(widths) :], strict=True))[::-1]
-        self.last = Linear(2 * widths[0], act, k_last)
+        n, ways_in, ways_out = len(widths), itertools.pairwise((act, *widths)), itertools.pairwise(widths)
+        sizes = [*ways_in, *((2 * i, o) for o, i in ways_out), (widths[-1], widths[-1])]
+        *blocks, self.middle = score_blocks(sizes, c, jnp.stack([*keys, k_middle]))
+        self.down, self.up = tuple(blocks[:n]), tuple(blocks[n:])[::-1]
 
     @property
     def action_size(self) -> int:
