@@ -2,6 +2,7 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_statistics_of_normalization_are_taken_in_float32():
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=0.01, atol=0.01)
 
 
-class Walk:
+class Walk(eqx.Module):
     """A stage whose state depends on every batch, key and step."""
 
     def draw(self, view, key, step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -12,7 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from srpo.core import Given, Metrics, Stage, View
+from srpo.core import Given, Metrics, Stage, Updated, View
+from srpo.networks.precision import Precision, current_precision
 
 S = TypeVar("S")
 B = TypeVar("B")
@@ -87,7 +89,7 @@ def advance(
         state, log = carry
         k_rows, k_update = step_keys(key, i)
         batch = data.at(i) if isinstance(data, Taken) else data.take(stage.draw(data, k_rows, i))
-        state, metrics = stage.update(state, batch, given, k_update, i)
+        state, metrics = _updated(current_precision(), stage, state, batch, given, k_update, i)
         return state, log.add(metrics, i)
 
     if block == 1:
@@ -109,9 +111,11 @@ def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given,
         return data.take(stage.draw(data, key, jnp.zeros((), jnp.int32)))
 
     batch = jax.eval_shape(drawn, stage, data, key)
-    return tuple(sorted(_metrics.eval_shape(stage, state, batch, given, key)))
+    _, metrics = _updated.eval_shape(current_precision(), stage, state, batch, given, key, jnp.zeros((), jnp.int32))
+    return tuple(sorted(metrics))
 
 
-@jax.jit
-def _metrics(stage, state, batch, given, key):
-    return stage.update(state, batch, given, key, jnp.zeros((), jnp.int32))[1]
+@partial(jax.jit, static_argnums=0, inline=True)
+def _updated(precision: Precision, stage: Stage[S, B, Any], state: S, batch: B, given: Given, key, step) -> Updated[S]:
+    """One step. Tracing one costs as much as compiling it: whoever asks for the same step, in the same `precision`, has it traced once."""
+    return stage.update(state, batch, given, key, step)

@@ -29,6 +29,11 @@ def computing_in(precision: Precision) -> Iterator[None]:
         _precision.reset(token)
 
 
+def current_precision() -> Precision:
+    """What is computed in where this is called."""
+    return _precision.get()
+
+
 def computed_in(precision: Precision, fn: Callable) -> Callable:
     """`fn`, traced in `precision` whenever it is traced."""
 

@@ -15,7 +15,8 @@ import numpy as np
 from srpo.core import Stage
 from srpo.data.views import TableView
 from srpo.errors import ConfigError
-from srpo.networks.precision import Precision
+from srpo.files import amount, free_memory
+from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.devices import local_devices
 from srpo.runs.grid import Grid, without
@@ -23,7 +24,6 @@ from srpo.runs.mapping import Mapping, default_mapping
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
 from srpo.steps import Log, metric_names
-from srpo.system.files import amount, free_memory
 from srpo.training.feed import feed
 from srpo.training.programs import Layout, advancing, beginning, stage_keys
 from srpo.training.survivors import Failure, Survivors
@@ -96,7 +96,8 @@ class StageLoop:
     def _metric_names(self, states: Any) -> tuple[str, ...]:
         """From the shapes of the states of all runs."""
         given = {n: without(1, r) for n, r in self.shared.items()} | {n: without(2, r) for n, r in self.own.items()}
-        return metric_names(without(1, self.stage), without(2, states), self.data, given, without(1, self.keys))
+        args = without(1, self.stage), without(2, states), self.data, given, without(1, self.keys)
+        return computed_in(self.precision, metric_names)(*args)
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
