@@ -14,8 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from srpo import text
-from srpo.system import strict_json
+from srpo import strict_json, text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from srpo.judging.panel import Panel
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer
 from srpo.policies import DiffusionPolicy
-from srpo.runs.mapping import default_mapping
+from srpo.runs.mapping import default_mapping, entry
 from srpo.runs.run import Run
 from srpo.runs.units import Normalized
 from srpo.stages.diffusion_behavior import DiffusionBehavior
@@ -123,7 +123,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     start_value, value, td_error = jax.device_get(_look(q, actions, split.start, held, split.episode, judging.q.discount))
     behavior, see = _behavior(runs, split, judging.behavior, k_behavior, progress)
     likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
-    own = np.asarray(jax.tree.map(lambda x: x[-1], q)(held.obs, held.action)).mean(0)
+    own = np.asarray(_values(entry(q, -1), held)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
     clone = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
     cloned = Normalized(see, clone) if isinstance(see, Normalizer) else clone
@@ -154,7 +154,7 @@ def let_loose(split: Split, panel: Panel, cloned: Any, stage: FittedModel, key, 
         split.fitted["model"] = fit_one(stage, split.many, given, k_model, lambda step: progress(told, step, stage.steps))
     model = split.fitted["model"]
     known, found = Known.of(model, split.many, split.held), []
-    groups = [*panel.groups, jax.tree.map(lambda x: x[None], cloned)]
+    groups = [*panel.groups, entry(cloned, None)]
     for i, group in enumerate(groups):
         progress("policies let loose in it", i, len(groups))
         found.append(jax.device_get(imagine(model, group, split.loose_from, known, k_act, split.horizon)))
@@ -178,6 +178,11 @@ def _fit(split: Split, next_action: np.ndarray, stage: FittedQ, key, progress: P
 
 
 @jax.jit
+def _values(q: ScaledQ, batch: Batch) -> Float[Array, "members N"]:
+    return q(batch.obs, batch.action)
+
+
+@jax.jit
 def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, episode: Array, discount):
     """Values at the starts and everywhere, and the error of one step, of every policy."""
     count = jnp.bincount(episode, length=len(start))
@@ -197,7 +202,7 @@ def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, 
     for run in runs:
         for name, found in run.algorithm.stages.items():
             if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
-                model = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), run.results[name])
+                model = entry(run.results[name], (0, 0))
                 return model, run.units.normalizer or (lambda obs: obs)
     train = split.train
     see = Normalizer.of(train.moments("obs"))

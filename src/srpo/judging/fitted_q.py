@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -23,7 +24,8 @@ from srpo.core import Batch, Stage, TrainState, descend
 from srpo.losses import backup
 from srpo.networks.layers import Normalizer, QEnsemble
 from srpo.optim import adam
-from srpo.runs.mapping import default_mapping
+from srpo.runs.grid import without
+from srpo.runs.mapping import default_mapping, entry
 from srpo.steps import Log, advance, metric_names
 
 Progress = Callable[[int], None]
@@ -54,6 +56,7 @@ class FittedQ(Stage):
         0.2, "rate at which the target follows; its inverse / (1 - discount) are the steps that it needs", "(0, 1]"
     )
 
+    @partial(jax.jit, static_argnames="act")
     def fresh(self, obs: Normalizer, returns: Normalizer, act: int, key: PRNGKeyArray) -> ScaledQ:
         """A Q that predicts about the mean return everywhere."""
         return ScaledQ(obs, returns, QEnsemble(len(obs.mean.value), act, self.hidden, key, n=self.members))
@@ -89,11 +92,10 @@ def fit_each(stage: Stage, data: Batch, shared: dict, each: dict, key: PRNGKeyAr
     def step(stage, state, log, data, shared, each, key, start, stop):
         return advance(stage, state, log, data, {**shared, **each}, key, start, stop)
 
-    state = jax.tree.map(jnp.copy, jax.jit(mapping(init, [True]))(each))  # buffers are donated: no sharing with what is given
-    one = jax.tree.map(lambda x: x[0], (state, each))
-    log = Log.create(metric_names(stage, one[0], data, {**shared, **one[1]}, key))
-    n = len(jax.tree.leaves(each)[0])
-    log = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)) + 0, log)
+    state = jax.jit(mapping(init, [True]))(each)
+    names = metric_names(stage, without(1, state), data, {**shared, **without(1, each)}, key)
+    # buffers are donated: no sharing with what is given
+    state, log = jax.device_put((jax.tree.map(np.array, state), Log.create(names, jax.tree.leaves(each)[0].shape[:1])))
     program = jax.jit(mapping(step, [False, True, True, False, False, True, False, False, False]), donate_argnums=(1, 2))
     edges = np.unique(np.linspace(0, stage.steps, CALLS + 1).astype(np.int32))
     for start, stop in itertools.pairwise(edges):
@@ -104,4 +106,4 @@ def fit_each(stage: Stage, data: Batch, shared: dict, each: dict, key: PRNGKeyAr
 
 def fit_one(stage: Stage, data: Batch, given: dict, key: PRNGKeyArray, progress: Progress = lambda step: None):
     """The stage's result for one run."""
-    return jax.tree.map(lambda x: x[0], fit_each(stage, data, given, {"run": jnp.zeros(1)}, key, progress))
+    return entry(fit_each(stage, data, given, {"run": jnp.zeros(1)}, key, progress), 0)

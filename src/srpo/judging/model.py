@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.config import setting, static
 from srpo.core import Batch, Stage, TrainState, descend
-from srpo.networks.layers import MLP, Normalizer
+from srpo.networks.layers import MLP, Normalizer, ensemble
 from srpo.optim import adam, cosine
 from srpo.runs.mapping import default_mapping
 
@@ -70,7 +70,7 @@ class FittedModel(Stage):
             return Normalizer.of((jnp.mean(x, 0), jnp.std(x, 0)), eps)
 
         sizes = (data.obs_size + data.action_size, *self.hidden, data.obs_size + 2)
-        members = tuple(MLP(sizes, k, jax.nn.silu) for k in jax.random.split(key, self.members))
+        members = jax.jit(lambda key: ensemble(sizes, key, self.members, activation=jax.nn.silu))(key)
         change = jnp.where(data.mask[:, None] > 0, data.next_obs - data.obs, 0.0)  # what follows an end is another episode
         return Dynamics(normalizer(data.obs), normalizer(change, 1e-6), normalizer(data.reward[:, None]), members)
 
@@ -97,6 +97,11 @@ class FittedModel(Stage):
         return state.target
 
 
+@jax.jit
+def _doubts(model: Dynamics, batch: Batch) -> Float[Array, " N"]:
+    return model.doubt(model(batch.obs, batch.action))
+
+
 class Known(NamedTuple):
     """What was recorded, beyond which the model is not followed."""
 
@@ -113,7 +118,7 @@ class Known(NamedTuple):
         low, high = jnp.min(train.obs, 0), jnp.max(train.obs, 0)
         room = margin * (high - low)
         reward = jnp.stack([jnp.min(train.reward), jnp.max(train.reward)])
-        doubt = jnp.max(model.doubt(model(held.obs, held.action)))
+        doubt = jnp.max(_doubts(model, held))
         unknown = jnp.minimum(jnp.quantile(train.reward, bad), 0.0)
         return cls(low - room, high + room, reward, doubt, unknown, jnp.any(train.mask == 0).astype(jnp.float32))
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from srpo.policies import DialedPolicy
 from srpo.runs.grid import Point
+from srpo.runs.mapping import entry
 from srpo.runs.run import Run, RunError
 
 ROWS = 4096  # observations that a policy meets at once
@@ -80,7 +81,7 @@ def _at(run: Run, step: int) -> Iterator[tuple[list[Candidate], Any]]:
     if not alive:
         return
     at = tuple(np.transpose(alive))
-    group = jax.tree.map(lambda x: x[at], run.units.inside(run.policies_at(step)))
+    group = entry(run.units.inside(run.policies_at(step)), at)
     named = [Candidate(str(run.path), run.info["algorithm"], run.seeds[s], step, run.points[p]) for s, p in alive]
     dials = [x for x in jax.tree.leaves(group, is_leaf=_has_dial) if _has_dial(x)]
     if not dials or "beta" in run.grid.sweep:

@@ -64,6 +64,12 @@ def default_mapping() -> Mapping:
     return sequential if jax.default_backend() == "cpu" else vectorized
 
 
+@jax.jit
+def entry(tree: Any, at: Any) -> Any:
+    """Of all arrays what is `at` a place of their leading axes, or at several, in one program, not in one for each of their shapes."""
+    return jax.tree.map(lambda x: x[at], tree)
+
+
 def over_runs(fn: Callable[..., Any], axes: Sequence[Axes], mapping: Mapping | None = None) -> Callable[..., Any]:
     """`fn`, a function of one run, for all of them: argument i has the leading axes `axes[i]`, the result (seed, point)."""
     mapping = mapping or default_mapping()
