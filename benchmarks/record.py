@@ -27,9 +27,9 @@ import numpy as np
 from srpo.cli import guarded
 from srpo.data.reference import ENVIRONMENTS, Environment, normalized
 from srpo.data.writing import check_destination, write_hdf5
-from srpo.environments import make_env
 from srpo.errors import ConfigError
 from srpo.training.progress import Bars
+from srpo.worlds.environments import make_env
 
 ROBOTS = ("halfcheetah", "hopper", "walker2d")
 EVALUATION_SEED = 10_000

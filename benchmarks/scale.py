@@ -62,13 +62,13 @@ def through_nodes(nodes: int, cells: int) -> dict[str, float]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from srpo.clock import Clock
-    from srpo.cluster import Resources
     from srpo.data import load_dataset
     from srpo.suite.keep import Keep
     from srpo.suite.on_ray import through
     from srpo.suite.plan import read_suite
     from srpo.suite.work import Work
+    from srpo.system.clock import Clock
+    from srpo.system.cluster import Resources
 
     suite = read_suite(SUITE | {"seeds": list(range(cells))}, "nodes")
     small = {"object_store_memory": 80 << 20}

@@ -28,17 +28,23 @@ def start(stage, data, given, key):
     return stage.init(data, given, key)
 
 
-@jax.jit
-def _advance(stage, state, log, data, given, key, stop):
+def _advanced(stage, state, log, data, given, key, stop):
     return advance(stage, state, log, data, given, key, 0, stop)
 
 
-def fit(stage, data, given=None, seed=0):
-    """The stage's result and its mean metrics over all steps. Settings that are numbers do not compile again."""
+_advance = jax.jit(_advanced)
+_advance_fast = jax.jit(_advanced, compiler_options={"xla_backend_optimization_level": 1})
+
+
+def fit(stage, data, given=None, seed=0, long=False):
+    """The stage's result and its mean metrics over all steps. Settings that are numbers do not compile again.
+
+    `long`: it takes longer to run than to compile, and is compiled to run fast.
+    """
     given, key = given or {}, random.key(seed)
     state = start(stage, data, given, key)
     log = Log.create(metric_names(stage, state, data, given, key))
-    state, log = _advance(stage, state, log, data, given, key, stage.steps)
+    state, log = (_advance_fast if long else _advance)(stage, state, log, data, given, key, stage.steps)
     assert all(int(step) < 0 for step in log.bad_step.values()), log.bad_step
     return stage.result(state), {name: float(total) / stage.steps for name, total in log.total.items()}
 

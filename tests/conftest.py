@@ -2,7 +2,6 @@
 
 import gc
 import os
-import tempfile
 from importlib import metadata
 
 import pytest
@@ -11,9 +10,7 @@ CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # a flag that XLA does not know ends the process
     CHEAP += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"srpo-tests-{os.getuid()}"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")  # smaller programs save no more than they cost
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")  # code this cheap is made faster than it is written and read
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # which line made an operation is written beside each of them
 os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from srpo.data.load import build
 from srpo.data.sources import Attributes
-from srpo.environments import check_environment, make_env, quiet_construction
+from srpo.worlds.environments import check_environment, make_env, quiet_construction
 
 
 def data_named(name):

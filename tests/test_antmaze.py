@@ -12,8 +12,8 @@ from gymnasium.utils.env_checker import check_env
 from srpo.data.load import build
 from srpo.data.reference import environment
 from srpo.data.sources import Attributes, d4rl
-from srpo.environments import check_environment, make_env
 from srpo.worlds.antmaze import AntMaze, center
+from srpo.worlds.environments import check_environment, make_env
 from srpo.worlds.mazes import MAZES, ant_maze_id
 
 JOINTS = ["root", "hip_1", "ankle_1", "hip_2", "ankle_2", "hip_3", "ankle_3", "hip_4", "ankle_4"]

@@ -30,7 +30,7 @@ def test_no_module_needs_what_only_some_systems_have():
 def test_training_locks_its_folder_without_fcntl(tmp_path):
     code = f"""
 from pathlib import Path
-from srpo.files import alone
+from srpo.system.files import alone
 path = Path({str(tmp_path / "lock")!r})
 with alone(path) as mine, alone(path) as other:
     assert mine and not other
@@ -65,7 +65,7 @@ def test_a_training_without_matplotlib_says_what_is_not_drawn(tmp_path):
 
 
 def test_a_missing_module_that_is_no_extra_stays_an_error():
-    from srpo.surroundings import missing
+    from srpo.system.surroundings import missing
 
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         missing(ModuleNotFoundError("No module named 'no_such_module'", name="no_such_module"))

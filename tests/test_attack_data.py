@@ -14,8 +14,9 @@ from hostile import ESCAPES, bounded, one_line, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srpo import files, text
+from srpo import text
 from srpo.data import from_arrays, load_dataset
+from srpo.system import files
 
 ROWS = 40
 TIB = 1 << 40

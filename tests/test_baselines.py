@@ -51,15 +51,16 @@ def chain() -> Batch:
 
 
 @cache
-def compiled():
-    return jax.jit(advance)
+def compiled(long=False):
+    """`long`: runs longer than it compiles."""
+    return jax.jit(advance, compiler_options={"xla_backend_optimization_level": int(long)})
 
 
-def train(stage, data, given=None, steps=1500, state=None):
+def train(stage, data, given=None, steps=1500, state=None, long=False):
     given = given or {}
     state = init(stage, data, given, KEY) if state is None else state
     log = Log.create(metric_names(stage, state, data, given, KEY))
-    state, log = compiled()(stage, state, log, data, given, KEY, jnp.int32(0), jnp.int32(steps))
+    state, log = compiled(long)(stage, state, log, data, given, KEY, jnp.int32(0), jnp.int32(steps))
     assert all(int(step) == -1 for step in log.bad_step.values())
     return state
 
@@ -101,6 +102,8 @@ CRITICS = {  # stage, the path of its discount, where its Q and V are
 
 # --- formulas
 
+MMD = jax.jit(mmd, static_argnames="kernel")
+
 
 def test_gaussian_log_prob():
     # dimension 1: -(0.5 + 0 + 0.918939), dimension 2: -(0 + log 2 + 0.918939)
@@ -126,13 +129,13 @@ def test_advantage_weight():
     ],
 )
 def test_mmd(x, y, sigma, kernel, expected):
-    assert mmd(jnp.array(x), jnp.array(y), sigma, kernel) == pytest.approx(expected, rel=2e-4)
+    assert MMD(np.array(x), np.array(y), sigma, kernel) == pytest.approx(expected, rel=2e-4)
 
 
 def test_mmd_acts_on_the_last_two_axes():
     x, y = jax.random.normal(KEY, (2, 4, 3, 2))  # 4 rows of 3 samples
-    rows = [mmd(a, b, 1.0, "gaussian") for a, b in zip(x, y, strict=True)]
-    np.testing.assert_allclose(mmd(x, y, 1.0, "gaussian"), rows, rtol=1e-5)
+    rows = [MMD(a, b, 1.0, "gaussian") for a, b in zip(np.asarray(x), np.asarray(y), strict=True)]
+    np.testing.assert_allclose(MMD(x, y, 1.0, "gaussian"), rows, rtol=1e-5)
 
 
 def test_pessimistic_value():
@@ -140,13 +143,14 @@ def test_pessimistic_value():
 
 
 def test_vae_loss():
-    vae = jax.tree.map(jnp.zeros_like, BehaviorVAE(3, 1, (8,), KEY))
+    shapes = jax.eval_shape(lambda: BehaviorVAE(3, 1, (8,), KEY))
+    vae = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
     def biases(v):
         return (v.encoder.layers[-1].bias, v.decoder.layers[-1].bias)
 
-    vae = eqx.tree_at(biases, vae, (jnp.array([1.0, 0.0, np.log(2), 0.0]), jnp.array([np.arctanh(0.5)])))
-    loss, metrics = vae.loss(jnp.ones((2, 3)), jnp.array([[0.0], [1.0]]), jnp.ones((2, 2)))
+    vae = eqx.tree_at(biases, vae, (np.float32([1.0, 0.0, np.log(2), 0.0]), np.float32([np.arctanh(0.5)])))
+    loss, metrics = jax.jit(BehaviorVAE.loss)(vae, np.ones((2, 3)), np.array([[0.0], [1.0]]), np.ones((2, 2)))
     assert metrics["vae_error"] == pytest.approx(0.25)  # the decoder says 0.5 to both
     assert metrics["vae_kl"] == pytest.approx(0.653426, abs=1e-5)  # -(1 + log 4 - 1 - 4) / 2 and 0, averaged
     assert loss == pytest.approx(0.25 + 0.653426 / 2, abs=1e-5)
@@ -158,11 +162,11 @@ def test_vae_loss():
 @pytest.mark.parametrize("name", CRITICS)
 def test_critic_finds_the_values_of_a_chain(name):
     stage, discount, q_of, v_of = CRITICS[name]
-    state = train(config.assign(stage, discount, 0.8), chain())
+    state = train(config.assign(stage, discount, 0.8), chain(), steps=600, long=name == "bear")  # as below: one program
     q = q_of(state)(jnp.asarray(STATE), jnp.zeros((3, 1)))
-    np.testing.assert_allclose(q, np.tile([0.64, 0.8, 1.0], (2, 1)), atol=0.06)
+    np.testing.assert_allclose(q, np.tile([0.64, 0.8, 1.0], (2, 1)), atol=0.03)
     if v_of is not None:
-        np.testing.assert_allclose(v_of(state)(jnp.asarray(STATE)), [0.64, 0.8, 1.0], atol=0.06)
+        np.testing.assert_allclose(v_of(state)(jnp.asarray(STATE)), [0.64, 0.8, 1.0], atol=0.03)
 
 
 @pytest.mark.parametrize("next_value", ["before", "after"])
@@ -229,7 +233,7 @@ def test_deterministic_cloning_finds_the_mean_action_of_each_state():
 
 
 def test_gaussian_cloning_finds_mean_and_standard_deviation():
-    stage = LikelihoodCloning(**SMALL, lr=3e-3, steps=1500)
+    stage = LikelihoodCloning(**SMALL, lr=3e-3)
     mean, log_std = stage.result(train(stage, two_gaussians()))(jnp.asarray(STATE[:2]))
     np.testing.assert_allclose(mean[:, 0], [-0.4, 0.4], atol=0.03)
     np.testing.assert_allclose(jnp.exp(log_std), 0.2, atol=0.02)
@@ -247,7 +251,7 @@ class KnownCritic(eqx.Module):
 
 @pytest.mark.parametrize("beta, limit", [(0.0, 100.0), (3.0, 100.0), (3.0, 2.0)])
 def test_iql_policy_is_the_weighted_mean_of_the_data(beta, limit):
-    stage = AdvantageWeightedPolicy(**SMALL, lr=3e-3, steps=1500, beta=beta, max_weight=limit)
+    stage = AdvantageWeightedPolicy(**SMALL, lr=3e-3, beta=beta, max_weight=limit)
     mean, _ = stage.result(train(stage, bandit(ACTION, ACTION), {"critic": KnownCritic()}))(jnp.asarray(STATE[:2]))
     weight = np.minimum(np.exp(beta * ACTION), limit)
     np.testing.assert_allclose(mean[:, 0], np.sum(weight * ACTION) / np.sum(weight), atol=0.05)
@@ -296,7 +300,7 @@ def test_bear_climbs_q_within_the_support_of_the_data():
     acted = {}
     for name, warmup, threshold in (("warm-up", 1e9, 0.05), ("tight", 0.0, 0.05), ("loose", 0.0, 1.0)):
         stage = eqx.tree_at(lambda s: (s.warmup, s.threshold), BEAR_STAGE, (warmup, threshold))
-        policy = BEAR(policy=stage).make_policy({"policy": stage.result(train(stage, data, steps=1000))})
+        policy = BEAR(policy=stage).make_policy({"policy": stage.result(train(stage, data, steps=1000, long=True))})
         mean, _ = policy.sampler.actor(jnp.asarray(STATE[0]))
         acted[name] = float(jnp.tanh(mean)[0])
         if name == "tight":

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from srpo import cli, strict_json
+from srpo import cli
 from srpo.commands.outcome import next_commands
+from srpo.system import strict_json
 from srpo.text import command
 
 SRC = Path(cli.__file__).parent
@@ -106,6 +107,6 @@ def test_commands_print_strict_json_only():
 
 
 def test_home_folders_are_looked_up_in_one_place():
-    """`Path.expanduser` raises where there is no home, as in containers of unknown users; `srpo.surroundings.expanded` does not."""
+    """`Path.expanduser` raises where there is no home, as in containers of unknown users; `srpo.system.surroundings.expanded` does not."""
     for path in SRC.rglob("*.py"):
         assert path.name == "surroundings.py" or ".expanduser(" not in path.read_text(), path.name

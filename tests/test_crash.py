@@ -19,9 +19,9 @@ from srpo.config import assign_all, static
 from srpo.core import Algorithm, Frozen, Stage, TrainState, Trial, descend
 from srpo.data import from_arrays
 from srpo.data.treatments import Treatment
-from srpo.files import unfinished
 from srpo.optim import adam
 from srpo.runs import checkpoint, tables
+from srpo.system.files import unfinished
 from srpo.training.saving import Saving
 
 CASES = {  # algorithm, sweep; each as tiny as its own trial, and shorter

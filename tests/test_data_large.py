@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import srpo
-from srpo import config, files
+from srpo import config
 from srpo.algorithms.bc import BC
 from srpo.algorithms.qgpo import QGPO
 from srpo.data import DataError, cache, load_dataset, mapped
@@ -19,6 +19,7 @@ from srpo.data.placing import placed
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
 from srpo.errors import ConfigError, UserError
+from srpo.system import files
 
 TINY = {"policy.steps": 12, "policy.batch_size": 8, "policy.hidden": (4,)}
 

@@ -9,8 +9,8 @@ import pytest
 
 from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.checks import FIELDS
-from srpo.environments import check_environment
 from srpo.errors import UserError
+from srpo.worlds.environments import check_environment
 
 
 def good(rows=20):

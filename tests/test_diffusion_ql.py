@@ -43,7 +43,7 @@ def test_improvement_counts_in_units_that_pass_no_gradient():
 def test_scale_of_q_is_of_the_datas_actions_by_the_same_head_or_of_the_policys_by_the_other(q_scale, expected):
     """A Q of 4 on the recorded actions and of 8 on all others, by both heads."""
     stage, batch = replace(TINY, q_scale=q_scale), bandit(16)
-    state = start(stage, batch, {}, random.key(0))
+    state = start(TINY, batch, {}, random.key(0))
 
     def value(action):
         return jnp.where(jnp.all(action == batch.action, -1), 4.0, 8.0)
@@ -112,7 +112,7 @@ def test_larger_eta_moves_the_policy_from_the_behavior_to_argmax_q():
     draw = jax.jit(lambda policy: policy.sampler.sample(jnp.ones(1), random.key(3), 500))
 
     def policy(eta):
-        return algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data)[0]})
+        return algorithm.make_policy({"policy": fit(replace(SMALL, eta=eta), data, long=True)[0]})
 
     cloned = policy(0.0)
     sample = draw(cloned)

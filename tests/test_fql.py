@@ -136,7 +136,7 @@ def test_the_middle_of_the_noise_is_what_a_file_does(batch):
 
 
 def test_alpha_moves_the_policy_from_the_best_action_to_the_behaviors_modes():
-    stage = FlowPolicy(steps=800, batch_size=128, hidden=(32, 32), flow_steps=5, lr=3e-3, ema=0.05)
+    stage = FlowPolicy(steps=600, batch_size=64, hidden=(32, 32), flow_steps=5, lr=5e-3, ema=0.05)
     greedy, cloned = (acts(OneStepPolicy(fit(replace(stage, alpha=alpha), bandit())[0])) for alpha in (0.05, 100.0))
     assert (
         np.abs(np.mean(greedy) - BEST) < 0.12 and np.std(greedy) < 0.05

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bandits import BEST, acts, bandit, fit, fit_all, start
+from bandits import BEST, acts, bandit, fit, fit_all
 
 from srpo.algorithms.bc_diffusion import DiffusionBC
 from srpo.algorithms.idql import IDQL, LOSSES, ImplicitCritic, ImplicitWeight, exponential, quantile
@@ -15,8 +15,8 @@ from srpo.diffusion.schedules import Discrete
 
 SMALL = {"critic.steps": 1500, "critic.hidden": (32, 32), "critic.lr": 3e-3, "critic.ema": 0.05}
 SMALL_BEHAVIOR = {
-    "behavior.steps": 1500,
-    "behavior.batch_size": 128,
+    "behavior.steps": 800,
+    "behavior.batch_size": 64,
     "behavior.width": 32,
     "behavior.blocks": 1,
     "behavior.time_size": 16,
@@ -139,6 +139,6 @@ def test_diffusion_cloning_is_the_sampler_with_the_exact_noise():
 
 def test_a_policy_that_draws_needs_a_key():
     stage = DiffusionBC().policy
-    untrained = stage.result(start(stage, bandit(32), {}, jax.random.key(0)))
+    untrained = stage.result(jax.eval_shape(stage.init, bandit(32), {}, jax.random.key(0)))
     with pytest.raises(ValueError, match="give a key"):
         DiffusionBC().make_policy({"policy": untrained}).act(jnp.zeros(1))

@@ -14,9 +14,9 @@ from srpo.cli import main
 from srpo.data import load_dataset
 from srpo.data.info import warnings_about
 from srpo.data.sources import made
-from srpo.environments import make_env
 from srpo.errors import UserError
 from srpo.evaluation.rollouts import Rollouts
+from srpo.worlds.environments import make_env
 from srpo.worlds.mazes import MAZES, point_maze_id
 from srpo.worlds.pointmaze import PointMaze
 from srpo.worlds.waypoints import Controller, record

@@ -9,6 +9,7 @@ from bandits import acts, bandit, fit
 from exact import GaussianBehavior, TwoModes
 
 from srpo.algorithms.qgpo import QGPO, ContrastiveEnergy, Guided, InSupportCritic
+from srpo.config import assign_all
 from srpo.core import Batch
 from srpo.diffusion.schedules import VP
 from srpo.diffusion.solver import Solver
@@ -47,14 +48,18 @@ def test_with_few_actions_the_energy_is_beta_q_up_to_a_constant():
     stage = ContrastiveEnergy(steps=2000, batch_size=64, hidden=(32, 32), beta=beta, lr=3e-3)
     energy, _ = fit(stage, data, given)
     t = jnp.linspace(0.01, 0.99, 50)[:, None]
-    alpha, sigma = VP()(t)
-    x = alpha * proposed  # (50, 4)
-    likely = jax.nn.log_softmax(-((x[..., None] - alpha[..., None] * proposed) ** 2) / (2 * sigma[..., None] ** 2), -1)
-    exact = jax.nn.logsumexp(likely + beta * 2 * proposed, -1)
-    f = jax.jit(lambda energy: energy(x[..., None], t, jnp.zeros(1)))(energy)
+
+    @jax.jit
+    def both(energy):
+        alpha, sigma = VP()(t)
+        x = alpha * proposed  # (50, 4)
+        likely = jax.nn.log_softmax(-((x[..., None] - alpha[..., None] * proposed) ** 2) / (2 * sigma[..., None] ** 2), -1)
+        return jax.nn.logsumexp(likely + beta * 2 * proposed, -1), energy(x[..., None], t, jnp.zeros(1))
+
+    exact, f = map(np.asarray, both(energy))
     error = (f - f.mean(1, keepdims=True)) - (exact - exact.mean(1, keepdims=True))
-    np.testing.assert_allclose(exact[0] - exact[0, 0], beta * 2 * (proposed - proposed[0]), atol=1e-3)
-    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.15 * float(jnp.std(exact[0]))
+    np.testing.assert_allclose(exact[0] - exact[0, 0], beta * 2 * np.asarray(proposed - proposed[0]), atol=1e-3)
+    assert np.sqrt(np.mean(error**2)) < 0.15 * np.std(exact[0])
 
 
 def test_the_behavior_model_learns_a_gaussian():
@@ -62,13 +67,18 @@ def test_the_behavior_model_learns_a_gaussian():
     n = 4096
     action = jnp.clip(0.4 + 0.3 * jax.random.normal(jax.random.key(0), (n, 1)), -1, 1)
     data = Batch(jnp.zeros((n, 1)), action, jnp.zeros(n), jnp.zeros((n, 1)), jnp.ones(n), jnp.arange(n))
-    model, _ = fit(ScoreBehavior(steps=1500, batch_size=128, widths=(32, 16), lr=3e-3), data)
-    t = jnp.linspace(0.02, 0.98, 60)[:, None] * jnp.ones(40)
-    alpha, sigma = VP()(t)
-    x = (alpha * 0.4 + jnp.sqrt(alpha**2 * 0.09 + sigma**2) * jnp.linspace(-1.5, 1.5, 40))[..., None]
-    exact = sigma[..., None] * (x - alpha[..., None] * 0.4) / (alpha**2 * 0.09 + sigma**2)[..., None]
-    found = jax.jit(lambda model: model(x, t, jnp.zeros((60, 40, 1))))(model)
-    assert float(jnp.sqrt(jnp.mean((found - exact) ** 2))) < 0.15 * float(jnp.std(exact))
+    model, _ = fit(ScoreBehavior(steps=1000, batch_size=64, widths=(32, 16), lr=4e-3), data)
+
+    @jax.jit
+    def both(model):
+        t = jnp.linspace(0.02, 0.98, 60)[:, None] * jnp.ones(40)
+        alpha, sigma = VP()(t)
+        x = (alpha * 0.4 + jnp.sqrt(alpha**2 * 0.09 + sigma**2) * jnp.linspace(-1.5, 1.5, 40))[..., None]
+        exact = sigma[..., None] * (x - alpha[..., None] * 0.4) / (alpha**2 * 0.09 + sigma**2)[..., None]
+        return exact, model(x, t, jnp.zeros((60, 40, 1)))
+
+    exact, found = map(np.asarray, both(model))
+    assert np.sqrt(np.mean((found - exact) ** 2)) < 0.15 * np.std(exact)
 
 
 def test_in_support_values_on_a_loop():
@@ -113,19 +123,22 @@ def test_guided_sampling_of_a_gaussian(scale):
 
 
 def test_on_a_bandit_it_samples_behavior_times_exp_beta_q():
-    """mu exp(beta Q) with Q = -4 (a - 0.5)^2 and beta = 3: nearly all of it N((60 + 12) / 124, 1 / 124)."""
+    """mu exp(beta Q) with Q = -4 (a - 0.45)^2 and beta = 3: nearly all of it N((60 + 10.8) / 124, 1 / 124)."""
     rows, behavior = bandit(), TwoModes()
     n = len(rows.obs)
     here = rows.action[jax.random.randint(jax.random.key(5), (n, 16), 0, n)]  # exact draws of the behavior
-    algorithm = QGPO().set("critic.hidden", (32,)).set("critic.lr", 1e-2).set("critic.steps", 1000).set("critic.ema", 0.05)
-    for path, value in {"energy.hidden": (32, 32), "energy.lr": 3e-3, "energy.steps": 1500, "energy.beta": 3.0}.items():
-        algorithm = algorithm.set(path, value)
+    critic = {"hidden": (32,), "lr": 1e-2, "steps": 600, "batch_size": 64, "ema": 0.05}
+    energy = {"hidden": (32, 32), "lr": 3e-3, "steps": 1000, "batch_size": 64, "beta": 3.0}
+    small = {f"critic.{name}": value for name, value in critic.items()} | {
+        f"energy.{name}": value for name, value in energy.items()
+    }
+    algorithm = assign_all(QGPO(), small)
     given = {"behavior": behavior, "support": Proposals(here, here)}
     given["critic"], _ = fit(algorithm.critic, rows, given)
     given["energy"], _ = fit(algorithm.energy, rows, given)
     action = acts(algorithm.make_policy(given), n=500)
     assert float(jnp.mean(action > 0)) > 0.95
-    assert float(jnp.mean(action[action > 0])) == pytest.approx(72 / 124, abs=0.04)
+    assert float(jnp.mean(action[action > 0])) == pytest.approx(70.8 / 124, abs=0.08)
     unguided = acts(algorithm.set("guidance.scale", 0.0).make_policy(given), n=500)
     assert float(jnp.mean(unguided > 0)) == pytest.approx(0.5, abs=0.1)
     with pytest.raises(ValueError, match="give a key"):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bandits import fit
 
 from srpo import config
 from srpo.algorithms.srpo import SRPO, ScoreRegularizedPolicy
@@ -13,7 +14,6 @@ from srpo.diffusion.parametrization import NoisePrediction, Preconditioned
 from srpo.diffusion.schedules import VP
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.stages.score_regularized import policy_direction
-from srpo.steps import Log, advance, metric_names
 
 OBS = jnp.zeros((2, 1))
 
@@ -145,31 +145,28 @@ def bandit(action):
     return Batch(obs, jnp.asarray(action, jnp.float32), jnp.zeros(n), obs, jnp.ones(n), jnp.arange(n))
 
 
-def trained(stage, data, given, steps, key=0):
-    key = jax.random.key(key)
-    state = stage.init(data, given, key)
-    log = Log.create(metric_names(stage, state, data, given, key))
-    return jax.jit(advance)(stage, state, log, data, given, key, 0, steps)[0]
-
-
 @pytest.mark.parametrize("parametrization", ["noise", "preconditioned"])
 def test_the_behavior_model_learns_a_gaussian(parametrization):
     """Its noise must be the known one of N(mean, 0.3^2) at all times where SRPO asks for it."""
     mean = np.array([0.4, -0.2])
     data = bandit(mean + 0.3 * np.random.default_rng(0).normal(size=(4096, 2)))
     stage = DiffusionBehavior(
-        steps=1500, batch_size=256, width=32, blocks=1, dropout=0.0, parametrization=parametrization, lr=2e-3, weight_decay=0.0
+        steps=1000, batch_size=64, width=24, blocks=1, dropout=0.0, parametrization=parametrization, lr=4e-3, weight_decay=0.0
     )
-    model = stage.result(trained(stage, data, {}, 1500))
+    model, _ = fit(stage, data)
     exact = GaussianBehavior(jnp.array(mean), 0.09)
-    key = jax.random.key(7)
-    x = jax.random.normal(key, (512, 2))
-    for t in (0.05, 0.3, 0.8):
+
+    @jax.jit
+    def error(model, t):
         times = jnp.full(512, t)
         alpha, sigma = VP()(times)
-        x_t = alpha[:, None] * mean + jnp.sqrt(alpha**2 * 0.09 + sigma**2)[:, None] * x
-        error = model(x_t, times, jnp.zeros((512, 1))) - exact(x_t, times, None)
-        assert float(jnp.sqrt(jnp.mean(error**2))) < 0.2, t  # of a noise of unit size
+        x_t = alpha[:, None] * mean + jnp.sqrt(alpha**2 * 0.09 + sigma**2)[:, None] * jax.random.normal(
+            jax.random.key(7), (512, 2)
+        )
+        return jnp.sqrt(jnp.mean((model(x_t, times, jnp.zeros((512, 1))) - exact(x_t, times, None)) ** 2))
+
+    for t in (0.05, 0.3, 0.8):
+        assert error(model, t) < 0.2, t  # of a noise of unit size
 
 
 def test_parametrizations_are_one_model_in_two_guises():
@@ -216,7 +213,7 @@ def test_the_policy_moves_from_the_mode_to_argmax_q_as_beta_grows():
     stage = ScoreRegularizedPolicy(steps=1200, batch_size=64, hidden=(8,), lr=1e-2)
     found = {}
     for beta in (0.01, 0.2, 5.0):
-        actor = trained(eqx.tree_at(lambda s: s.beta, stage, beta), data, given, 1200).model
+        actor, _ = fit(eqx.tree_at(lambda s: s.beta, stage, beta), data, given)
         found[beta] = np.array(actor(jnp.zeros(1)))
         np.testing.assert_allclose(found[beta], (c * m + beta * b) / (c + beta), atol=0.02)
     np.testing.assert_allclose(found[0.01], m, atol=0.08)

@@ -16,7 +16,6 @@ import pytest
 
 import srpo
 from srpo import algorithms, cli, config
-from srpo.clock import Clock, Stopped
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.description import describe
@@ -28,6 +27,7 @@ from srpo.suite.budget import Budget, configured
 from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
 from srpo.suite.pages import insert
+from srpo.system.clock import Clock, Stopped
 from srpo.training.inherit import alike
 
 NAME = "hopper-medium-replay-open-v0"

@@ -12,13 +12,13 @@ import pytest
 from clusters import kill_the_node_at_work
 
 from srpo import cli
-from srpo.clock import Clock, Stopped
-from srpo.cluster import Resources
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import load_info
 from srpo.suite import on_ray, plan, work
 from srpo.suite.cells import Cell
 from srpo.suite.keep import Keep
+from srpo.system.clock import Clock, Stopped
+from srpo.system.cluster import Resources
 
 SUITE = """
 title = "small"

@@ -20,7 +20,6 @@ from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.picture import draw
 from srpo.data.sources import d4rl
 from srpo.evaluation.rollouts import Limit, Rollouts
-from srpo.files import unfinished
 from srpo.networks.layers import Normalizer
 from srpo.policies import DeterministicPolicy
 from srpo.runs import tables
@@ -28,7 +27,8 @@ from srpo.runs.checkpoint import CheckpointError, NotWritten, write_atomically
 from srpo.runs.folder import claimed, locked, next_free
 from srpo.runs.run import RunError
 from srpo.runs.tables import CsvTable
-from srpo.surroundings import in_float32, require_devices
+from srpo.system.files import unfinished
+from srpo.system.surroundings import in_float32, require_devices
 from srpo.training import execution
 
 

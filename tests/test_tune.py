@@ -21,7 +21,7 @@ from srpo import algorithms, cli
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
 from srpo.runs.checkpoint import load_info
-from srpo.surroundings import named
+from srpo.system.surroundings import named
 from srpo.training import progress
 from srpo.tuning import search, table
 from srpo.tuning.job import FAILED, FINISHED, STOPPED, Job, ranked

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import srpo
 from srpo.errors import UserError, closest
-from srpo.surroundings import missing, require_devices
+from srpo.system.surroundings import missing, require_devices
 from srpo.text import plain
 
 COMMANDS = {

@@ -18,7 +18,7 @@ from srpo.diffusion.parametrization import NoiseModel
 from srpo.diffusion.samplers import Sampler, posterior
 from srpo.networks.actors import DeterministicActor, DialedActor, GaussianActor, SquashedGaussianActor
 from srpo.networks.layers import MLP, Normalizer
-from srpo.surroundings import in_float32
+from srpo.system.surroundings import in_float32
 
 
 def each(act: Callable[[Array, PRNGKeyArray], Array], obs: Any, key: PRNGKeyArray) -> Float[Array, "... act"]:

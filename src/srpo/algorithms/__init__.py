@@ -10,8 +10,8 @@ import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from srpo import surroundings
 from srpo.errors import ConfigError, closest
+from srpo.system import surroundings
 
 if TYPE_CHECKING:
     from srpo.core import Algorithm

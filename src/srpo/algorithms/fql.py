@@ -33,7 +33,7 @@ from srpo.losses import backup, improvement
 from srpo.networks.layers import MLP, QEnsemble
 from srpo.optim import adam
 from srpo.policies import Chain
-from srpo.surroundings import in_float32
+from srpo.system.surroundings import in_float32
 
 
 class Flow(eqx.Module):

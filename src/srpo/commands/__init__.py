@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from srpo.errors import ConfigError
-from srpo.surroundings import named
+from srpo.system.surroundings import named
 
 
 def add_algo(add: Any) -> None:
@@ -88,7 +88,7 @@ def located(source: str, args: Any) -> str:
 def open_data(source: str, args: Any) -> Any:
     """The data set that a command names, in the units that its options say. Raises DataError, MissingEnvironment."""
     from srpo.data import load_dataset
-    from srpo.environments import import_its_module
+    from srpo.worlds.environments import import_its_module
 
     if args.env is not None:
         import_its_module(args.env)

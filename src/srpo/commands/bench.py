@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
 from srpo.commands import add_algo, add_step, open_run
+from srpo.system import strict_json
 from srpo.text import plain
 
 COLUMNS = ("median_us", "p99_us", "p99.9_us")

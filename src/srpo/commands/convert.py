@@ -14,7 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json, text
+from srpo import text
+from srpo.system import strict_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

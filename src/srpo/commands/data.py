@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
 from srpo.commands import add_columns, add_units, open_data
+from srpo.system import strict_json
 from srpo.text import NAME, plain
 
 EXAMPLES = """examples:

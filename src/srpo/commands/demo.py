@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from srpo import strict_json
+from srpo.system import strict_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

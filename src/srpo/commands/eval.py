@@ -15,8 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from srpo import strict_json
 from srpo.commands import add_algo, add_step, open_run
+from srpo.system import strict_json
 from srpo.text import plain
 
 

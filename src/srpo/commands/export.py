@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
 from srpo.commands import add_algo, add_step, open_run
+from srpo.system import strict_json
 from srpo.text import plain
 
 

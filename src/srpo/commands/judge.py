@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from srpo import strict_json
+from srpo.system import strict_json
 from srpo.text import command, plain
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from srpo import strict_json
+from srpo.system import strict_json
 from srpo.text import command, plain
 
 

@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from srpo import strict_json
 from srpo.errors import ConfigError, closest
 from srpo.paper import FIGURES
+from srpo.system import strict_json
 
 EXAMPLES = """examples:
   srpo paper list

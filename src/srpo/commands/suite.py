@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srpo import strict_json
 from srpo.commands import add_checkpoints
 from srpo.errors import ConfigError, UserError, closest
+from srpo.system import strict_json
 from srpo.text import tell
 
 if TYPE_CHECKING:

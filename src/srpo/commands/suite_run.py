@@ -19,16 +19,16 @@ from srpo.errors import ConfigError, UserError
 from srpo.text import tell
 
 if TYPE_CHECKING:
-    from srpo.clock import Clock
     from srpo.suite.cells import Cell
     from srpo.suite.findings import Findings
     from srpo.suite.work import Work
+    from srpo.system.clock import Clock
 
 
 def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
     """What is found in the end, and how many cells or processes failed. Raises UserError for what cannot be done."""
-    from srpo.clock import Clock
     from srpo.suite import jobs
+    from srpo.system.clock import Clock
 
     work, cells = planned(args, shlex.join(["srpo", *sys.argv[1:]]), Clock(args.minutes))
     work.check(cells)
@@ -47,9 +47,9 @@ def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
 
 def on_ray(args: argparse.Namespace, work: Work) -> int:
     """Every cell as a task of a Ray cluster. Returns how many failed."""
-    from srpo.cluster import Resources
     from srpo.runs.storage import Storage
     from srpo.suite.on_ray import through
+    from srpo.system.cluster import Resources
 
     if args.jobs is not None:
         raise ConfigError("--jobs counts processes of this machine; with --on ray say what each cell needs: --cores, --gpus")
@@ -60,8 +60,8 @@ def on_ray(args: argparse.Namespace, work: Work) -> int:
 
 def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: int) -> int:
     """Work through the cells in so many processes. Returns how many cells, or processes, failed."""
-    from srpo.clock import Clock, stopping
     from srpo.suite import jobs
+    from srpo.system.clock import Clock, stopping
 
     tell(f"{count} processes side by side on {len(jobs.cores())} cores")
     with stopping(Clock()):
@@ -106,7 +106,7 @@ def beside(args: argparse.Namespace, command: str, began: float, cores: list[int
     from srpo.suite.jobs import keep_to
 
     keep_to(cores)
-    from srpo.clock import Clock
+    from srpo.system.clock import Clock
 
     args.quiet = True  # bars of several processes would overwrite each other
     try:

@@ -127,7 +127,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
 
 def _same_environment(given: str, known: str | None) -> None:
     """A run goes on in its own environment; naming it again allows its module to be imported. Raises ConfigError."""
-    from srpo.environments import import_its_module
+    from srpo.worlds.environments import import_its_module
 
     if given != known:
         raise ConfigError(f"--resume continues a run in its own environment, {known}, found --env {given}")

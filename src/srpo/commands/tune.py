@@ -24,10 +24,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srpo import strict_json
 from srpo.commands import add_checkpoints, add_columns, add_units, open_data
 from srpo.commands.reading import pair, parse_seeds, refuse_one_seed
 from srpo.errors import ConfigError, UserError
+from srpo.system import strict_json
 from srpo.text import command, plain, tell
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from srpo.cluster import Resources
+    from srpo.system.cluster import Resources
 
     refuse_one_seed(args.seed)
     resources = Resources(args.cores, args.gpus)
@@ -103,7 +103,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 
 def _searched(args: argparse.Namespace, job: Job, resources: Any) -> int:
-    from srpo.clock import Clock
+    from srpo.system.clock import Clock
     from srpo.tuning.search import through
 
     try:
@@ -158,7 +158,7 @@ def planned(args: argparse.Namespace) -> Job:
 
 def objective(asked: str, data: Any) -> str:
     """score or judge. Raises MissingEnvironment, ConfigError where the score is asked for and cannot be had."""
-    from srpo.environments import check_environment
+    from srpo.worlds.environments import check_environment
 
     if asked == "judge":
         return asked
@@ -176,7 +176,7 @@ def objective(asked: str, data: Any) -> str:
 
 def _told(args: argparse.Namespace, job: Job) -> int:
     """Write and print what is known by now; exit code 1 if a trial failed."""
-    from srpo.surroundings import missing
+    from srpo.system.surroundings import missing
     from srpo.tuning.job import FAILED
     from srpo.tuning.table import best, draw, text, write
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from srpo.convert.unpickle import TYPES, Machine, Storage, Tensor, damaged, refuse, short, type_name
-from srpo.files import read_bytes
 from srpo.runs.checkpoint import CheckpointError
+from srpo.system.files import read_bytes
 
 Order = Literal["<", ">"]  # of bytes
 

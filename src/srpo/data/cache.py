@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from srpo.errors import DataError
-from srpo.files import amount, unfinished
-from srpo.surroundings import expanded
+from srpo.system.files import amount, unfinished
+from srpo.system.surroundings import expanded
 
 
 def folder(needed: int = 0) -> Path:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from srpo import strict_json
 from srpo.data.checks import DataError
 from srpo.data.doubts import at_bound, warnings_about
 from srpo.data.mapped import columns, few
 from srpo.data.recording import Dataset
-from srpo.files import require_replaceable
+from srpo.system import strict_json
+from srpo.system.files import require_replaceable
 from srpo.text import NAME, plain
 
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)

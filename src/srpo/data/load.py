@@ -16,8 +16,8 @@ from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
-from srpo.environments import MissingEnvironment, make_env
 from srpo.text import NAME, plain
+from srpo.worlds.environments import MissingEnvironment, make_env
 
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of obs (N, obs), action (N, act), next_obs (N, obs)
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from srpo.errors import UserError
-from srpo.files import opened
+from srpo.system.files import opened
 
 LARGE = 1 << 30  # bytes of a file's arrays above which they stay in it
 PIECE = 1 << 24  # bytes that a pass over all rows looks at in one go

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from srpo.data.mapped import few
 from srpo.data.recording import Dataset
-from srpo.files import unfinished
+from srpo.system.files import unfinished
 from srpo.text import plain
 
 BLUE, GRAY = "#2b6cb0", "#555555"

@@ -13,7 +13,7 @@ from srpo.data.checks import DataError
 from srpo.data.recording import Dataset
 from srpo.data.spilled import spilled
 from srpo.errors import ConfigError, closest
-from srpo.files import amount, free_memory
+from srpo.system.files import amount, free_memory
 
 DataIn = Literal["auto", "device", "memory", "disk"]
 SHARE = 0.4  # of the memory that is free: what the rows may take on the device

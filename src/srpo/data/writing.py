@@ -14,7 +14,7 @@ from srpo.data.checks import FIELDS, DataError
 from srpo.data.recording import Dataset
 from srpo.data.sources import stated
 from srpo.data.sources.hdf5 import HDF5
-from srpo.files import unfinished
+from srpo.system.files import unfinished
 
 
 def check_destination(path: Path) -> None:

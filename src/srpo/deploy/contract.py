@@ -14,7 +14,7 @@ from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 from srpo.deploy.signals import Signal
-from srpo.files import read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 FORMAT = 1

@@ -23,10 +23,10 @@ from srpo.deploy.latency import measure
 from srpo.deploy.safety import FEW, Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
-from srpo.environments import MissingEnvironment
 from srpo.errors import ConfigError
-from srpo.files import unfinished
-from srpo.surroundings import in_float32
+from srpo.system.files import unfinished
+from srpo.system.surroundings import in_float32
+from srpo.worlds.environments import MissingEnvironment
 
 CHECK = "policy_check.c"
 GOLDEN = 16

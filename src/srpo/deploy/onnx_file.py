@@ -17,7 +17,7 @@ from srpo.deploy.bundle import Bundle
 from srpo.deploy.graph import GELU, LAYER, DeployError, Network, every
 from srpo.deploy.runtime import FORMAT, version
 from srpo.errors import UserError
-from srpo.files import read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 OPSET, IR_VERSION = 17, 8

@@ -11,7 +11,7 @@ import numpy as np
 
 from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
-from srpo.files import read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 FORMAT = "srpo-policy"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srpo.environments import check_spaces, make_env
 from srpo.text import NAME, plain
+from srpo.worlds.environments import check_spaces, make_env
 
 # per joint type (free, ball, slide, hinge): names and units of its positions, then of its velocities
 ROTATION, TURN = [("qw", "1"), ("qx", "1"), ("qy", "1"), ("qz", "1")], [(f"angular velocity {a}", "rad/s") for a in "xyz"]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from srpo.environments import make_env, scale_action
 from srpo.runs.mapping import Axes, Mapping, over_runs
+from srpo.worlds.environments import make_env, scale_action
 
 FIRST_SEED = 1001
 MOST = 200  # environments at once

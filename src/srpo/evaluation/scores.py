@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from srpo.data.reference import MEASURED_IN, environment, normalized
-from srpo.environments import MissingEnvironment, check_env, import_its_module, time_limit
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Limit, Progress, Rollouts
 from srpo.runs.description import versions
 from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.tables import evals_table
-from srpo.surroundings import in_float32
+from srpo.system.surroundings import in_float32
+from srpo.worlds.environments import MissingEnvironment, check_env, import_its_module, time_limit
 
 
 def rollouts_of(run: Run, env_id: str, episodes: int, max_steps: int | None = None) -> Rollouts:

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from srpo.environments import make_env, scale_action
 from srpo.errors import UserError
 from srpo.evaluation.scores import FIRST_SEED, environment_of
-from srpo.files import unfinished
 from srpo.runs.run import Run
-from srpo.surroundings import in_float32
+from srpo.system.files import unfinished
+from srpo.system.surroundings import in_float32
+from srpo.worlds.environments import make_env, scale_action
 
 FPS_LIMIT = 60
 

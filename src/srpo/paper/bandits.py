@@ -47,6 +47,7 @@ class GaussianMixture(eqx.Module):
         weight = jax.nn.softmax(-jnp.sum(apart**2, -1) / (2 * variance), -1)
         return sigma * jnp.sum(weight[..., None] * apart, -2) / variance
 
+    @jax.jit
     def log_density(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """log p(x) in nats."""
         part = jnp.sum(jax.scipy.stats.norm.logpdf(x[..., None, :], self.means, self.std), -1)

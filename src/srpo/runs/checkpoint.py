@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load, save
 
-from srpo import strict_json
 from srpo.errors import UserError
-from srpo.files import created, opened, read_bytes, require_replaceable
+from srpo.system import strict_json
+from srpo.system.files import created, opened, read_bytes, require_replaceable
 
 PART = ".part"  # the end of a file's name while it is written
 HEADER = 16 << 20  # bytes that the header of a safetensors file may have

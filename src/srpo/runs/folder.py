@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from srpo.files import alone
 from srpo.runs.checkpoint import CheckpointError, save_tree
 from srpo.runs.run import Run, RunError, save_info
+from srpo.system.files import alone
 from srpo.text import command
 
 LOCK = "lock"

@@ -22,7 +22,6 @@ from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
 from srpo.errors import ConfigError
-from srpo.files import read_bytes
 from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import load_info, load_tree, require_finite, save_tree, write_atomically, write_json
 from srpo.runs.description import in_present_words, trained_by
@@ -30,7 +29,8 @@ from srpo.runs.grid import Grid, Point
 from srpo.runs.schema import RunError, read_info
 from srpo.runs.trust import check_whole, require_mine
 from srpo.runs.units import Units
-from srpo.surroundings import in_float32
+from srpo.system.files import read_bytes
+from srpo.system.surroundings import in_float32
 from srpo.text import command
 
 

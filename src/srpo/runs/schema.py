@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from srpo.errors import UserError
-from srpo.files import read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 FORMAT = 2

@@ -17,8 +17,8 @@ from typing import Any
 
 from srpo.data.sources.hashes import file_hash
 from srpo.errors import ConfigError
-from srpo.files import unfinished
 from srpo.runs.checkpoint import PART, CheckpointError, NotWritten
+from srpo.system.files import unfinished
 
 LIST, CONTENTS = "files.json", "contents"
 TRIES = 5  # to read a copy that its writer replaces meanwhile

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from srpo.files import appended, read_bytes
 from srpo.runs.checkpoint import NotWritten, write_atomically
 from srpo.runs.run import Run
 from srpo.runs.schema import RunError
+from srpo.system.files import appended, read_bytes
 from srpo.text import NAME, plain
 
 

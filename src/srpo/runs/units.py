@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 from srpo.core import Frozen
 from srpo.data.ranges import ActionRange
 from srpo.networks.layers import Normalizer
-from srpo.surroundings import in_float32
+from srpo.system.surroundings import in_float32
 
 
 class Normalized(eqx.Module):

@@ -20,13 +20,13 @@ import msgspec
 
 from srpo import config
 from srpo.core import Algorithm
-from srpo.files import alone, read_bytes
 from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
 from srpo.suite.budget import configured
 from srpo.suite.plan import Suite
 from srpo.suite.schema import Log
+from srpo.system.files import alone, read_bytes
 from srpo.text import plain
 
 LARGEST = 1 << 20  # bytes of a record

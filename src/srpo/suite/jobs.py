@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-from srpo.files import free_memory
+from srpo.system.files import free_memory
 
 if TYPE_CHECKING:
     from srpo.data import Dataset

@@ -13,7 +13,6 @@ import msgspec
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
-from srpo.files import alone, read_bytes
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.run import Run, load_run
@@ -25,6 +24,7 @@ from srpo.suite.page import page
 from srpo.suite.plan import LARGEST, Suite
 from srpo.suite.schema import About
 from srpo.suite.tables import Result
+from srpo.system.files import alone, read_bytes
 from srpo.text import plain
 
 

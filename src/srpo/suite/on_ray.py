@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from srpo.clock import Clock, stopping
-from srpo.cluster import Resources, alive, connected, require_room
 from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError
@@ -27,6 +25,8 @@ from srpo.suite.keep import Keep
 from srpo.suite.plan import load_data
 from srpo.suite.sharing import relatives
 from srpo.suite.work import WAIT_SECONDS, Work
+from srpo.system.clock import Clock, stopping
+from srpo.system.cluster import Resources, alive, connected, require_room
 from srpo.text import tell
 from srpo.training.saving import Saving
 

@@ -37,9 +37,9 @@ import msgspec
 from srpo import algorithms
 from srpo.data import Dataset, load_dataset
 from srpo.errors import ConfigError, UserError, closest
-from srpo.files import read_bytes
 from srpo.suite.budget import Budget
 from srpo.suite.schema import NAME, Data, File, First
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 LARGEST = 1 << 20  # bytes of a suite's file

@@ -23,11 +23,11 @@ from typing import Any
 
 from srpo.errors import ConfigError
 from srpo.evaluation.scores import evals_table
-from srpo.files import read_bytes
 from srpo.runs.run import Run
 from srpo.runs.tables import write_csv
 from srpo.suite.cells import Cell
 from srpo.suite.schema import ROWS, check_rows
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 LARGEST = 1 << 30  # bytes of a table

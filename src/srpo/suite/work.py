@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 
 import srpo
-from srpo.clock import Clock, stopping
 from srpo.data import Dataset
 from srpo.errors import UserError
 from srpo.runs.checkpoint import CheckpointError
@@ -24,6 +23,7 @@ from srpo.suite.cells import Cell, seed_groups
 from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
 from srpo.suite.sharing import donor_of, must_wait
+from srpo.system.clock import Clock, stopping
 from srpo.text import tell
 from srpo.training.progress import Bars
 from srpo.training.saving import Saving

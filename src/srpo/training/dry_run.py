@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from srpo import config, strict_json
+from srpo import config
 from srpo.data import Dataset
 from srpo.data.doubts import warnings_about
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.runs.grid import Grid
+from srpo.system import strict_json
 from srpo.text import plain
 from srpo.training.estimate import estimated
 from srpo.training.loop import StageLoop

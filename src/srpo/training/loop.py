@@ -15,7 +15,6 @@ import numpy as np
 from srpo.core import Stage
 from srpo.data.views import TableView
 from srpo.errors import ConfigError
-from srpo.files import amount, free_memory
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_finite, save_tree
 from srpo.runs.devices import local_devices
@@ -24,6 +23,7 @@ from srpo.runs.mapping import Mapping, default_mapping
 from srpo.runs.schema import Checkpoint, convert
 from srpo.runs.trust import check_failure, require_mine
 from srpo.steps import Log, metric_names
+from srpo.system.files import amount, free_memory
 from srpo.training.feed import feed
 from srpo.training.programs import Layout, advancing, beginning, stage_keys
 from srpo.training.survivors import Failure, Survivors

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from srpo.errors import ConfigError
 from srpo.runs.run import Run
 from srpo.runs.tables import metrics_table
-from srpo.surroundings import missing
+from srpo.system.surroundings import missing
 from srpo.text import MESSAGE, plain
 from srpo.training.curves import draw_curves
 from srpo.training.loop import StageLoop

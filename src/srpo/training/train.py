@@ -17,7 +17,6 @@ from srpo.data import Dataset, load_dataset
 from srpo.data.again import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
-from srpo.environments import check_environment
 from srpo.errors import ConfigError, closest
 from srpo.networks.precision import Precision
 from srpo.runs.description import describe
@@ -25,11 +24,12 @@ from srpo.runs.devices import local_devices
 from srpo.runs.folder import new_run, next_free
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
-from srpo.surroundings import in_float32, require_devices
+from srpo.system.surroundings import in_float32, require_devices
 from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_units
 from srpo.training.progress import check_sinks
 from srpo.training.saving import Saving
+from srpo.worlds.environments import check_environment
 
 
 def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:

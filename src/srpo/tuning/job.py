@@ -26,8 +26,8 @@ from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.errors import ConfigError
-from srpo.files import read_bytes
 from srpo.runs.checkpoint import write_atomically, write_json
+from srpo.system.files import read_bytes
 from srpo.text import plain
 from srpo.tuning.objective import Objective, Score
 from srpo.tuning.space import Axis, Values, drawn

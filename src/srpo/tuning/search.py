@@ -12,9 +12,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from srpo.clock import Clock, stopping
-from srpo.cluster import Resources, connected, require_room
 from srpo.errors import ConfigError
+from srpo.system.clock import Clock, stopping
+from srpo.system.cluster import Resources, connected, require_room
 from srpo.text import tell
 from srpo.tuning.job import FINISHED, STOPPED, Job, Trial
 from srpo.tuning.trial import run_trial

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from srpo import algorithms
-from srpo.files import alone
 from srpo.runs.run import Run, load_run
+from srpo.system.files import alone
 from srpo.training.saving import Saving
 from srpo.training.train import resume, train
 from srpo.tuning.job import Job, Trial

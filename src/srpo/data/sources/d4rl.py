@@ -19,8 +19,8 @@ from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_file, read_recording
 from srpo.data.sources.hashes import file_hash
-from srpo.files import unfinished
-from srpo.surroundings import expanded
+from srpo.system.files import unfinished
+from srpo.system.surroundings import expanded
 
 HOSTS = (  # plain http where nothing else has it
     "https://rail.eecs.berkeley.edu/datasets/offline_rl/{folder}/{file}",

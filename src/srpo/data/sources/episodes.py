@@ -16,7 +16,7 @@ from srpo.data.checks import DataError
 from srpo.data.sources import DAMAGE, Attributes
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.hdf5 import HDF5, plain_dataset, require_room
-from srpo.surroundings import expanded
+from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
 

@@ -16,8 +16,8 @@ from srpo.data.sources import Attributes, hdf5, large, npz, stated
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.hdf5 import HDF5
 from srpo.errors import UserError
-from srpo.files import opened
-from srpo.surroundings import expanded
+from srpo.system.files import opened
+from srpo.system.surroundings import expanded
 from srpo.text import plain
 
 SUFFIXES = (*HDF5, ".npz")

@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from srpo.files import opened
+from srpo.system.files import opened
 
 SLOW = 4 << 30  # bytes that take a while
 BLOCK = 1 << 22

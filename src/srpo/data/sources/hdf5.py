@@ -14,7 +14,7 @@ import h5py
 
 from srpo.data.checks import DataError
 from srpo.data.sources.large import Stored, rows_at_once
-from srpo.files import UNSUSPICIOUS, amount, require_honest
+from srpo.system.files import UNSUSPICIOUS, amount, require_honest
 from srpo.text import NAME, plain
 
 HDF5 = (".hdf5", ".h5")  # how the names of such files end

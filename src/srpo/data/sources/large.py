@@ -11,7 +11,7 @@ import numpy as np
 from srpo.data import cache
 from srpo.data.mapped import PIECE, map_array
 from srpo.data.sources.hashes import file_hash
-from srpo.files import require_plausible
+from srpo.system.files import require_plausible
 
 
 class Stored(NamedTuple):

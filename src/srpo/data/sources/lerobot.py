@@ -16,7 +16,7 @@ import numpy as np
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
 from srpo.data.sources.table import load
-from srpo.surroundings import expanded
+from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
 PREFIX = "lerobot:"

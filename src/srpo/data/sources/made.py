@@ -16,7 +16,7 @@ from srpo.data.sources import Attributes
 from srpo.data.sources.files import read_recording
 from srpo.data.writing import check_destination, write_hdf5
 from srpo.errors import closest
-from srpo.surroundings import expanded
+from srpo.system.surroundings import expanded
 from srpo.worlds.mazes import MAZES, point_maze_id
 
 STEPS = 1_000_000  # rows, as in D4RL

@@ -14,7 +14,7 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources.large import Stored, rows_at_once
-from srpo.files import opened, require_honest
+from srpo.system.files import opened, require_honest
 from srpo.text import NAME, plain
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

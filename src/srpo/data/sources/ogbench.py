@@ -19,7 +19,7 @@ from srpo.data.checks import DataError
 from srpo.data.sources import DAMAGE, Attributes, npz
 from srpo.data.sources.hashes import file_hash
 from srpo.errors import UserError
-from srpo.surroundings import expanded
+from srpo.system.surroundings import expanded
 
 NEEDED = {"observations", "actions", "terminals"}
 OWN = {"qpos", "masks", "valids"}  # that no file in D4RL's layout has

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from srpo.data.checks import DataError
-from srpo.surroundings import expanded
+from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
 MISSING = ("refuse", "drop", "hold")
