@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from srpo.core import Stage
 from srpo.data.sizes import Sizes
@@ -48,14 +49,30 @@ def feed(stage: Stage, view: TableView, keys: jax.Array) -> Feed:
     rows = jax.eval_shape(lambda key: stage.draw(view, key, jnp.int32(0)), keys[0])
     one = jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
     bytes_per_step = len(keys) * rows.size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
-    most = HOST_STEPS if view.on_host else BLOCK_STEPS
+    most = min(HOST_STEPS, stage.steps) if view.on_host else BLOCK_STEPS
     room = BLOCK_BYTES if jax.default_backend() == "cpu" else DEVICE_BYTES
-    length = max(min(room // bytes_per_step, most, stage.steps), 1)
+    length = max(min(room // bytes_per_step, most), 1)
     length -= length % block_length() if length > block_length() else 0  # whole loops of known length
     return (HostFeed if view.on_host else DeviceFeed)(stage, view, keys, length)
 
 
-def drawn(stage: Stage, view: TableView, keys: jax.Array, steps: Int[Array, " steps"]) -> Int[Array, "seed steps B"]:
+class Drawing(Protocol):
+    """What says which rows a step takes: a stage, or what is left of one that draws at random, as most do."""
+
+    def draw(self, view: Any, key: PRNGKeyArray, step: Int[Array, ""]) -> Int[Array, " B"]: ...
+
+
+class _AtRandom(eqx.Module):
+    batch_size: int = eqx.field(static=True)
+    draw = Stage.draw
+
+
+def _drawing(stage: Stage) -> Drawing:
+    """All stages that draw at random, and as many rows, are one: they share their programs."""
+    return _AtRandom(stage.batch_size) if type(stage).draw is Stage.draw else stage
+
+
+def drawn(stage: Drawing, view: TableView, keys: jax.Array, steps: Int[Array, " steps"]) -> Int[Array, "seed steps B"]:
     """The rows that each step takes, for each seed."""
 
     def one(key, step):
@@ -70,8 +87,8 @@ def blocked(take: Callable[[Any], Any], rows: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=4)
-def _taken(stage: Stage, view: TableView, keys: jax.Array, first, length: int) -> Taken:
-    """The batches of `length` steps from `first` on; one program for all loops of stages alike on a view."""
+def _taken(stage: Drawing, view: TableView, keys: jax.Array, first, length: int) -> Taken:
+    """The batches of `length` steps from `first` on; one program for all loops of stages that draw alike from views alike."""
     rows = drawn(stage, view, keys, first + jnp.arange(length))
     return Taken(blocked(view.take, rows), jnp.full(len(keys), first))
 
@@ -81,7 +98,7 @@ class DeviceFeed:
 
     def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
         sizes = Sizes(view.n_rows, view.obs_size, view.action_size)  # all that says which rows: other data may have the same
-        self._stage, self._view, self._keys, self._length = stage, TableView(sizes, view.held), keys, length
+        self._drawing, self._view, self._keys, self._length = _drawing(stage), TableView(sizes, view.held), keys, length
         self._number = -1
         self._block: Any = None
 
@@ -91,7 +108,7 @@ class DeviceFeed:
             self._block = None  # its memory first
             self._number, self._block = (
                 number,
-                _taken(self._stage, self._view, self._keys, np.int32(number * self._length), self._length),
+                _taken(self._drawing, self._view, self._keys, np.int32(number * self._length), self._length),
             )
         return self._block, (number + 1) * self._length
 
