@@ -13,7 +13,7 @@ from srpo import cli
 from srpo.paper import FIGURES, job
 
 # the density at 13 x 13 points, and at those of a study beside them, is one chunk of its ODE
-TINY = job.Budget(rows=4000, steps=400, batch_size=64, width=16, grid=13, targets=3, temperatures=3, climbs=5, draws=16)
+TINY = job.Budget(rows=4000, steps=400, batch_size=64, width=24, grid=13, targets=3, temperatures=3, climbs=5, draws=16)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_variance_reports_single_times_and_the_ensemble(tmp_path, capsys):
 
 
 def test_the_dial_moves_from_the_maximum_of_q_as_a_policy_for_each_temperature_does(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40, batch_size=128, width=32))
+    monkeypatch.setattr(job, "QUICK", replace(TINY, climbs=40))
     report, _ = run(capsys, "dial", "--out", tmp_path)
     moved = [r["from argmax Q"] for r in report["rows"]]
     assert moved == sorted(moved) and moved[0] < 0.1 < moved[-1]
