@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srpo.core import Batch
+from srpo.core import Batch, Moments
 from srpo.data.treatments import Treatment
 from srpo.data.views import TableView
 
@@ -31,6 +31,12 @@ class Sizes:
 
     def take(self, numbers: np.ndarray) -> Batch:
         raise NotImplementedError("only the sizes of this data set are known")
+
+
+def sized(view: TableView, found: dict[str, Moments] | None = None) -> TableView:
+    """The view with sizes in place of its table: a program that is given it serves all data of these sizes, and keeps none alive."""
+    horizon = getattr(view.table, "horizon", 1)
+    return TableView(Sizes(view.n_rows, view.obs_size, view.action_size, horizon), view.held, found)
 
 
 class ShapeOnly:

@@ -38,11 +38,20 @@ class Held(Protocol):
     def take(self, rows: Int[Array, " B"]) -> Any: ...
 
 
+class NotFound(LookupError):
+    """Moments that were not found before they were asked for."""
+
+    def __init__(self, field: str):
+        super().__init__(f"the moments of {field} were not found before")
+        self.field = field
+
+
 class TableView(eqx.Module):
     """The rows of a table to draw from."""
 
     table: Numbered = eqx.field(static=True)
     held: Held | None = None  # None: they stay on the host
+    found: dict[str, Moments] | None = None  # moments that were found before; None: the table finds them
 
     @property
     def on_host(self) -> bool:
@@ -66,7 +75,14 @@ class TableView(eqx.Module):
         return np.asarray(self.table.take(np.arange(self.n_rows)).reward)
 
     def moments(self, field: str) -> Moments:
-        """Mean and standard deviation of each column of "obs" or "action" over all rows, found on the host."""
+        """Mean and standard deviation of each column of "obs" or "action" over all rows, found on the host.
+
+        Raises NotFound if only some were found before, and not these.
+        """
+        if self.found is not None:
+            if field not in self.found:
+                raise NotFound(field)
+            return self.found[field]
         mean, std = self.table.moments(field)
         return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 

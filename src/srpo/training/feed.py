@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from srpo.core import Stage
-from srpo.data.sizes import Sizes
+from srpo.data.sizes import sized
 from srpo.data.views import TableView
 from srpo.steps import Taken, block_length, step_keys
 
@@ -97,8 +97,7 @@ class DeviceFeed:
     """From rows that are on the device, in its queue."""
 
     def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
-        sizes = Sizes(view.n_rows, view.obs_size, view.action_size)  # all that says which rows: other data may have the same
-        self._drawing, self._view, self._keys, self._length = _drawing(stage), TableView(sizes, view.held), keys, length
+        self._drawing, self._view, self._keys, self._length = _drawing(stage), sized(view), keys, length
         self._number = -1
         self._block: Any = None
 

@@ -101,19 +101,18 @@ class StageLoop:
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
-        init = beginning(self._layout)
-        args = (self.stage, jnp.arange(len(self.points)), self.own, self.init_keys, self.shared, self.data)
-        shapes = jax.eval_shape(init, *args)
-        self._require_room(shapes)
-        self.log = Log.create(self._metric_names(shapes), self.shape)
+        points = jnp.arange(len(self.points))
+        begun = beginning(self._layout, self.stage, points, self.own, self.init_keys, self.shared, self.data)
+        self._require_room(begun.shapes)
+        self.log = Log.create(self._metric_names(begun.shapes), self.shape)
         failures: list[dict[str, Any]] = []
         if self.file.exists():
             self.step, failures = self._checkpoint()
-            state, log = load_tree(self.file, (shapes, self.log))
+            state, log = load_tree(self.file, (begun.shapes, self.log))
             require_finite(self.file, state)
             self.state, self.log = jax.device_put((state, log))
         else:
-            self.state = jax.tree.map(self._own_copy, init(*args))
+            self.state = jax.tree.map(self._own_copy, begun())
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
 

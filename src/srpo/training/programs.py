@@ -11,6 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from srpo.core import Given, Moments, Stage
+from srpo.data.sizes import sized
+from srpo.data.views import NotFound, TableView
 from srpo.networks.precision import Precision, computed_in
 from srpo.runs.devices import over_devices
 from srpo.runs.mapping import Axes, Mapping, in_rounds, over_runs
@@ -39,8 +42,40 @@ class Layout:
         return over_runs(fn, axes, mapping)
 
 
-def beginning(layout: Layout) -> Callable[..., Any]:
-    """What makes the states of all runs before the first step."""
+@dataclass(frozen=True)
+class Beginning:
+    """What makes the states of all runs before the first step; `shapes` of what it makes."""
+
+    program: Callable[..., Any]
+    args: tuple[Any, ...]
+    shapes: Any
+
+    @classmethod
+    def of(cls, program: Callable[..., Any], *args: Any) -> Beginning:
+        return cls(program, args, jax.eval_shape(program, *args))
+
+    def __call__(self) -> Any:
+        return self.program(*self.args)
+
+
+def beginning(layout: Layout, stage: Stage, points: Any, own: Given, keys: Any, shared: Given, data: Any) -> Beginning:
+    """Of all runs of a stage. Its program is shared by loops of stages alike on data of the same sizes, whose moments are among its
+    arguments, unless the stage looks at the rows of a table."""
+    program, found = beginning_program(jax.tree.structure(stage), layout), dict[str, Moments]()
+    while isinstance(data, TableView):
+        try:
+            return Beginning.of(program, stage, points, own, keys, shared, sized(data, found))
+        except NotFound as e:
+            found[e.field] = data.moments(e.field)
+        except NotImplementedError:  # of sizes, which have no rows
+            program = jax.jit(layout.mapped(_begin, BEGIN_AXES))
+            break
+    return Beginning.of(program, stage, points, own, keys, shared, data)
+
+
+@lru_cache(KEPT)
+def beginning_program(structure: Any, layout: Layout) -> Callable[..., Any]:
+    """What makes the first states of stages of this (tree) structure."""
     return jax.jit(layout.mapped(_begin, BEGIN_AXES))
 
 
