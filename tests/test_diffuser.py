@@ -16,7 +16,7 @@ from srpo.data.treated import treat
 from srpo.diffusion.samplers import posterior
 from srpo.diffusion.schedules import Discrete
 from srpo.errors import ConfigError
-from srpo.networks.layers import Normalizer
+from srpo.networks.layers import Linear, Normalizer
 from srpo.networks.unet import Conv, GroupNorm, LinearAttention, ReturnNet, TemporalUNet, Upsample, check_sizes
 from srpo.optim import adam
 from srpo.policies import Planner
@@ -30,7 +30,7 @@ X = jax.random.normal(jax.random.key(1), (2, 8, 16))
 
 @pytest.mark.parametrize("size, stride", [(5, 1), (3, 2), (1, 1)])
 def test_convolution_is_the_usual_one(size, stride):
-    conv = Conv(16, 4, size, KEY, stride)
+    conv = Conv(Linear.create(16 * size, 4, KEY), size, stride)
     kernel = conv.linear.weight.reshape(size, 16, 4)
     usual = lax.conv_general_dilated(X, kernel, (stride,), [(size // 2, size // 2)], dimension_numbers=("NWC", "WIO", "NWC"))
     np.testing.assert_allclose(conv(X), usual + conv.linear.bias, atol=1e-5)
@@ -166,7 +166,8 @@ def test_trained_models_know_independent_rows():
     action = np.clip(action, -1, 1)
     data = from_arrays(rng.normal(size=(n, 2)), action, 8 * action[:, 0], np.zeros(n, bool), timeout, name="tiny")
     short = {"steps": 500, "batch_size": 48, "lr": 5e-3, "average.start": 200, "average.every": 1, "average.rate": 0.01}
-    settings = {f"{stage}.{key}": value for stage in ("trajectories", "value") for key, value in short.items()}
+    shorter = short | {"steps": 300, "batch_size": 32, "average.start": 150, "average.rate": 0.02}
+    settings = {f"{stage}.{key}": v for stage, own in (("trajectories", shorter), ("value", short)) for key, v in own.items()}
     algorithm = assign_all(Diffuser(), TINY | settings | {"data.discount": 0.0})
     data = treat(data, algorithm.data)
     model, _ = fit(algorithm.trajectories, algorithm.trajectories.view(data))
