@@ -171,6 +171,7 @@ def command(tmp_path, monkeypatch):
         file["rewards"], file["terminals"], file["timeouts"] = rng.normal(size=n), np.zeros(n, bool), np.arange(n) % 20 == 19
     (tmp_path / "small.toml").write_text(SUITE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work.jax, "clear_caches", lambda: None)  # what a cell compiles serves the tests that follow
 
     def run(*more, algos="bc"):
         fixed = ["suite", "run", "small.toml", "--data-dir", ".", "--quiet", "--jobs", "1", "--out", "out", "--algos", algos]

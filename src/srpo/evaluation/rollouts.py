@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ class Rollouts:
         self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
         self.blocks = -(-self.runs // max(1, MOST // episodes))
         self.envs: list[Any] = []
-        self._act = jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
+        self._act = _acting(mapping)  # type: ignore[arg-type]  # a function: it has a hash
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
         """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step, of all blocks on average.
@@ -115,6 +116,12 @@ class Rollouts:
         for env in self.envs:
             env.close()
         self.envs = []
+
+
+@cache
+def _acting(mapping: Mapping | None) -> Callable[..., Any]:
+    """What acts for all runs: evaluations of policies alike share what is compiled of it."""
+    return jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
 
 
 def _act(policy, obs, seed, step):
