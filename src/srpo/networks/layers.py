@@ -75,12 +75,14 @@ class Linear(eqx.Module):
 
 def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:
     """Layers from n_in to n_out numbers, one for each key: those that each of them would be alone."""
-    pairs = jax.vmap(jax.random.split)(keys)  # of weight and bias
     if init == "torch":
+        pairs = jax.vmap(jax.random.split)(keys)  # of weight and bias
         shapes, bounds = [((i, o), (o,)) for i, o in sizes], [i**-0.5 for i, _ in sizes]
         drawn = uniforms(pairs.ravel(), list(itertools.chain(*shapes)), np.repeat(bounds, 2))
         return tuple(Linear(*drawn[n : n + 2]) for n in range(0, len(drawn), 2))
-    return tuple(Linear(_KERNEL[init](k, size), jnp.zeros(size[1])) for k, size in zip(pairs[:, 0], sizes, strict=True))
+    return tuple(
+        Linear(_KERNEL[init](jax.random.split(k)[0], size), jnp.zeros(size[1])) for k, size in zip(keys, sizes, strict=True)
+    )
 
 
 LENGTHS = 1 << 12, 1 << 16, 1 << 20, 1 << 24  # arrays up to the same one of these are drawn together
@@ -138,10 +140,10 @@ class MLP(eqx.Module):
         init: Init = "torch",
         norm: Literal["before", "after"] | None = None,
         eps: float = 1e-5,
+        layers: tuple[Linear, ...] | None = None,
     ):
-        """`sizes`: the widths of all layers, input and output included; `eps`: of the LayerNorms."""
-        keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = linears(list(itertools.pairwise(sizes)), keys, init)
+        """`sizes`: the widths of all layers, input and output included; `eps`: of the LayerNorms; `layers`: if they are made."""
+        self.layers = layers or linears(list(itertools.pairwise(sizes)), jax.random.split(key, len(sizes) - 1), init)
         self.norms = tuple(LayerNorm(n, eps) for n in sizes[1:-1]) if norm else ()
         self.activation, self.norm = activation, norm
 
@@ -199,10 +201,12 @@ class Normalizer(eqx.Module):
         return x * self.std.value + self.mean.value
 
 
-def ensemble(sizes: Sequence[int], key: PRNGKeyArray, n: int, **options) -> tuple[MLP, ...]:
+def ensemble(sizes: Sequence[int], key: PRNGKeyArray, n: int, init: Init = "torch", **options) -> tuple[MLP, ...]:
     """Independent networks; `options` go to MLP."""
-    alike = jax.vmap(lambda k: MLP(sizes, k, **options))(jax.random.split(key, n))
-    return tuple(jax.tree.map(lambda x, i=i: x[i], alike) for i in range(n))
+    depth, keys = len(sizes) - 1, jax.random.split(key, n)
+    k_layers = jax.vmap(lambda k: jax.random.split(k, depth))(keys)
+    layers = linears(list(itertools.pairwise(sizes)) * n, k_layers.ravel(), init)
+    return tuple(MLP(sizes, k, layers=layers[i * depth : (i + 1) * depth], **options) for i, k in enumerate(keys))
 
 
 class QEnsemble(eqx.Module):
