@@ -85,17 +85,17 @@ def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") 
     )
 
 
-LENGTHS = 1 << 12, 1 << 16, 1 << 20, 1 << 24  # arrays up to the same one of these are drawn together
+LENGTHS = 1 << 12, 1 << 16  # arrays up to the same one of these are drawn together; a larger one is worth a draw of its own
 
 
 def uniforms(keys: Keys, shapes: Sequence[tuple[int, ...]], bounds: Float[np.ndarray, " n"]) -> list[Array]:
     """Arrays of these shapes ~ U(-bound, bound), one for each key: what each key gives alone, in few draws.
 
-    A draw is a hundred operations to compile, whatever its length, and the first numbers of a longer one are those of a shorter one: all
-    arrays of about a size are drawn at the length of the longest, and cut.
+    A draw is a hundred operations to compile, whatever its length, and the first numbers of a longer one are those of a shorter
+    one: small arrays are drawn at the length of the longest, and cut.
     """
     sizes = np.array([math.prod(shape) for shape in shapes])
-    groups = np.searchsorted(LENGTHS, sizes)
+    groups = np.where(sizes > LENGTHS[-1], len(LENGTHS) + np.arange(len(sizes)), np.searchsorted(LENGTHS, sizes))
     arrays: dict[int, Array] = {}
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group).tolist()
