@@ -14,7 +14,7 @@ test: $(VENV)/.tested
 	$(MAKE) --no-print-directory --jobs 2 check pytest
 
 pytest: $(VENV)/.tested
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # lint, format and types
 check: $(VENV)/.tested

@@ -20,6 +20,26 @@ def pytest_configure(config):
     gc.set_threshold(20_000, 20, 20)
 
 
+LONGEST = (
+    "contract",
+    "no_simulator",
+    "paper_command",
+    "dtql",
+    "baselines",
+    "training",
+    "diffuser",
+    "judging",
+    "devices",
+    "shapes",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: a process that begins one of them last would be waited for."""
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 def pytest_collection_finish(session):
     gc.freeze()  # what was imported stays
 

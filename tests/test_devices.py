@@ -1,6 +1,6 @@
 """Runs over several devices, here forced on the CPU: the same numbers, byte for byte, however many there are.
 
-How runs are shared out knows nothing of what a stage computes: two small networks, of which the second needs the first and has two
+How runs are shared out knows nothing of what a stage computes: a line and a small network, of which the second needs the first and has two
 values to sweep, stand for all; every layout is compiled anew, and two devices differ from four in nothing.
 """
 
@@ -30,8 +30,8 @@ from srpo.networks.layers import MLP
 from srpo.optim import adam
 
 
-def began(rate, key):
-    return TrainState.create(MLP((3, 4, 1), key), adam(rate), target=True)
+def began(sizes, rate, key):
+    return TrainState.create(MLP(sizes, key), adam(rate), target=True)
 
 
 def fitted(rate, state, batch, wanted, key):
@@ -47,7 +47,7 @@ class Reward(Stage):
     batch_size: int = static(4, "rows per step")
 
     def init(self, data, given, key):
-        return began(1e-2, key)
+        return began((3, 1), 1e-2, key)
 
     def update(self, state, batch, given, key, step):
         return fitted(1e-2, state, batch, batch.reward, key)
@@ -63,7 +63,7 @@ class Next(Stage):
     lr: float = setting(1e-2, "learning rate")
 
     def init(self, data, given, key):
-        return began(self.lr, key)
+        return began((3, 4, 1), self.lr, key)
 
     def update(self, state, batch, given, key, step):
         return fitted(self.lr, state, batch, given["reward"](batch.next_obs)[..., 0], key)
