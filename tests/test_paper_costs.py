@@ -45,6 +45,7 @@ def test_a_loop_of_unknown_length_is_refused():
 
 def test_costs_are_measured_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)  # of the tests that follow
     monkeypatch.setattr(timing, "REFERENCE", "bc")
     monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-3)
     chosen = {name: config.assign_all(algorithms.find(name)(), {"policy.batch_size": 8}) for name in ("bc", "bc-diffusion")}

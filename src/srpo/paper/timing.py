@@ -121,8 +121,13 @@ def untrained(algorithm: Algorithm, data: Dataset) -> Any:
     results: dict[str, Any] = {}
     for name, stage in algorithm.stages.items():
         given = {need: results[need] for need in stage.needs}
-        results[name] = stage.result(stage.init(stage.view(treated), given, jax.random.key(0)))
+        results[name] = _begun(stage, stage.view(treated), given, jax.random.key(0))
     return algorithm.make_policy(results)
+
+
+@jax.jit
+def _begun(stage, view, given, key):
+    return stage.result(stage.init(view, given, key))
 
 
 def act(policy, obs, key):
