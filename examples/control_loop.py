@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from srpo.environments import make_env
+from srpo.worlds.environments import make_env
 
 from srpo.deploy import Policy, SafePolicy
 

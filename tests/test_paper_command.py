@@ -41,7 +41,8 @@ def refusal(capsys, *args):
     return captured.err
 
 
-def test_fig3_writes_a_picture_and_its_numbers_the_same_for_the_same_seed_and_reports_to_people(tmp_path, capsys):
+def test_fig3_writes_a_picture_and_its_numbers_the_same_for_the_same_seed_and_reports_to_people(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # room for a long path
     report, progress = run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "a")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["fig3.png", "fig3_density.csv", "fig3_policies.csv"]
     assert report["rows"][0]["density integral"] == pytest.approx(1, abs=0.5)  # so few cells cannot see sharp ridges
