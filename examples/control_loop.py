@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from srpo.worlds.environments import make_env
 
 from srpo.deploy import Policy, SafePolicy
+from srpo.worlds.environments import make_env
 
 SPIN = 300_000  # nanoseconds before a deadline in which the loop no longer sleeps: waking up is not that exact
 Act = Callable[[np.ndarray], np.ndarray]
