@@ -117,5 +117,5 @@ def metric_names(stage: Stage[S, B, Any], state: S, data: View[B], given: Given,
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _updated(precision: Precision, stage: Stage[S, B, Any], state: S, batch: B, given: Given, key, step) -> Updated[S]:
-    """One step. Tracing one costs as much as compiling it: whoever asks for the same step, in the same `precision`, has it traced once."""
+    """One step, which is traced once for all who ask for the same one in the same `precision`."""
     return stage.update(state, batch, given, key, step)

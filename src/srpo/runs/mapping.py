@@ -66,7 +66,7 @@ def default_mapping() -> Mapping:
 
 @jax.jit
 def entry(tree: Any, at: Any) -> Any:
-    """Of all arrays what is `at` a place of their leading axes, or at several, in one program, not in one for each of their shapes."""
+    """Each array `at` a place of its leading axes, or at several: by one program, not by one for each of their shapes."""
     return jax.tree.map(lambda x: x[at], tree)
 
 

@@ -26,6 +26,7 @@ from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import load_info, load_tree, require_finite, save_tree, write_atomically, write_json
 from srpo.runs.description import in_present_words, trained_by
 from srpo.runs.grid import Grid, Point
+from srpo.runs.mapping import entry
 from srpo.runs.schema import RunError, read_info
 from srpo.runs.trust import check_whole, require_mine
 from srpo.runs.units import Units
@@ -214,12 +215,7 @@ class Run:
                 f"{self.path}: seed {seed} failed ({failure['metric']} at step {failure['step']} of {failure['stage']})"
             )
         policies = self.policies if step is None else self.policies_at(step)
-        return _of_run(policies, self.seeds.index(seed), self.points.index(chosen[0]))
-
-
-@jax.jit
-def _of_run(policies: Any, seed: int, point: int) -> Any:
-    return jax.tree.map(lambda x: x[seed, point], policies)
+        return entry(policies, (self.seeds.index(seed), self.points.index(chosen[0])))
 
 
 def load_run(path: str | Path) -> Run:
