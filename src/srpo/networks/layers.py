@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import equinox as eqx
@@ -75,6 +76,11 @@ class Linear(eqx.Module):
 
 def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:
     """Layers from n_in to n_out numbers, one for each key: those that each of them would be alone."""
+    return _linears(keys, tuple(sizes), init)
+
+
+@partial(jax.jit, static_argnames=("sizes", "init"), inline=True)  # one program where nothing around it is compiled
+def _linears(keys: Keys, sizes: tuple[tuple[int, int], ...], init: Init) -> tuple[Linear, ...]:
     if init == "torch":
         pairs = jax.vmap(jax.random.split)(keys)  # of weight and bias
         shapes, bounds = [((i, o), (o,)) for i, o in sizes], [i**-0.5 for i, _ in sizes]
