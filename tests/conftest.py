@@ -44,6 +44,10 @@ def pytest_collection_finish(session):
     gc.freeze()  # what was imported stays
 
 
+def pytest_unconfigure(config):
+    gc.freeze()  # and what was made ends with the process: nobody looks through it for circles once more
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _undrawn():
     """No curves at the end of each training, which take half a second of a core: test_training.py draws them."""
