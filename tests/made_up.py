@@ -1,0 +1,17 @@
+"""Networks with made-up weights: none of the programs that draw a network's start."""
+
+import equinox as eqx
+import jax
+import numpy as np
+
+
+def network(make, *args, seed=0, scale=0.3, **options):
+    """What `make(*args, **options)` is, its arrays filled with NumPy's N(0, scale^2)."""
+    rng = np.random.default_rng(seed)
+    shapes = eqx.filter_eval_shape(make, *args, **options)
+    return jax.tree.map(
+        lambda x: (
+            jax.device_put(rng.normal(0, scale, x.shape).astype(np.float32)) if isinstance(x, jax.ShapeDtypeStruct) else x
+        ),
+        shapes,
+    )
