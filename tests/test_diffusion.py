@@ -274,7 +274,7 @@ def through_x0(predict, schedule, x, key):
 
 
 def test_ddpm_recovers_a_gaussian():
-    mean, var = moments(through_x0, Discrete.vp(300), MEAN, VAR)
+    mean, var = moments(through_x0, Discrete.vp(500), MEAN, VAR)
     assert mean == pytest.approx(MEAN, abs=0.01) and var == pytest.approx(VAR, rel=0.1)
 
 
@@ -282,7 +282,7 @@ def test_clipped_ddpm_recovers_a_gaussian_inside_the_bounds():
     def wide(predict, schedule, x, key):
         return samplers.ddpm_clipped(predict, schedule, x, key, clip=10.0)
 
-    mean, var = moments(wide, Discrete.vp(300), MEAN, VAR)
+    mean, var = moments(wide, Discrete.vp(500), MEAN, VAR)
     assert mean == pytest.approx(MEAN, abs=0.01) and var == pytest.approx(VAR, rel=0.1)
 
 
