@@ -61,12 +61,12 @@ def rows(n=100):
     return jax.device_put(Batch(obs, obs[:, :1], obs[:, 0], obs, np.ones(n, np.float32), np.arange(n, dtype=np.int32)))
 
 
-run, start = jax.jit(advance), jax.jit(Mean.init)
+run, begin = jax.jit(advance), jax.jit(Mean.init)
 
 
 def test_cutting_a_stage_into_calls_changes_nothing():
     stage, data = Mean(), rows()
-    state = start(stage, data, {}, KEY)
+    state = begin(stage, data, {}, KEY)
     log = Log.create(metric_names(stage, state, data, {}, KEY))
     assert set(log.total) == {"loss", "late"}
     whole = run(stage, state, log, data, {}, KEY, 0, 50)
@@ -80,7 +80,7 @@ def test_cutting_a_stage_into_calls_changes_nothing():
 
 def test_a_stage_learns():
     stage, data = Mean(lr=0.1), rows()
-    state = start(stage, data, {}, KEY)
+    state = begin(stage, data, {}, KEY)
     log = Log.create(metric_names(stage, state, data, {}, KEY))
     state, _ = run(stage, state, log, data, {}, KEY, 0, 300)
     np.testing.assert_allclose(stage.result(state).weight, np.mean(np.asarray(data.obs), 0), atol=0.25)
