@@ -28,7 +28,11 @@ def networks():
     rng = np.random.default_rng(0)
     x, t, obs, rows = (rng.normal(size=s).astype(np.float32) for s in ((5, 3), (5,), (5, 4), (5, 16, 3)))
     yield "mlp", partial(MLP, (3, 32, 32, 2), norm="before"), (x,)
-    yield "score", partial(ScoreResNet, 4, 3, width=16, n_blocks=1), (x, 30 / (1 + np.exp(t)), obs)  # angles of hundreds, as in training
+    yield (
+        "score",
+        partial(ScoreResNet, 4, 3, width=16, n_blocks=1),
+        (x, 30 / (1 + np.exp(t)), obs),
+    )  # angles of hundreds, as in training
     yield "unet", partial(TemporalUNet, 3, width=32, multipliers=(1,), attention=True), (rows, np.arange(5, dtype=np.int32))
 
 

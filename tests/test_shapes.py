@@ -36,27 +36,37 @@ def install() -> None:
     install_import_hook([f"srpo.{room}" for room in ROOMS], "shape_check.check")
 
 
-def trace(algorithm, data) -> None:
-    """Every stage's init, update and result, then the policy, by their shapes alone."""
+def trace(algorithm, data, seen: dict) -> None:
+    """Every stage's init, update and result, then the policy, by their shapes alone; what was `seen` before is not traced again."""
     import jax
     import jax.numpy as jnp
 
     from srpo.data.treated import treat
 
+    def shapes(tree):
+        return tuple((jnp.shape(x), str(jnp.result_type(x))) for x in jax.tree.leaves(tree))
+
+    def of_stage(key, step, stage, view, given):
+        state = jax.eval_shape(lambda given, key: stage.init(view, given, key), given, key)
+        batch = jax.eval_shape(lambda key: view.take(view.rows(key, stage.batch_size)), key)
+        after, _ = jax.eval_shape(stage.update, state, batch, given, key, step)
+        return jax.eval_shape(stage.result, after)
+
     key, step, given = jax.random.key(0), jnp.zeros((), jnp.int32), {}
     treated = treat(data, algorithm.data)
     for name, stage in algorithm.stages.items():
-        view = stage.view(treated)
-        state = jax.eval_shape(lambda given, key, stage=stage, view=view: stage.init(view, given, key), given, key)
-        batch = jax.eval_shape(lambda key, stage=stage, view=view: view.take(view.rows(key, stage.batch_size)), key)
-        after, _ = jax.eval_shape(stage.update, state, batch, given, key, step)
-        given[name] = jax.eval_shape(stage.result, after)
-
-    def act(trained, obs, key):
-        return algorithm.make_policy(trained).act(obs, key)
-
-    action = jax.eval_shape(act, given, jax.ShapeDtypeStruct((5, 3), jnp.float32), key)
-    assert action.shape == (5, 2), action
+        view, needed = stage.view(treated), {need: given[need] for need in stage.needs}
+        asked = jax.tree.structure((stage, needed)), view.n_rows, shapes((view, needed))
+        if asked not in seen:
+            seen[asked] = of_stage(key, step, stage, view, needed)
+        given[name] = seen[asked]
+    policy = jax.eval_shape(algorithm.make_policy, given)
+    asked = jax.tree.structure(policy), shapes(policy)
+    if asked not in seen:
+        seen[asked] = jax.eval_shape(
+            lambda policy, obs: policy.act(obs, key), policy, jax.ShapeDtypeStruct((5, 3), jnp.float32)
+        )
+    assert seen[asked].shape == (5, 2), seen[asked]
 
 
 def main() -> None:
@@ -72,6 +82,7 @@ def main() -> None:
     rng, end = np.random.default_rng(0), np.arange(240) % 40 == 39
     obs, action = rng.normal(size=(240, 3)).astype(np.float32), rng.uniform(-1, 1, (240, 2)).astype(np.float32)
     data = from_arrays(obs, action, rng.normal(size=240), end, np.zeros(240, bool))
+    traced: dict = {}
     for name in algorithms.ALGORITHMS:
         cls, seen = algorithms.find(name), []
         for values in (config.preset(cls.presets, preset, "unknown") for preset in cls.presets):
@@ -79,7 +90,7 @@ def main() -> None:
             choices = {p: s.value for p, s in config.settings(made).items() if isinstance(s.value, (bool, str))}
             if choices not in seen:
                 seen.append(choices)
-                trace(made, data)
+                trace(made, data, traced)
         print(name, len(seen), flush=True)
     try:
         gaussian_log_prob(jnp.zeros((4, 2)), jnp.zeros((4, 3)), jnp.zeros(2))
