@@ -119,7 +119,7 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
     rng = np.random.default_rng(0)
     arrays = {"obs": rng.normal(size=(40, 3)), "action": rng.uniform(-0.9, 0.9, (40, 2)), "reward": rng.normal(size=40)}
     data = from_arrays(**arrays, terminal=np.zeros(40, bool))
-    algorithm = srpo.configure("bc-gaussian", data, **{"policy.steps": 6, "policy.batch_size": 4, "policy.hidden": (8, 8)})
+    algorithm = srpo.configure("bc-gaussian", data, **{"policy.steps": 6, "policy.batch_size": 4, "policy.hidden": (8,)})
     whole = srpo.train(algorithm, data, seeds=6, out=tmp_path / "whole", quiet=True)
     plain = StageLoop.compiled
 

@@ -112,7 +112,10 @@ class StageLoop:
             require_finite(self.file, state)
             self.state, self.log = jax.device_put((state, log))
         else:
-            self.state = jax.tree.map(self._own_copy, begun())
+            state = begun()
+            self.state = jax.tree.map(self._own_copy, state)
+            if len(self.on) > 1:  # beside the state, as after every call: or the second one would be compiled anew
+                self.log = jax.device_put(self.log, jax.tree.leaves(state)[0].sharding)
         self.survivors.keep(self.state, self.step)
         self.survivors.again(failures)
 
