@@ -29,6 +29,7 @@ from srpo.training import curves, execution, progress
 from srpo.training.curves import draw_curves
 from srpo.training.progress import Bars, Reporter
 
+SWEEP = {"policy.beta": [0.1, 0.5]}
 TINY = {
     "critic.steps": 12,
     "critic.batch_size": 8,
@@ -37,6 +38,7 @@ TINY = {
     "behavior.batch_size": 8,
     "behavior.width": 8,
     "behavior.blocks": 1,
+    "behavior.parametrization": "noise",  # with or without a preset, so that all here train with the same programs
     "policy.steps": 10,
     "policy.batch_size": 8,
     "policy.hidden": (8,),
@@ -74,7 +76,7 @@ def algorithm():
 def swept(data, algorithm, tmp_path_factory):
     """Two seeds and two temperatures, evaluated twice while training."""
     out = tmp_path_factory.mktemp("runs") / "swept"
-    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2, "keep": 2}
+    options = {"seeds": (3, 1), "sweep": SWEEP, "eval_every": 5, "eval_episodes": 2, "keep": 2}
     return srpo.train(algorithm, data, out=out, quiet=True, **options)
 
 
@@ -137,20 +139,20 @@ def test_a_run_of_the_grid_is_the_run_alone(swept, data, algorithm, tmp_path):
 
 
 def test_with_normalized_observations_their_units_do_not_matter(algorithm, tmp_path):
-    recorded, acts = arrays(), []
+    recorded, acts, options = arrays(), [], {"seeds": (3, 1), "sweep": SWEEP, "quiet": True}
 
     def acted(run):
-        return jax.jit(jax.vmap(run.policy(1).act))(data.obs[:5])
+        return jax.jit(jax.vmap(run.policy(1, **{"policy.beta": 0.5}).act))(data.obs[:5])
 
     for name, unit in (("plain", np.ones(11)), ("odd", 2.0 ** np.arange(-8, 14, 2))):
         data = from_arrays(**recorded | {"obs": recorded["obs"] * unit}, name=name)
-        run = srpo.train(algorithm.set("data.normalize_obs", True), data, seeds=2, out=tmp_path / name, quiet=True)
+        run = srpo.train(algorithm.set("data.normalize_obs", True), data, out=tmp_path / name, **options)
         again = srpo.load_run(run.path)
         np.testing.assert_array_equal(again.info["data"]["obs_statistics"], treat(data, run.algorithm.data).obs_statistics)
         acts.append(acted(run))
         np.testing.assert_array_equal(acts[-1], acted(again))
     np.testing.assert_allclose(*acts, atol=1e-5)
-    unlike = srpo.train(algorithm, data, seeds=2, out=tmp_path / "as recorded", quiet=True)
+    unlike = srpo.train(algorithm, data, out=tmp_path / "as recorded", **options)
     assert not np.allclose(acts[-1], acted(unlike), atol=1e-2)
 
 
@@ -274,7 +276,7 @@ def test_resuming_equals_not_stopping(swept, data, algorithm, tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(execution.Reporter, "step", step)
-    options = {"seeds": (3, 1), "sweep": {"policy.beta": [0.1, 0.5]}, "eval_every": 5, "eval_episodes": 2, "keep": 2}
+    options = {"seeds": (3, 1), "sweep": SWEEP, "eval_every": 5, "eval_episodes": 2, "keep": 2}
     with pytest.raises(
         execution.Interrupted, match=f"stopped at step {stop_at[1]} of stage {stop_at[0]}; continue with: srpo train --resume"
     ):
@@ -322,11 +324,11 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
 
 
 def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
-    sets = [x for path, value in TINY.items() for x in ("--set", f"{path}={value}")]
-    command = ["train", str(file), *sets, "--set", "critic.steps=4000", "--no-eval", "--quiet"]
+    sets = [x for value in ("steps=4000", "batch_size=8", "hidden=8") for x in ("--set", f"policy.{value}")]
+    command = ["train", str(file), "--algo", "bc", *sets, "--no-eval", "--quiet"]
     often = ["--checkpoint-every", "0", "--out", str(tmp_path / "killed")]
     process = subprocess.Popen([sys.executable, "-m", "srpo", *command, *often])
-    state = tmp_path / "killed" / "state" / "critic.safetensors"
+    state = tmp_path / "killed" / "state" / "policy.safetensors"
     while not state.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -352,21 +354,23 @@ def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_that_diverges_stops_alone(data, algorithm, tmp_path, capsys):
-    sweep = {"policy.lr": [1e-3, 1e38]}
-    run = srpo.train(algorithm, data, seeds=1, sweep=sweep, out=tmp_path / "run", eval_every=5, eval_episodes=1)
+def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsys):
+    options = {"seeds": (3, 1), "start_from": swept.path, "sweep": {"policy.lr": [1e-3, 1e38]}}
+    run = srpo.train(algorithm, data, out=tmp_path / "run", eval_every=5, eval_episodes=1, **options)
     message = capsys.readouterr().err
     assert "policy.lr=1e+38" in message and "of stage policy" in message and "not finite" in message
-    (failure,) = run.failures
-    assert failure["stage"] == "policy" and failure["point"] == [["policy.lr", 1e38]]
+    assert [f["seed"] for f in run.failures] == [3, 1]
+    assert all((f["stage"], f["point"]) == ("policy", [["policy.lr", 1e38]]) for f in run.failures)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.results["policy"]))  # the last good state
-    good = run.policy(0, **{"policy.lr": 1e-3})
+    good = run.policy(1, **{"policy.lr": 1e-3})
     assert np.isfinite(good.act(data.obs[0])).all()
-    with pytest.raises(RunError, match="seed 0 failed"):
-        run.policy(0, **{"policy.lr": 1e38})
+    with pytest.raises(RunError, match="seed 1 failed"):
+        run.policy(1, **{"policy.lr": 1e38})
     assert {r["policy.lr"] for r in rows(run.path / "evals.csv")} == {"0.001"}
-    told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if r["policy.lr"] == "1e+38"]
-    assert max(told) <= failure["step"]  # what is no longer trained reports nothing
+    for failure in run.failures:
+        mine = ("1e+38", str(failure["seed"]))
+        told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if (r["policy.lr"], r["seed"]) == mine]
+        assert max(told) <= failure["step"]  # what is no longer trained reports nothing
     with pytest.raises(execution.TrainingFailed, match="no run is left"):
         srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
 
@@ -377,23 +381,22 @@ def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, alg
     info = json.loads((path / "run.json").read_text())
     failure = {"stage": "critic", "step": 7, "metric": "v_loss", "seed": 3, "point": []}
     (path / "run.json").write_text(json.dumps(info | {"failures": [failure]}))
-    run = srpo.train(
-        algorithm, data, seeds=(3, 1), start_from=path, out=tmp_path / "run", eval_every=10, eval_episodes=1, quiet=True
-    )
+    options = {"seeds": (3, 1), "sweep": SWEEP, "eval_every": 10, "eval_episodes": 1, "quiet": True}
+    run = srpo.train(algorithm, data, start_from=path, out=tmp_path / "run", **options)
     assert run.failures == [failure] and {r["seed"] for r in rows(run.path / "evals.csv")} == {"1"}
     with pytest.raises(RunError, match="seed 3 failed"):
-        run.policy(3)
+        run.policy(3, **{"policy.beta": 0.1})
 
 
-def test_a_state_that_is_not_finite_at_the_start_is_named(data, algorithm, tmp_path, monkeypatch):
-    critic = type(algorithm.critic)
+def test_a_state_that_is_not_finite_at_the_start_is_named(data, tmp_path, monkeypatch):
+    other = srpo.configure("bc", data, **{"policy.hidden": (9,)})  # whose first state nobody has made
+    kind = type(other.policy)
 
     def spoil(x):
         return x * np.nan if x.dtype == "float32" else x
 
-    monkeypatch.setattr(critic, "init", lambda self, *args, init=critic.init: jax.tree.map(spoil, init(self, *args)))
-    other = algorithm.set("critic.hidden", (9,))  # whose first state nobody has made
-    with pytest.raises(FloatingPointError, match="state of stage critic is not finite before its first step"):
+    monkeypatch.setattr(kind, "init", lambda self, *args, init=kind.init: jax.tree.map(spoil, init(self, *args)))
+    with pytest.raises(FloatingPointError, match="state of stage policy is not finite before its first step"):
         srpo.train(other, data, out=tmp_path / "run", eval_every=0, quiet=True)
 
 

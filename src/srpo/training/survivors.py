@@ -77,7 +77,7 @@ class Survivors:
     def restore(self, state: Any) -> Any:
         """`state` with the last good one of each frozen run in the place of the present one."""
         for at, good in self.frozen.items():
-            state = jax.tree.map(lambda x, g, at=at: x.at[at].set(g), state, good)
+            state = _with(state, at, good)
         return state
 
     @property
@@ -99,6 +99,12 @@ class Survivors:
 
     def _safe_at(self, at: At) -> Any:
         return jax.tree.map(lambda x: x[at], self.safe)
+
+
+@jax.jit
+def _with(state: Any, at: At, good: Any) -> Any:
+    """A state with that of one run replaced: one program for all its arrays."""
+    return jax.tree.map(lambda x, g: x.at[at].set(g), state, good)
 
 
 def _places(which: np.ndarray) -> list[At]:
