@@ -115,14 +115,19 @@ class DeviceFeed:
         self._number, self._block = -1, None
 
 
+@partial(jax.jit, static_argnames="impl")
+def _rows(stage: Drawing, view: TableView, keys: Any, steps: Any, *, impl: Any) -> Int[Array, "seed steps B"]:
+    """`drawn` for the data of keys; one program for all loops of stages that draw alike from views of the same sizes."""
+    return drawn(stage, view, jax.random.wrap_key_data(keys, impl=impl), steps)
+
+
 class HostFeed:
     """From rows in the host's memory or on disk, by threads that run beside the compiled loop."""
 
     def __init__(self, stage: Stage, view: TableView, keys: jax.Array, length: int):
         self._table, self._length, self._steps = view.table, length, stage.steps
         self._device, impl = _host(), jax.random.key_impl(keys)
-        self._keys = jax.device_get(jax.random.key_data(keys))
-        self._draw = jax.jit(lambda keys, steps: drawn(stage, view, jax.random.wrap_key_data(keys, impl=impl), steps))
+        self._draw = partial(_rows, _drawing(stage), sized(view), jax.device_get(jax.random.key_data(keys)), impl=impl)
         self._coming: dict[int, Future] = {}
         self._ahead, self._readers = ThreadPoolExecutor(1, "srpo-feed"), ThreadPoolExecutor(READERS, "srpo-read")
 
@@ -136,7 +141,7 @@ class HostFeed:
         """The block of this number, gathered now."""
         first = number * self._length
         with jax.default_device(self._device):
-            rows = np.asarray(self._draw(self._keys, np.arange(first, first + self._length, dtype=np.int32)))
+            rows = np.asarray(self._draw(np.arange(first, first + self._length, dtype=np.int32)))
         batches = jax.device_put(blocked(self._gather, rows))
         return Taken(batches, jnp.full(len(rows), first, jnp.int32))
 
