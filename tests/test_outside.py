@@ -168,7 +168,8 @@ def test_a_wrong_name_is_answered_in_one_line(folder, text, said, capsys):
 
 def test_a_file_cannot_make_anything_be_imported(folder, capsys):
     """However its run.json names a class."""
-    assert main(["train", "logs.npz", "--algo", "bc", "--set", "policy.steps=2", "--out", "run", "--no-eval", "--quiet"]) == 0
+    like_mine = [x for value in ("steps=6", "batch_size=4", "hidden=4") for x in ("--set", f"policy.{value}")]
+    assert main(["train", "logs.npz", "--algo", "bc", *like_mine, "--out", "run", "--no-eval", "--quiet"]) == 0
     info = json.loads((folder / "run/run.json").read_text())
     assert "class" not in info
     for change in (
