@@ -69,7 +69,7 @@ class BC(Algorithm):
     title: ClassVar = "BC"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
     )
     presets: ClassVar = {"paper": {}, "best-10%": {"*": {"data.best_fraction": 0.1}}, "quick": {"*": QUICK}}
 
@@ -86,6 +86,6 @@ class GaussianBC(Algorithm):
     title: ClassVar = "BC (Gaussian)"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
     )
     presets: ClassVar = {"paper": {}, "quick": {"*": QUICK}}

@@ -67,7 +67,7 @@ class DiffusionBC(Algorithm):
     title: ClassVar = "BC (diffusion)"
     acts_by: ClassVar = "diffusion"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.diffusion_steps": 2},
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,), "policy.diffusion_steps": 2},
         ("policy.lr", 3e-3, 1e-2),
         ("policy.loss",),
     )

@@ -219,7 +219,7 @@ class BEAR(Algorithm):
     acts_by: ClassVar = "candidates"
     trial: ClassVar = Trial(
         {
-            "policy.steps": 60,
+            "policy.steps": 30,
             "policy.batch_size": 32,
             "policy.hidden": (12,),
             "policy.vae_hidden": (12,),

@@ -218,13 +218,13 @@ class Diffuser(Algorithm):
     acts_by: ClassVar = "diffusion"
     trial: ClassVar = Trial(
         {
-            "trajectories.steps": 60,
+            "trajectories.steps": 30,
             "trajectories.batch_size": 32,
             "trajectories.width": 8,
             "trajectories.multipliers": (4,),
             "trajectories.diffusion_steps": 3,
             "trajectories.lr": 1e-3,
-            "value.steps": 60,
+            "value.steps": 30,
             "value.batch_size": 32,
             "value.width": 8,
             "value.multipliers": (4,),

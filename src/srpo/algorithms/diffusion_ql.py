@@ -179,7 +179,7 @@ class DiffusionQL(Algorithm):
     acts_by: ClassVar = "diffusion"
     trial: ClassVar = Trial(
         {
-            "policy.steps": 60,
+            "policy.steps": 30,
             "policy.batch_size": 32,
             "policy.hidden": (12,),
             "policy.diffusion_steps": 2,

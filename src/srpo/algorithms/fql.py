@@ -231,7 +231,7 @@ class FQL(Algorithm):
     title: ClassVar = "FQL"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.flow_steps": 3, "policy.lr": 1e-2},
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,), "policy.flow_steps": 3, "policy.lr": 1e-2},
         ("policy.alpha", 1.0, 10.0),
         ("policy.q_loss", "policy.flow_loss"),
     )

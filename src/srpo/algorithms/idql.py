@@ -174,7 +174,7 @@ class IDQL(Algorithm):
     trial: ClassVar = Trial(
         TRIAL_CRITIC
         | {
-            "behavior.steps": 60,
+            "behavior.steps": 30,
             "behavior.batch_size": 32,
             "behavior.width": 12,
             "behavior.blocks": 1,

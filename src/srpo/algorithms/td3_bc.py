@@ -119,7 +119,7 @@ class TD3BC(Algorithm):
     title: ClassVar = "TD3+BC"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2},
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 1e-2},
         ("policy.alpha", 0.05, 0.5),
         ("policy.q_loss", "policy.cloning_error"),
     )

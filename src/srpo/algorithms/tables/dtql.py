@@ -60,7 +60,7 @@ def presets(antmaze: Overrides) -> dict[str, Tasks]:
 
 
 TRIAL: Overrides = {
-    "warm_up.steps": 60,
+    "warm_up.steps": 30,
     "warm_up.batch_size": 32,
     "warm_up.critic.hidden": (12,),
     "warm_up.critic.lr": 1e-2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from srpo.config import Overrides
 
 TRIAL_SUPPORT: Overrides = {  # trained and drawn in seconds
-    "behavior.steps": 60,
+    "behavior.steps": 30,
     "behavior.batch_size": 32,
     "behavior.widths": (12, 8),
     "behavior.lr": 1e-2,

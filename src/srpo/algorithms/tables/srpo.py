@@ -59,12 +59,12 @@ def presets(beta: str) -> dict[str, Tasks]:
 
 
 TRIAL: Overrides = TRIAL_CRITIC | {
-    "behavior.steps": 60,
+    "behavior.steps": 30,
     "behavior.batch_size": 32,
     "behavior.width": 12,
     "behavior.blocks": 1,
     "behavior.lr": 1e-2,
-    "policy.steps": 60,
+    "policy.steps": 30,
     "policy.batch_size": 32,
     "policy.hidden": (12,),
     "policy.lr": 1e-2,
