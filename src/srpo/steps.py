@@ -29,8 +29,8 @@ class Log(eqx.Module):
     @classmethod
     def create(cls, names: Iterable[str], shape: tuple[int, ...] = ()) -> Log:
         """Of runs of this shape."""
-        totals = {n: jnp.asarray(np.zeros(shape, np.float32)) for n in names}
-        return cls(totals, {n: jnp.asarray(np.full(shape, -1, np.int32)) for n in names})
+        zeros = {n: np.zeros(shape, np.float32) for n in names}
+        return cls(*jax.device_put((zeros, {n: np.full(shape, -1, np.int32) for n in zeros})))
 
     def add(self, metrics: Metrics, step) -> Log:
         total = {n: self.total[n] + metrics[n] for n in self.total}

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
@@ -126,7 +125,9 @@ class Treated:
     @cached_property
     def last(self) -> Bool[Array, " N"]:
         """The last row of each episode, by its end, a time-out or the end of the data; on the device."""
-        return jnp.zeros(len(self.recording), bool).at[self.recording.episodes[:, 1] - 1].set(True)
+        last = np.zeros(len(self.recording), bool)
+        last[self.recording.episodes[:, 1] - 1] = True
+        return jax.device_put(last)
 
     def windows(self, horizon: int, discount: float = 0.997, penalty: float = 100.0, max_length: int = 1000) -> TableView:
         """Pieces of `horizon` rows of complete episodes to draw from; see `srpo.data.windows`. Raises DataError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from srpo.data.checks import DataError
@@ -78,8 +78,8 @@ class WindowTable:
     def on_device(self, obs, action) -> Windows:
         """The same windows there, given the rows they are cut from."""
         start, stop = self.bounds(np.arange(len(self)))
-        first, after = (jnp.asarray(x.astype(np.int32)) for x in (start, stop))
-        return Windows(obs, action, jnp.asarray(self.value), first, after, self.horizon)
+        value, first, after = jax.device_put((self.value, start.astype(np.int32), stop.astype(np.int32)))
+        return Windows(obs, action, value, first, after, self.horizon)
 
 
 def values_to_go(reward: np.ndarray, episodes: np.ndarray, ended: np.ndarray, discount: float, penalty: float) -> np.ndarray:

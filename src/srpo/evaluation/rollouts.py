@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from srpo.runs.mapping import Axes, Mapping, over_runs
+from srpo.runs.mapping import Axes, Mapping, entry, over_runs
 from srpo.worlds.environments import make_env, scale_action
 
 FIRST_SEED = 1001
@@ -36,6 +36,12 @@ class Limit(NamedTuple):
 
     steps: int | None = None
     why: str = ""
+
+
+@partial(jax.jit, static_argnums=1)
+def _in_a_row(policies: Any, runs: int) -> Any:
+    """Policies with leading axes (seed, point) as ones with (run, 1)."""
+    return jax.tree.map(lambda x: x.reshape(runs, 1, *x.shape[2:]), policies)
 
 
 class Rollouts:
@@ -67,7 +73,7 @@ class Rollouts:
 
         It may raise, to stop."""
         self.notes, self.cut = [], 0
-        flat = jax.tree.map(lambda x: x.reshape(self.runs, 1, *x.shape[2:]), policies)  # (run, 1)
+        flat = _in_a_row(policies, self.runs)
         returns, lengths, done = np.zeros(self.shape), np.zeros(self.shape, int), 0
 
         def told(step: int) -> None:
@@ -76,7 +82,7 @@ class Rollouts:
 
         for block in np.array_split(np.arange(self.runs), self.blocks):
             here = slice(block[0], block[-1] + 1)
-            found = self._play(jax.tree.map(lambda x, here=here: x[here], flat), len(block), key, told)
+            found = self._play(flat if self.blocks == 1 else entry(flat, block), len(block), key, told)
             for into, out in zip((returns, lengths), found, strict=True):
                 into.reshape(self.runs, -1)[here] = out.reshape(len(block), -1)
             done += int(found[1].max())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from srpo import algorithms, config
 from srpo.core import Algorithm
@@ -177,7 +176,7 @@ class Run:
         if self.compact:
             file = self.policy_file(step)
             shapes = jax.eval_shape(self.assemble, self._shapes)
-            return jax.tree.map(jnp.asarray, load_tree(file, shapes, self.info["compact"].get(file.stem, "unknown")))
+            return jax.device_put(load_tree(file, shapes, self.info["compact"].get(file.stem, "unknown")))
         last = list(self.algorithm.stages)[-1]
         results = {
             name: self._load(name, step if name == last and step != self.kept[-1] else None) for name in self.grid.acting
