@@ -104,16 +104,20 @@ TINY = {
     "trajectories.width": 8,
     "trajectories.multipliers": (4,),
     "trajectories.diffusion_steps": 5,
-    "trajectories.steps": 300,
+    "trajectories.steps": 200,
     "trajectories.batch_size": 32,
     "trajectories.lr": 5e-3,
-    "trajectories.average": Average(rate=0.02, every=1, start=150),
+    "trajectories.average.rate": 0.02,
+    "trajectories.average.every": 1,
+    "trajectories.average.start": 100,
     "value.width": 8,
     "value.multipliers": (4,),
-    "value.steps": 500,
-    "value.batch_size": 48,
+    "value.steps": 600,
+    "value.batch_size": 64,
     "value.lr": 5e-3,
-    "value.average": Average(rate=0.01, every=1, start=200),
+    "value.average.rate": 0.01,
+    "value.average.every": 1,
+    "value.average.start": 300,
     "planning.plans": 6,
 }
 
@@ -225,8 +229,9 @@ def test_plans_start_exactly_at_the_observation(trained):
     algorithm, data, models = trained
     policy, obs = algorithm.make_policy(models), data.recording.obs[3]
     plan, value = planned(policy, obs)
+    normal = jax.jit(lambda frame: frame.obs(obs))(models["trajectories"].frame)
     assert plan.shape == (6, 2, 3) and value.shape == (6,) and np.isfinite(plan).all()
-    assert np.array_equal(plan[:, 0, 1:], np.broadcast_to(jax.jit(models["trajectories"].frame.obs)(obs), (6, 2)))
+    assert np.array_equal(plan[:, 0, 1:], np.broadcast_to(normal, (6, 2)))
     with pytest.raises(ValueError, match="give a key"):
         policy.act(obs)
 
