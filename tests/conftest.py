@@ -22,12 +22,15 @@ def pytest_configure(config):
 
 LONGEST = (
     "contract",
-    "no_simulator",
-    "paper_command",
-    "dtql",
     "baselines",
+    "dtql",
+    "paper_command",
     "training",
     "diffuser",
+    "no_simulator",
+    "diffusion_ql",
+    "qgpo",
+    "idql",
     "judging",
     "devices",
     "shapes",

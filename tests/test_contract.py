@@ -28,6 +28,10 @@ from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter
 
 SEEDS = (3, 1)
+MOVING = {
+    ("sfbc", "critic.q_loss"),
+    ("qgpo", "energy.loss"),
+}  # losses whose targets, or whose bounds, change: they fall a little
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,7 @@ def test_presets_fit_every_data_set(name, data):
 
 
 def test_losses_fall(trained):
+    """Further than those of networks that learn nothing seem to, by the chance of their batches: by up to a tenth."""
     found = defaultdict(list)
     with open(trained.run.path / "metrics.csv", newline="") as f:
         for row in csv.DictReader(f):
@@ -125,7 +130,7 @@ def test_losses_fall(trained):
         first, last = (
             np.mean([np.mean(curve[part]) for curve in curves]) for part in (slice(5), slice(-len(curves[0]) // 4, None))
         )
-        assert last < first, metric
+        assert last < (first if (trained.name, metric) in MOVING else 0.85 * first), metric
 
 
 def test_one_call_equals_one_call_per_step(trained, data):

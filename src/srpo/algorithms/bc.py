@@ -86,6 +86,6 @@ class GaussianBC(Algorithm):
     title: ClassVar = "BC (Gaussian)"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 1e-2, 5e-2), ("policy.loss",)
     )
     presets: ClassVar = {"paper": {}, "quick": {"*": QUICK}}

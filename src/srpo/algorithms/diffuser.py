@@ -228,7 +228,7 @@ class Diffuser(Algorithm):
             "value.batch_size": 32,
             "value.width": 8,
             "value.multipliers": (4,),
-            "value.lr": 1e-3,
+            "value.lr": 3e-3,
             "data.horizon": 4,
             "data.penalty": 1.0,
             "planning.plans": 4,

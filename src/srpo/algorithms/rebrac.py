@@ -192,8 +192,8 @@ class ReBRAC(Algorithm):
     title: ClassVar = "ReBRAC"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        {"policy.steps": 60, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr_actor": 1e-2, "policy.lr_q": 1e-2},
-        ("policy.actor_penalty", 0.1, 1.0),
+        {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr_actor": 1e-2, "policy.lr_q": 1e-2},
+        ("policy.actor_penalty", 1.0, 10.0),
         ("policy.q_loss", "policy.cloning_error"),
     )
     presets: ClassVar = {"paper": TASKS, "quick": {"*": QUICK} | {pattern: values | QUICK for pattern, values in TASKS.items()}}

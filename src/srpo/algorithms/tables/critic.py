@@ -6,4 +6,4 @@ from srpo.config import Overrides
 
 QUICK_CRITIC: Overrides = {"critic.steps": 50_000, "critic.lr": 1e-3}  # for the presets `quick`, by experiment: docs/quick.md
 # one that is trained in seconds
-TRIAL_CRITIC: Overrides = {"critic.steps": 60, "critic.batch_size": 32, "critic.hidden": (12,), "critic.lr": 1e-2}
+TRIAL_CRITIC: Overrides = {"critic.steps": 30, "critic.batch_size": 32, "critic.hidden": (12,), "critic.lr": 5e-2}
