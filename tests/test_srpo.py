@@ -15,7 +15,7 @@ from srpo.diffusion.schedules import VP
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.stages.score_regularized import policy_direction
 
-OBS = jnp.zeros((2, 1))
+OBS = np.zeros((2, 1), np.float32)
 
 
 class LinearCritic(eqx.Module):
@@ -53,39 +53,46 @@ class GaussianBehavior(eqx.Module):
 
 def test_the_direction_by_hand():
     """At t = 0.5: alpha = 0.281183, sigma = 0.959654 (known values of the VP schedule)."""
-    critic = LinearCritic(jnp.array([[1.0, 0.0], [3.0, 8.0]]))  # mean gradient (2, 4)
-
-    def behavior(x, t, obs):
-        return 2.0 * x
-
-    action, noise = jnp.array([[0.5, -0.5], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [-1.0, 2.0]])
-    t = jnp.array([0.5, 0.5])
-    x = 0.281183 * np.array(action) + 0.959654 * np.array(noise)
-    gap = 2 * x - np.array(noise)
+    critic = LinearCritic(np.float32([[1.0, 0.0], [3.0, 8.0]]))  # mean gradient (2, 4)
+    action, noise = np.float32([[0.5, -0.5], [0.0, 1.0]]), np.float32([[1.0, 0.0], [-1.0, 2.0]])
+    x = 0.281183 * action + 0.959654 * noise
+    gap = 2 * x - noise
     kinds = {
         "sigma^2": (dict(), 0.959654**2 * gap),
         "1": (dict(weight="1"), gap),
         "alpha/sigma": (dict(weight="alpha/sigma"), 0.281183 / 0.959654 * gap),
         "no baseline": (dict(baseline=False), 0.959654**2 * 2 * x),
     }
-    for options, score in kinds.values():
-        found = policy_direction(critic, behavior, VP(), OBS, action, t, noise, beta=0.1, **options)
-        np.testing.assert_allclose(found, score - 0.1 * np.array([2.0, 4.0]), rtol=2e-5, atol=1e-6)
-    q_only = dict(beta=1.0, weight="1")
+
+    def twice(x, t, obs):
+        return 2.0 * x
 
     def still(x, t, obs):
         return noise  # the score term vanishes
 
-    for normalize, norm in (("2-norm", 20**0.5), ("rms", 10**0.5)):
-        found = policy_direction(critic, still, VP(), OBS, action, t, noise, normalize=normalize, **q_only)
+    @jax.jit
+    def directions(action, noise):
+        def direction(behavior, **options):
+            return policy_direction(critic, behavior, VP(), OBS, action, jnp.full(2, 0.5), noise, **options)
+
+        weighed = [direction(twice, beta=0.1, **options) for options, _ in kinds.values()]
+        return weighed, [direction(still, beta=1.0, weight="1", normalize=kind) for kind in ("2-norm", "rms")]
+
+    weighed, normalized = directions(action, noise)
+    for found, (_, score) in zip(weighed, kinds.values(), strict=True):
+        np.testing.assert_allclose(found, score - 0.1 * np.array([2.0, 4.0]), rtol=2e-5, atol=1e-6)
+    for found, norm in zip(normalized, (20**0.5, 10**0.5), strict=True):
         np.testing.assert_allclose(found, -np.array([[2.0, 4.0]] * 2) / norm, rtol=1e-6)
 
 
 def test_a_zero_gradient_stays_zero_when_normalized():
-    flat = LinearCritic(jnp.zeros((2, 2)))
-    args = (lambda x, t, obs: x, VP(), OBS, jnp.zeros((2, 2)), jnp.full(2, 0.5), jnp.zeros((2, 2)))
-    for normalize in ("2-norm", "rms"):
-        assert not np.any(policy_direction(flat, *args, beta=1.0, normalize=normalize))
+    @jax.jit
+    def directions(action, t):
+        flat = LinearCritic(jnp.zeros((2, 2)))
+        args = flat, lambda x, t, obs: x, VP(), OBS, action, t, 0 * action
+        return [policy_direction(*args, beta=1.0, normalize=kind) for kind in ("2-norm", "rms")]
+
+    assert not np.any(directions(np.zeros((2, 2), np.float32), np.full(2, 0.5, np.float32)))
 
 
 TABLE_2 = [
@@ -141,8 +148,8 @@ def test_presets_are_the_papers(task):
 
 def bandit(action):
     n = len(action)
-    obs = jnp.zeros((n, 1))
-    return Batch(obs, jnp.asarray(action, jnp.float32), jnp.zeros(n), obs, jnp.ones(n), jnp.arange(n))
+    obs, ones = np.zeros((n, 1), np.float32), np.ones(n, np.float32)
+    return Batch(obs, action.astype(np.float32), 0 * ones, obs, ones, np.arange(n))
 
 
 @pytest.mark.parametrize("parametrization", ["noise", "preconditioned"])
@@ -154,7 +161,7 @@ def test_the_behavior_model_learns_a_gaussian(parametrization):
         steps=1000, batch_size=64, width=24, blocks=1, dropout=0.0, parametrization=parametrization, lr=4e-3, weight_decay=0.0
     )
     model, _ = fit(stage, data)
-    exact = GaussianBehavior(jnp.array(mean), 0.09)
+    exact = GaussianBehavior(mean.astype(np.float32), 0.09)
 
     @jax.jit
     def error(model, t):
@@ -171,50 +178,52 @@ def test_the_behavior_model_learns_a_gaussian(parametrization):
 
 def test_parametrizations_are_one_model_in_two_guises():
     """With the network's output that a perfect denoiser needs, both give the exact noise; their errors are proportional."""
-    exact = GaussianBehavior(jnp.array([0.3, -0.1]), 0.05)
-    key = jax.random.key(1)
-    t = jnp.linspace(0.001, 1.0, 64)
-    x = jax.random.normal(key, (64, 2))
-    alpha, sigma = (a[:, None] for a in VP()(t))
-    denoised = (x - sigma * exact(x, t, None)) / alpha
 
-    class Inverse(eqx.Module):
-        """F such that c_skip y + c_out F = the denoised action."""
+    @jax.jit
+    def both():
+        exact, key = GaussianBehavior(jnp.array([0.3, -0.1]), 0.05), jax.random.key(1)
+        t, x, noise = (
+            jnp.linspace(0.001, 1.0, 64),
+            jax.random.normal(key, (64, 2)),
+            jax.random.normal(jax.random.key(2), (64, 2)),
+        )
+        alpha, sigma = (a[:, None] for a in VP()(t))
+        total = jnp.sqrt(sigma**2 + 0.25 * alpha**2)
+        c_skip, c_out = 0.25 * alpha / total**2, 0.5 * sigma / total
+        denoised, action = (x - sigma * exact(x, t, None)) / alpha, 0.1 * x
 
-        def __call__(self, scaled, times, obs, key=None):
-            total = jnp.sqrt(sigma**2 + 0.25 * alpha**2)
-            return (denoised - 0.25 * alpha / total**2 * x) * total / (0.5 * sigma)
+        def inverse(scaled, times, obs, key=None):
+            """F such that c_skip y + c_out F = the denoised action."""
+            return (denoised - c_skip * x) / c_out
 
-    model = Preconditioned(Inverse())
-    np.testing.assert_allclose(model(x, t, None), exact(x, t, None), atol=2e-4)
-    np.testing.assert_allclose(model.denoise(x, t, None)[:20], denoised[:20], atol=1e-4)
-    action, noise = 0.1 * x, jax.random.normal(jax.random.key(2), (64, 2))
-
-    class Zero(eqx.Module):
-        def __call__(self, scaled, times, obs, key=None):
+        def zero(scaled, times, obs, key=None):
             return jnp.zeros_like(scaled)
 
-    f_error = Preconditioned(Zero()).error(action, t, noise, jnp.zeros(0))
-    x_t = alpha * action + sigma * noise
-    total = jnp.sqrt(sigma**2 + 0.25 * alpha**2)
-    c_skip, c_out = 0.25 * alpha / total**2, 0.5 * sigma / total
-    np.testing.assert_allclose(f_error, (c_skip * x_t - action) / c_out, rtol=2e-3, atol=2e-3)
-    assert NoisePrediction(Zero(), VP()).error(action, t, noise, jnp.zeros(0)) == pytest.approx(-np.array(noise))
+        model, error = Preconditioned(inverse), Preconditioned(zero).error(action, t, noise, jnp.zeros(0))
+        return [
+            (model(x, t, None), exact(x, t, None), 2e-4, 0),
+            (model.denoise(x, t, None)[:20], denoised[:20], 1e-4, 0),
+            (error, (c_skip * (alpha * action + sigma * noise) - action) / c_out, 2e-3, 2e-3),
+            (NoisePrediction(zero, VP()).error(action, t, noise, jnp.zeros(0)), -noise, 0, 1e-6),
+        ]
+
+    for found, expected, atol, rtol in both():
+        np.testing.assert_allclose(found, expected, atol=atol, rtol=rtol)
 
 
 def test_the_policy_moves_from_the_mode_to_argmax_q_as_beta_grows():
     """Gaussian behavior N(m, v), Q = -|a - b|^2 / 2. The expected direction is E[w sigma alpha / (alpha^2 v + sigma^2)] (a - m)
     + beta (a - b), so the optimum is (c m + beta b) / (c + beta) with that expectation c."""
-    m, b, v = jnp.array([-0.5, 0.2]), jnp.array([0.6, -0.3]), 0.1
-    alpha, sigma = VP()(jnp.linspace(0.02, 0.98, 4001))
-    c = float(jnp.mean(sigma**2 * sigma * alpha / (alpha**2 * v + sigma**2)))
+    m, b, v = np.float32([-0.5, 0.2]), np.float32([0.6, -0.3]), 0.1
+    alpha, sigma = map(np.asarray, jax.jit(VP().__call__)(np.linspace(0.02, 0.98, 4001)))
+    c = float(np.mean(sigma**2 * sigma * alpha / (alpha**2 * v + sigma**2)))
     given = {"critic": Quadratic(b), "behavior": GaussianBehavior(m, v)}
     data = bandit(np.zeros((8, 2)))
     stage = ScoreRegularizedPolicy(steps=1200, batch_size=64, hidden=(8,), lr=1e-2)
-    found = {}
+    found, acted = {}, jax.jit(lambda actor: actor(jnp.zeros(1)))
     for beta in (0.01, 0.2, 5.0):
         actor, _ = fit(eqx.tree_at(lambda s: s.beta, stage, beta), data, given)
-        found[beta] = np.array(actor(jnp.zeros(1)))
+        found[beta] = np.array(acted(actor))
         np.testing.assert_allclose(found[beta], (c * m + beta * b) / (c + beta), atol=0.02)
     np.testing.assert_allclose(found[0.01], m, atol=0.08)
     np.testing.assert_allclose(found[5.0], b, atol=0.08)
