@@ -23,7 +23,7 @@ from srpo.networks.layers import Normalizer
 from srpo.policies import DialedPolicy
 from srpo.runs.units import Normalized
 
-BEST = jnp.array([0.5])
+BEST = np.float32([0.5])
 
 
 class Quadratic(eqx.Module):
@@ -47,30 +47,29 @@ class Around(eqx.Module):
 
 def test_at_every_temperature_it_is_the_policy_of_that_temperature():
     """Eq. 15 vanishes where c (a - s) = beta (best - a), c = E_t sigma^3 alpha / (0.04 alpha^2 + sigma^2)."""
-    alpha, sigma = VP()(jnp.linspace(0.02, 0.98, 10_001))
-    c = float(jnp.mean(sigma**3 * alpha / (0.04 * alpha**2 + sigma**2)))
-    obs = jnp.tile(jnp.array([[-0.5], [0.2]]), (256, 1))
-    data = Batch(obs, jnp.zeros((512, 1)), jnp.zeros(512), obs, jnp.ones(512), jnp.arange(512))
-    stage = DialedPolicyStage(steps=1500, batch_size=256, hidden=(32, 32), lr=5e-3, low=0.01, high=1.0)
+    alpha, sigma = map(np.asarray, jax.jit(VP().__call__)(np.linspace(0.02, 0.98, 10_001)))
+    c = float(np.mean(sigma**3 * alpha / (0.04 * alpha**2 + sigma**2)))
+    obs, zeros = np.tile(np.float32([[-0.5], [0.2]]), (256, 1)), np.zeros(512, np.float32)
+    data = Batch(obs, 0 * obs, zeros, obs, zeros + 1, np.arange(512))
+    stage = DialedPolicyStage(steps=1000, batch_size=128, hidden=(32, 32), lr=5e-3, low=0.01, high=1.0)
     actor, _ = fit(stage, data, {"critic": Quadratic(BEST), "behavior": Around()})
-    beta = jnp.array([0.01, 0.05, 0.2, 1.0])
+    beta, acted = np.float32([0.01, 0.05, 0.2, 1.0]), jax.jit(lambda actor, obs, beta: actor(obs, beta)[:, 0])
     for s in (-0.5, 0.2):
-        found = actor(jnp.full((4, 1), s), beta)[:, 0]
+        found = acted(actor, np.full((4, 1), s, np.float32), beta)
         np.testing.assert_allclose(found, (c * s + beta * 0.5) / (c + beta), atol=0.04)
 
 
-ACTOR = DialedActor(3, 2, (8,), jax.random.key(0), 0.02, 0.5)
-
-
 def test_beyond_the_range_the_nearest_end_acts():
-    policy, obs = DialedPolicy(ACTOR, 0.1), jnp.array([0.3, -1.0, 2.0])
-    np.testing.assert_allclose(ACTOR.range, [0.02, 0.5], rtol=1e-5)
-    np.testing.assert_array_equal(policy.act(obs), policy.act(obs, beta=0.1))
-    np.testing.assert_allclose(policy.act(obs, beta=3.0), policy.act(obs, beta=0.5), atol=1e-6)
-    np.testing.assert_allclose(policy.act(obs, beta=0.0), policy.act(obs, beta=0.02), atol=1e-6)
-    assert np.abs(policy.act(obs, beta=0.5) - policy.act(obs, beta=0.02)).max() > 1e-3
-    shifted = Normalized(Normalizer(jnp.ones(3), 2 * jnp.ones(3)), policy)
-    np.testing.assert_allclose(shifted.act(2 * obs + 1, beta=0.3), policy.act(obs, beta=0.3), atol=1e-6)
+    policy = jax.jit(lambda: DialedPolicy(DialedActor(3, 2, (8,), jax.random.key(0), 0.02, 0.5), 0.1))()
+    acted, obs = jax.jit(lambda policy, obs, beta: policy.act(obs, beta=beta)), np.float32([0.3, -1.0, 2.0])
+    found = {beta: np.asarray(acted(policy, obs, beta)) for beta in (0.0, 0.02, 0.1, 0.3, 0.5, 3.0)}
+    np.testing.assert_allclose(policy.actor.range, [0.02, 0.5], rtol=1e-5)
+    np.testing.assert_array_equal(jax.jit(lambda policy: policy.act(obs))(policy), found[0.1])
+    np.testing.assert_allclose(found[3.0], found[0.5], atol=1e-6)
+    np.testing.assert_allclose(found[0.0], found[0.02], atol=1e-6)
+    assert np.abs(found[0.5] - found[0.02]).max() > 1e-3
+    shifted = Normalized(Normalizer(np.ones(3, np.float32), np.full(3, 2, np.float32)), policy)
+    np.testing.assert_allclose(acted(shifted, 2 * obs + 1, 0.3), found[0.3], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_every_exported_form_takes_the_temperature(name, tmp_path):
     assert (dial["name"], dial["default"]) == ("beta", pytest.approx(0.3 if name.startswith("normalized") else 0.1))
     np.testing.assert_allclose([dial["low"], dial["high"]], [low, high], rtol=1e-5)
     assert {row["form"] for row in contract["latency"]} == {"onnx", "numpy", "c"}
-    wanted, default = acted_at(policy), np.asarray(jax.vmap(policy.act)(FRESH))
+    wanted, default = acted_at(policy), np.asarray(jax.jit(jax.vmap(policy.act))(FRESH))
     model = onnx.load(tmp_path / "robot/policy.onnx")
     ends = [(end.name, [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim]) for end in model.graph.input]
     assert ends == [("obs", ["batch", OBS]), ("beta", ["batch", 1])]
@@ -107,7 +106,8 @@ def test_every_exported_form_takes_the_temperature(name, tmp_path):
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_allclose(runtime.act(FRESH), default, atol=1e-5)
-    np.testing.assert_allclose(runtime.act(FRESH[0], 0.05), policy.act(FRESH[0], beta=0.05), atol=1e-5)
+    at_0_05 = jax.jit(lambda obs: policy.act(obs, beta=0.05))(FRESH[0])
+    np.testing.assert_allclose(runtime.act(FRESH[0], 0.05), at_0_05, atol=1e-5)
     assert runtime.self_test() < 1e-5 and SafePolicy(runtime).act(DATA[0], 0.05).shape == (ACT,)
     check = ["policy.c", "policy_check.c", "-lm", "-o", "check"]
     for command in (["gcc", "-std=c99"], ["g++", "-x", "c++"]):
