@@ -1,6 +1,8 @@
 """`srpo paper` with tiny budgets: files, reproducibility, what is refused."""
 
+import contextlib
 import csv
+import io
 import json
 import sys
 from dataclasses import replace
@@ -10,15 +12,21 @@ import numpy as np
 import pytest
 
 from srpo import cli
-from srpo.paper import FIGURES, job
+from srpo.paper import FIGURES, fig2, job, study, toy_policies
 
-# the density at 13 x 13 points, and at those of a study beside them, is one chunk of its ODE
-TINY = job.Budget(rows=4000, steps=400, batch_size=64, width=24, grid=13, targets=3, temperatures=3, climbs=5, draws=16)
+TINY = job.Budget(
+    rows=4000, steps=400, batch_size=64, width=24, grid=13, targets=3, temperatures=3, climbs=5, draws=16, held_out=100
+)
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setattr(job, "QUICK", TINY)
+@pytest.fixture(autouse=True, scope="module")
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "QUICK", TINY)
+        patch.setattr(study, "CHUNK", 300)  # what a study asks the density at is one chunk
+        patch.setattr(fig2, "SHOWN", 500)
+        patch.setattr(toy_policies, "HIDDEN", (32, 32))
+        yield
 
 
 def run(capsys, *args):
@@ -41,37 +49,46 @@ def refusal(capsys, *args):
     return captured.err
 
 
-def test_fig3_writes_a_picture_and_its_numbers_the_same_for_the_same_seed_and_reports_to_people(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")  # room for a long path
-    report, progress = run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "a")
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["fig3.png", "fig3_density.csv", "fig3_policies.csv"]
+@pytest.fixture(scope="module")
+def fig3(tmp_path_factory):
+    """The folder, the report and the progress of a figure of one bandit."""
+    out, said = tmp_path_factory.mktemp("fig3"), (io.StringIO(), io.StringIO())
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        assert cli.main(["paper", "fig3", "--data", "8gaussians", "--out", str(out), "--quick", "--json"]) == 0
+    return out, json.loads(said[0].getvalue()), said[1].getvalue()
+
+
+def test_fig3_writes_a_picture_and_its_numbers(fig3):
+    out, report, progress = fig3
+    assert sorted(p.name for p in out.iterdir()) == ["fig3.png", "fig3_density.csv", "fig3_policies.csv"]
     assert report["rows"][0]["density integral"] == pytest.approx(1, abs=0.5)  # so few cells cannot see sharp ridges
     assert "behavior: 400/400" in progress
-    picture = matplotlib.image.imread(tmp_path / "a" / "fig3.png")
+    picture = matplotlib.image.imread(out / "fig3.png")
     assert picture.shape[1] == 2025 and picture[..., :3].std() > 0.1
-    policies, density = (table(tmp_path / "a" / f"fig3_{name}.csv") for name in ("policies", "density"))
+    policies, density = (table(out / f"fig3_{name}.csv") for name in ("policies", "density"))
     assert len(policies) == 3 * 9 and len(density) == TINY.grid**2
     greedy = [r for r in policies if float(r["inverse_beta"]) == 0]
     assert all(abs(float(r["action_x"]) - float(r["target_x"])) < 0.2 for r in greedy)
-    assert cli.main(["paper", "fig3", "--data", "8gaussians", "--quick", "--out", str(tmp_path / "b")]) == 0
-    told = capsys.readouterr().out  # for people
-    assert "8gaussians" in told and "integral" in told and "fig3.png" in told
-    run(capsys, "fig3", "--data", "8gaussians", "--out", tmp_path / "c", "--seed", 1)
-    for name in ("fig3_density.csv", "fig3_policies.csv"):
-        first, again, other = ((tmp_path / folder / name).read_text() for folder in "abc")
-        assert first == again and first != other
 
 
-def test_fig3_by_the_surrogate_gradient(tmp_path, capsys):
-    run(capsys, "fig3", "--data", "moons", "--gradient", "eq15", "--out", tmp_path)
-    assert max(float(r["inverse_beta"]) for r in table(tmp_path / "fig3_policies.csv")) == 40
-
-
-def test_fig7_has_a_row_per_data_set(tmp_path, capsys):
+def test_fig7_has_a_row_per_data_set_and_the_numbers_of_fig3_for_the_same_seed(fig3, tmp_path, capsys):
     report, _ = run(capsys, "fig7", "--data", "moons,8gaussians", "--out", tmp_path)
     assert [r["data"] for r in report["rows"]] == ["moons", "8gaussians"]
     assert {r["data"] for r in table(tmp_path / "fig7_density.csv")} == {"moons", "8gaussians"}
     assert (tmp_path / "fig7.png").stat().st_size > 10_000
+    for name in ("policies", "density"):
+        rows = [r for r in table(tmp_path / f"fig7_{name}.csv") if r["data"] == "8gaussians"]
+        assert rows == table(fig3[0] / f"fig3_{name}.csv")
+
+
+def test_fig3_by_the_surrogate_gradient_from_another_seed_for_people(fig3, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # room for a long path
+    options = ["--data", "8gaussians", "--gradient", "eq15", "--seed", "1", "--out", str(tmp_path)]
+    assert cli.main(["paper", "fig3", *options, "--quick"]) == 0
+    told = capsys.readouterr().out
+    assert "8gaussians" in told and "integral" in told and "fig3.png" in told
+    assert max(float(r["inverse_beta"]) for r in table(tmp_path / "fig3_policies.csv")) == 40
+    assert table(tmp_path / "fig3_density.csv") != table(fig3[0] / "fig3_density.csv")
 
 
 def test_fig2_counts_what_leaves_the_support(tmp_path, capsys):
@@ -126,8 +143,7 @@ def test_dtql_toys_put_the_methods_on_the_same_data(tmp_path, capsys, monkeypatc
         )
 
     for method in methods:
-        if method != "DTQL (KL)":  # its network learns little in so few steps
-            assert norm("far", method) > norm("near", method)
+        assert norm("far", method) > max(1.0, norm("near", method))  # 0.6 beside a behavior that was not trained
         assert norm("far", method) == pytest.approx(reward["far", method], abs=0.01)
     assert (tmp_path / "dtql-toys.png").stat().st_size > 10_000
 

@@ -33,6 +33,7 @@ class Budget:
     temperatures: int = 41  # values of 1/beta in [0, 1]
     climbs: int = 100  # optimizer steps of a policy per temperature
     draws: int = 2048  # samples behind each measured variance
+    held_out: int = 1000  # actions, none of the training's, whose density says what is in support
 
     def behavior(self, parametrization: Parametrization = "noise") -> DiffusionBehavior:
         """The training of a behavior model; the 2-D data are plentiful, so without dropout and decay."""

@@ -82,7 +82,7 @@ def study(job: Job, name: str, label: str = "") -> Study:
     )
     policies = np.asarray(found)
     job.bars.update(1)
-    held_out = bandit.actions(1000, job.seed + 1)
+    held_out = bandit.actions(budget.held_out, job.seed + 1)
     asked = [grid_points(bandit.extent, budget.grid), held_out, policies[0], policies[-1]]
     log_density = densities(model, np.concatenate(asked), actions, job.bars, f"{label}: density")
     grid, own, *ends = np.split(log_density, np.cumsum([len(a) for a in asked])[:-1])
