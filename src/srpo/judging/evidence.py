@@ -98,8 +98,8 @@ class Split:
 def _some(treated: Treated, most: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray, np.ndarray]:
     """At most so many transitions, the recorded actions that followed them, and their rows."""
     chosen = np.sort(rng.permutation(treated.n_transitions)[:most])
-    taken = jax.tree.map(jnp.asarray, treated.all_transitions.take(chosen))
-    batch, rows = taken._replace(index=jnp.arange(len(chosen))), treated.rows(chosen)
+    taken, rows = treated.all_transitions.take(chosen), treated.rows(chosen)
+    batch = jax.device_put(taken._replace(index=np.arange(len(chosen), dtype=np.int32)))
     data = treated.recording
     return batch, data.action[np.minimum(rows + 1, len(data) - 1)], rows
 
@@ -213,11 +213,12 @@ def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, 
 
 
 def _likelihood(behavior, actions: np.ndarray, obs: Array, key) -> np.ndarray:
-    @jax.jit
-    def each(behavior, actions, obs):
-        return jax.lax.map(lambda action: likelihood_bound(behavior, behavior.schedule, action, obs, key), actions)
+    return np.asarray(_likelihoods(behavior, actions, obs, key))
 
-    return np.asarray(each(behavior, jnp.asarray(actions), obs))
+
+@jax.jit
+def _likelihoods(behavior, actions: Float[Array, "policies N act"], obs: Float[Array, "N obs"], key):
+    return jax.lax.map(lambda action: likelihood_bound(behavior, behavior.schedule, action, obs, key), actions)
 
 
 def _calibration(split: Split, q: np.ndarray, discount: float) -> tuple[float, float]:

@@ -79,27 +79,31 @@ class FittedQ(Stage):
         return state.target
 
 
+@jax.jit
+def _begun(stage, data, shared, each, key):
+    return default_mapping()(lambda each: stage.init(data, {**shared, **each}, key), [True])(each)
+
+
+@partial(jax.jit, donate_argnums=(1, 2))
+def _advanced(stage, state, log, data, shared, each, key, start, stop):
+    def one(state, log, each):
+        return advance(stage, state, log, data, {**shared, **each}, key, start, stop)
+
+    return default_mapping()(one, [True, True, True])(state, log, each)
+
+
 def fit_each(stage: Stage, data: Batch, shared: dict, each: dict, key: PRNGKeyArray, progress: Progress = lambda step: None):
     """The stage's result for every entry of the leading axis of the arrays in `each`, all in one compiled loop.
 
     What is not finite stays as it is: nobody trusts it later.
     """
-    mapping = default_mapping()
-
-    def init(each):
-        return stage.init(data, {**shared, **each}, key)
-
-    def step(stage, state, log, data, shared, each, key, start, stop):
-        return advance(stage, state, log, data, {**shared, **each}, key, start, stop)
-
-    state = jax.jit(mapping(init, [True]))(each)
+    state = _begun(stage, data, shared, each, key)
     names = metric_names(stage, without(1, state), data, {**shared, **without(1, each)}, key)
     # buffers are donated: no sharing with what is given
     state, log = jax.device_put((jax.tree.map(np.array, state), Log.create(names, jax.tree.leaves(each)[0].shape[:1])))
-    program = jax.jit(mapping(step, [False, True, True, False, False, True, False, False, False]), donate_argnums=(1, 2))
     edges = np.unique(np.linspace(0, stage.steps, CALLS + 1).astype(np.int32))
     for start, stop in itertools.pairwise(edges):
-        state, log = jax.block_until_ready(program(stage, state, log, data, shared, each, key, start, stop))
+        state, log = jax.block_until_ready(_advanced(stage, state, log, data, shared, each, key, start, stop))
         progress(int(stop))
     return jax.vmap(stage.result)(state)
 

@@ -9,6 +9,7 @@ NeurIPS 2020, arXiv 2005.05951), used to evaluate. Models rank policies well whe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -51,6 +52,11 @@ class Dynamics(eqx.Module):
         return jnp.sqrt(jnp.mean(jnp.var(found.change, 0), -1))
 
 
+@partial(jax.jit, static_argnums=(0, 2))
+def _networks(sizes: tuple[int, ...], key: PRNGKeyArray, n: int) -> tuple[MLP, ...]:
+    return ensemble(sizes, key, n, activation=jax.nn.silu)
+
+
 class FittedModel(Stage):
     needs: ClassVar = ("start",)  # a Dynamics
 
@@ -70,7 +76,7 @@ class FittedModel(Stage):
             return Normalizer.of((jnp.mean(x, 0), jnp.std(x, 0)), eps)
 
         sizes = (data.obs_size + data.action_size, *self.hidden, data.obs_size + 2)
-        members = jax.jit(lambda key: ensemble(sizes, key, self.members, activation=jax.nn.silu))(key)
+        members = _networks(sizes, key, self.members)
         change = jnp.where(data.mask[:, None] > 0, data.next_obs - data.obs, 0.0)  # what follows an end is another episode
         return Dynamics(normalizer(data.obs), normalizer(change, 1e-6), normalizer(data.reward[:, None]), members)
 
