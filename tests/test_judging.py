@@ -1,5 +1,6 @@
 """Judging: known values are found, far-off policies are not trusted, and what data cannot tell is not told."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from made_up import layers
 
 import srpo
 from srpo.cli import main
@@ -28,29 +31,32 @@ from srpo.policies import DialedPolicy
 from srpo.runs.units import Units
 
 
+def batch(obs, action, reward, next_obs, mask):
+    return jax.device_put(
+        Batch(*(np.float32(x) for x in (obs, action, reward, next_obs, mask)), np.arange(len(obs), dtype=np.int32))
+    )
+
+
+def scale(mean, std):
+    return Normalizer(*map(jax.device_put, np.float32([mean, std])))
+
+
 def test_fitted_q_finds_the_values_of_known_policies():
     """Reward s + a, s' = -s whatever is done, discount 0.5, policies that always take c: V(s) = 2 c + s / 1.5."""
     rng = np.random.default_rng(0)
-    obs, action = rng.uniform(-1, 1, (2000, 1)).astype(np.float32), rng.uniform(-1, 1, (2000, 1)).astype(np.float32)
-    data = Batch(
-        jnp.asarray(obs),
-        jnp.asarray(action),
-        jnp.asarray((obs + action)[:, 0]),
-        jnp.asarray(-obs),
-        jnp.ones(2000),
-        jnp.arange(2000),
-    )
-    stage = FittedQ(steps=1500, batch_size=128, hidden=(24, 24), lr=3e-3, discount=0.5, ema=0.1)
-    start = stage.fresh(Normalizer.identity(1), Normalizer(jnp.float32(0), jnp.float32(1)), 1, jax.random.key(0))
-    constants = jnp.array([-0.8, 0.0, 0.5])
-    each = {"next_action": jnp.broadcast_to(constants[:, None, None], (3, 2000, 1))}
+    obs, action = rng.uniform(-1, 1, (2, 2000, 1))
+    data = batch(obs, action, (obs + action)[:, 0], -obs, np.ones(2000))
+    stage = FittedQ(steps=1000, batch_size=32, hidden=(24,), lr=1e-2, discount=0.5, ema=0.1)
+    start = stage.fresh(scale([0], [1]), scale(0, 1), 1, jax.random.key(0))
+    constants = np.float32([-0.8, 0.0, 0.5])
+    each = {"next_action": np.broadcast_to(constants[:, None, None], (3, 2000, 1))}
     q = fit_each(stage, data, {"start": start}, each, jax.random.key(1))
     s, a = np.array([[-0.6], [0.3]], np.float32), np.array([[0.2], [-0.7]], np.float32)
-    found = jax.vmap(lambda q: q(s, a))(q)  # (policies, members, 2)
+    found = jax.jit(jax.vmap(lambda q: q(s, a)))(q)  # (policies, members, 2)
     for c, values in zip(constants, found, strict=True):
         # Q = s + a + 0.5 V(-s), V(s) = s + c + 0.5 V(-s): V(s) = 2 c + s / 1.5
         wanted = s[:, 0] + a[:, 0] + 0.5 * (2 * float(c) - s[:, 0] / 1.5)
-        np.testing.assert_allclose(values, np.broadcast_to(wanted, (2, 2)), atol=0.08)
+        np.testing.assert_allclose(values, np.broadcast_to(wanted, (2, 2)), atol=0.04)
 
 
 class Exact(eqx.Module):
@@ -62,11 +68,16 @@ class Exact(eqx.Module):
 
 
 def test_the_bound_is_the_likelihood_where_the_model_is_perfect():
-    obs = jnp.tile(jnp.array([[0.2, -0.4]]), (400, 1))
-    x = obs + jnp.repeat(jnp.array([[0.0, 0.0], [0.3, -0.3], [1.2, 0.9], [0.1, 0.6]]), 100, 0)
-    found = likelihood_bound(Exact(), VP(), x, obs, jax.random.key(0), draws=64).reshape(4, 100)
-    wanted = jnp.sum(jax.scipy.stats.norm.logpdf(x, obs, 0.3), -1).reshape(4, 100)
+    obs = np.tile(np.float32([0.2, -0.4]), (400, 1))
+    x = obs + np.repeat(np.float32([[0.0, 0.0], [0.3, -0.3], [1.2, 0.9], [0.1, 0.6]]), 100, 0)
+    bound = jax.jit(lambda x, obs, key: likelihood_bound(Exact(), VP(), x, obs, key, draws=64))
+    found = np.asarray(bound(x, obs, jax.random.key(0))).reshape(4, 100)
+    wanted = scipy.stats.norm.logpdf(x, obs, 0.3).sum(-1).reshape(4, 100)
     np.testing.assert_allclose(found.mean(1), wanted.mean(1), atol=0.15)
+
+
+# one for both plants, so that it is compiled once
+MODEL = FittedModel(steps=800, batch_size=64, hidden=(24, 24), members=2, lr=1e-2)
 
 
 class Plant(eqx.Module):
@@ -81,17 +92,14 @@ class Plant(eqx.Module):
 def test_policies_are_let_loose_in_a_model_of_the_plant_as_far_as_it_is_known():
     """s' = s + a / 4, reward s', the end where s' > 1; recorded with -1 < a < 0.5 from -1 < s < 1."""
     rng = np.random.default_rng(0)
-    obs, action = rng.uniform(-1, 1, (4000, 1)).astype(np.float32), rng.uniform(-1, 0.5, (4000, 1)).astype(np.float32)
+    obs, action = rng.uniform(-1, 1, (4000, 1)), rng.uniform(-1, 0.5, (4000, 1))
     following = obs + action / 4
-    arrays = obs, action, following[:, 0], following, 1.0 - (following[:, 0] > 1)
-    data = Batch(*(jnp.asarray(x, jnp.float32) for x in arrays), jnp.arange(4000))
-    stage = FittedModel(steps=800, batch_size=128, hidden=(24,), members=2, lr=1e-2)
-    model = fit_one(stage, data, {"start": stage.fresh(data, jax.random.key(1))}, jax.random.key(0))
+    data = batch(obs, action, following[:, 0], following, following[:, 0] <= 1)
+    model = fit_one(MODEL, data, {"start": MODEL.fresh(data, jax.random.key(1))}, jax.random.key(0))
     known = Known.of(model, data, data)
-    start = jnp.array([[0.0], [-0.65]])
-    policies = Plant(jnp.array([[0.0], [0.42], [-0.5]]))  # stands; runs to the end; runs to where nothing was recorded
-    found = imagine(model, policies, start, known, jax.random.key(2), 20)
-    stands, runs, leaves = np.asarray(found.value).mean(1)
+    policies = Plant(np.float32([[0.0], [0.42], [-0.5]]))  # stands; runs to the end; runs to where nothing was recorded
+    found = jax.device_get(imagine(model, policies, np.float32([[0.0], [-0.65]]), known, jax.random.key(2), 20))
+    stands, runs, leaves = found.value.mean(1)
     np.testing.assert_allclose(stands, [0.0, -13.0], atol=1.5)
     wanted = [0.105 * sum(range(1, 11)), sum(-0.65 + 0.105 * i for i in range(1, 17))]  # with the reward of the last step
     np.testing.assert_allclose(runs, wanted, atol=1.6)  # without an end: 22
@@ -122,17 +130,15 @@ def balance(gain, push, s, steps=60):
 
 def test_a_policy_that_falls_does_not_win_however_much_each_of_its_steps_earns():
     rng = np.random.default_rng(0)
-    s = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
-    a = np.clip(rng.normal(0, 0.4, (4000, 1)) - s, -1, 1).astype(np.float32)  # recorded by one that holds it, more or less
+    s = rng.uniform(-1, 1, (4000, 1))
+    a = np.clip(rng.normal(0, 0.4, (4000, 1)) - s, -1, 1)  # recorded by one that holds it, more or less
     after = 1.1 * s + 0.2 * a
-    data = Batch(*map(jnp.asarray, (s, a, 1 + a[:, 0], after, (np.abs(after[:, 0]) <= 1).astype(np.float32), np.arange(4000))))
-    stage = FittedModel(steps=1000, batch_size=64, hidden=(32, 32), members=2, lr=5e-3)
-    model = fit_one(stage, data, {"start": stage.fresh(data, jax.random.key(1))}, jax.random.key(0))
+    data = batch(s, a, 1 + a[:, 0], after, np.abs(after[:, 0]) <= 1)
+    model = fit_one(MODEL, data, {"start": MODEL.fresh(data, jax.random.key(1))}, jax.random.key(0))
     # two hold it, one falls at once, one holds it less, one falls late
     gain, push = np.array([1.0, 1.0, 0.0, 0.45, 0.0]), np.array([0.0, -0.2, 1.0, 0.0, 0.02])
     truth = np.mean([balance(gain, push, s) for s in (-0.1, 0.05, 0.1)], 0)
-    policies = Feedback(*(jnp.asarray(x, jnp.float32)[:, None] for x in (gain, push)))
-    start = jnp.array([[-0.1], [0.05], [0.1]])
+    policies, start = Feedback(*(np.float32(x)[:, None] for x in (gain, push))), np.float32([[-0.1], [0.05], [0.1]])
     found = imagine(model, policies, start, Known.of(model, data, data), jax.random.key(2), 60)
     promised = np.asarray(found.value).mean((1, 2))
     np.testing.assert_allclose(np.delete(promised, 2), np.delete(truth, 2), rtol=0.1)
@@ -290,7 +296,9 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
             f"next: srpo export {tmp_path / 'bc'} --seed {lines[0][2]} --step {lines[0][1][1:]} --to policy.safetensors\n"
             in said
         )
-    srpo.train(made.set("data.holdout", 0.0), recorded, out=tmp_path / "all", **options)
+    shutil.copytree(tmp_path / "bc", tmp_path / "all")
+    info = (tmp_path / "all/run.json").read_text()
+    (tmp_path / "all/run.json").write_text(info.replace('"data.holdout": 0.2', '"data.holdout": 0.0'))
     before = sorted(tmp_path.rglob("*"))
     assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2
     error = capsys.readouterr().err
@@ -298,8 +306,14 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
 
 
 def test_a_dial_is_judged_at_several_temperatures_unless_they_were_swept():
-    actors = [DialedPolicy(DialedActor(3, 2, (4,), jax.random.key(s), 0.02, 0.5), 0.1) for s in (0, 1)]
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs)[:, None], *actors)
+    @jax.jit
+    @jax.vmap
+    def made(key, layers):
+        return DialedPolicy(DialedActor(3, 2, (4,), key, 0.02, 0.5, layers=layers), 0.1)
+
+    two = jax.tree.map(lambda *x: np.stack(x), layers(4, 4, 2, seed=0), layers(4, 4, 2, seed=1))
+    policies = made(jax.random.split(jax.random.key(0)), two)
+    stacked = jax.tree.map(lambda x: np.asarray(x)[:, None], policies)
     whole = {"kept": [5], "seeds": (3, 8), "points": [()], "path": "runs/dial", "info": {"algorithm": "srpo-dial"}}
     calls = {"failed": lambda seed, point: None, "policies_at": lambda step: stacked, "units": Units(None, None, None)}
     panel = Panel.of([SimpleNamespace(**whole, **calls, grid=SimpleNamespace(sweep={}))])
@@ -308,7 +322,8 @@ def test_a_dial_is_judged_at_several_temperatures_unless_they_were_swept():
     np.testing.assert_allclose([c.beta for c in panel.candidates], np.repeat(beta, 2), rtol=1e-5)
     obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     found = panel.act(obs, jax.random.key(0))
-    for i, c in enumerate(panel.candidates):
-        np.testing.assert_allclose(found[i], actors[i % 2].act(obs, beta=c.beta), atol=1e-6)
+    each = jax.jit(jax.vmap(lambda policy, beta: policy.act(obs, beta=beta), (0, None)))
+    wanted = np.concatenate([each(policies, np.float32(turn)) for turn in beta])
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
     swept = Panel.of([SimpleNamespace(**whole, **calls, grid=SimpleNamespace(sweep={"beta": (0.1,)}))])
     assert [c.beta for c in swept.candidates] == [None, None]
