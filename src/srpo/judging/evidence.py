@@ -99,7 +99,7 @@ def _some(treated: Treated, most: int, rng: np.random.Generator) -> tuple[Batch,
     """At most so many transitions, the recorded actions that followed them, and their rows."""
     chosen = np.sort(rng.permutation(treated.n_transitions)[:most])
     taken, rows = treated.all_transitions.take(chosen), treated.rows(chosen)
-    batch = jax.device_put(taken._replace(index=np.arange(len(chosen), dtype=np.int32)))
+    batch = jax.device_put(taken)._replace(index=jax.device_put(np.arange(len(chosen), dtype=np.int32)))
     data = treated.recording
     return batch, data.action[np.minimum(rows + 1, len(data) - 1)], rows
 
