@@ -198,7 +198,7 @@ def test_policies_act_in_recorded_units(run):
     assert np.abs(acted - action).mean(0) == pytest.approx(0, abs=0.4) and acted[:, 0].max() > 8
     assert (acted >= data.action_range.low).all() and (acted <= data.action_range.high).all()
     inner = trained.units.inside(trained.policies)
-    unit = np.asarray(jax.tree.map(lambda x: x[0, 0], inner).act(OBS))
+    unit = np.asarray(jax.jit(lambda policies: jax.tree.map(lambda x: x[0, 0], policies).act(OBS))(inner))
     np.testing.assert_allclose(data.action_range.recorded(unit), acted, atol=1e-5)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srpo.convert.torch_file import read_tensors
@@ -144,7 +143,7 @@ def _filled(path: Path, shaped: T, tensors: Tensors, roll: Mapping[str, int]) ->
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; give the file of a training that did not fail")
-        leaves.append(jnp.asarray(np.roll(x, roll.get(name, 0), axis=0)))
+        leaves.append(jax.device_put(np.roll(x, roll.get(name, 0), axis=0)))
         used.add(name)
     if extra := sorted(tensors.keys() - used):
         raise CheckpointError(f"{path}: {extra[0]} is unknown here; give an unchanged file of the authors' code")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from srpo import config
 from srpo.convert.official import official, sizes
@@ -56,7 +56,7 @@ def official_run(
     files = {"behavior": list(map(_identity, behaviors)), "critic": list(map(_identity, critics))}
     sources = dict.fromkeys(kind, "checkpoint") | dict.fromkeys(changes, "--set")
     info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
-    results = jax.tree.map(lambda *seeds: jnp.stack(seeds)[:, None], *models)  # leading axes: seed, point
+    results = jax.tree.map(lambda *seeds: jax.device_put(np.stack(seeds)[:, None]), *models)  # leading axes: seed, point
     return new_run(Run(Path(out), info, grid), results)
 
 
