@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srpo.core import Algorithm
@@ -21,6 +20,7 @@ from srpo.data.treatments import mend_mislabeled
 from srpo.paper import panels
 from srpo.paper.ablation import Trained, Variant, study
 from srpo.paper.job import Job
+from srpo.runs.mapping import entry
 from srpo.runs.run import Run
 from srpo.suite.findings import short
 from srpo.suite.plan import load_data
@@ -58,8 +58,8 @@ def mean_q(run: Run, data: Dataset) -> list[float]:
     """Mean of the target heads over `ROWS` evenly spaced transitions, by seed."""
     seen = treat(data, run.algorithm.data)
     rows = np.linspace(0, seen.n_transitions - 1, min(ROWS, seen.n_transitions)).astype(int)
-    batch, critics = seen.transitions.take(jnp.asarray(rows)), run.results["critic"]
-    own = (jax.tree.map(lambda x, i=i: x[i, 0], critics) for i in range(len(run.seeds)))
+    batch, critics = jax.jit(lambda view: view.take(rows))(seen.transitions), run.results["critic"]
+    own = (entry(critics, (i, 0)) for i in range(len(run.seeds)))
     return [float(critic.q_target(batch.obs, batch.action).mean()) for critic in own]
 
 
