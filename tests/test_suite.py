@@ -497,7 +497,7 @@ def test_each_algorithm_has_its_scores_on_its_page(command, capsys):
     text = (pages / "cloning.md").read_text()
     [mean] = [float(r["mean"]) for r in rows(command.keep / "scores.csv") if (r["algorithm"], r["data"]) == ("bc", NAME)]
     theirs = published.SCORES["bc"][TASK]
-    assert f"| `bc` | measured | {mean:.1f} ±" in text and f"| `bc` | published for D4RL's task | {theirs} |" in text
+    assert f"| `bc` | measured | {mean:.1f} [" in text and f"| `bc` | published for D4RL's task | {theirs} |" in text
     other = (pages / "iql.md").read_text()
     assert "Not measured" in other and "--algos iql" in other and "old table" not in other
     assert text.startswith("bc:\n<!-- scores bc -->") and text.endswith("<!-- /scores bc -->\nend\n")

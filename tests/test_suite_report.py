@@ -14,7 +14,7 @@ from srpo.suite import charts, measures, scoring, tables
 from srpo.suite.findings import findings
 from srpo.suite.html_page import html_page
 from srpo.suite.keep import Keep
-from srpo.suite.page import page
+from srpo.suite.page import cell, page
 
 RNG = np.random.default_rng(0)
 SCORES = {n: np.round(RNG.normal(mean, 15, (seeds, 4))) for n, mean, seeds in (("a", 60, 5), ("b", 50, 3), ("c", 40, 6))}
@@ -183,6 +183,11 @@ def test_the_tables_hold_the_measures(keep, capsys):
     [middle] = [m for m in found if (m["measure"], m["algorithm"]) == ("interquartile mean", "srpo")]
     assert middle["value"] == 61.0 and 60.0 < middle["low"] <= 61.0
     assert "| 61.0 [60.5, 61.5] |" in (keep.folder / "scores.md").read_text()
+
+
+def test_one_seed_has_no_deviation():
+    row = {"seeds": 1, "episodes": 20, "mean": 61.0, "std": 0.0, "low": 60.0, "high": 62.0}
+    assert cell(row) == "61.0 [60.0, 62.0]" and cell(row | {"seeds": 2, "std": 0.5}) == "61.0 ± 0.5 [60.0, 62.0]"
 
 
 def test_means_over_some_of_the_data_sets(keep, capsys):

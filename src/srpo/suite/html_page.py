@@ -11,7 +11,7 @@ from pathlib import Path
 from srpo.suite.charts import Dot, Line, color, dots, lines
 from srpo.suite.findings import CLONING, Findings, short
 from srpo.suite.measures import Estimate
-from srpo.suite.page import hours, summary
+from srpo.suite.page import deviation, hours, summary
 from srpo.suite.scoring import curves
 from srpo.suite.tables import RECORDED, SUITE, VERSIONS, Result, Row
 
@@ -68,7 +68,7 @@ def score(row: Row | None) -> str:
         return "-" if row is None else escape(row["status"])
     if "std" not in row:
         return f"{row['mean']:.1f}"
-    return f"<b>{row['mean']:.1f}</b> ± {row['std']:.1f}<small>{row['low']:.1f} to {row['high']:.1f}</small>"
+    return f"<b>{row['mean']:.1f}</b>{deviation(row)}<small>{row['low']:.1f} to {row['high']:.1f}</small>"
 
 
 def bounds(e: Estimate | None, digits: int = 1) -> str:

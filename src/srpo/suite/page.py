@@ -77,7 +77,12 @@ def cell(row: Row | None) -> str:
         return row["status"]
     if "std" not in row:
         return f"{row['mean']:.1f}"
-    return f"{row['mean']:.1f} ± {row['std']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{row['mean']:.1f}{deviation(row)} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def deviation(row: Row) -> str:
+    """That of the seeds; one seed has none."""
+    return f" ± {row['std']:.1f}" if row["seeds"] > 1 else ""
 
 
 def hours(rows: Sequence[Row]) -> str:
