@@ -1,5 +1,6 @@
 """Other systems and smaller installations: what is not there is not needed, or one line says what to install."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,41 @@ def python(code, hidden=(), **environ):
     hide = f"import sys; sys.modules.update(dict.fromkeys({list(hidden)!r}))\n"
     env = os.environ | environ
     return subprocess.run([sys.executable, "-c", hide + code], capture_output=True, text=True, env=env, check=False)
+
+
+EXTRAS = ("gymnasium", "mujoco", "matplotlib")
+SMALL = f"""
+import contextlib, io, json, os
+from srpo.cli import main
+
+def said(hidden, *arguments):
+    sys.modules.update(dict.fromkeys(hidden))
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(list(arguments))
+    for name in hidden:
+        del sys.modules[name]
+    return code, err.getvalue(), os.listdir()
+
+train = "train", "hopper-medium-expert-mini", "--algo", "bc"
+small = "--set=policy.steps=2", "--set=policy.batch_size=4", "--set=policy.hidden=8"
+found = {{
+    "pictures": said({EXTRAS[2:]}, "paper", "fig3", "--quick"),
+    "environments": said({EXTRAS[:2]}, *train),
+    "training": said({EXTRAS}, *train, "--no-eval", "--out", "run", *small),
+}}
+assert not set({EXTRAS}) & set(sys.modules), "a command imported what is hidden from another"
+with open("found.json", "w") as file:
+    json.dump(found, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The folder in which one process ran three commands, each with other extras hidden; per command: code, stderr, files then."""
+    folder = tmp_path_factory.mktemp("small")
+    done = python(f"import os; os.chdir({str(folder)!r})\n{SMALL}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, json.loads((folder / "found.json").read_text())
 
 
 def test_no_module_needs_what_only_some_systems_have():
@@ -42,26 +78,24 @@ with alone(path) as again:
 
 
 @pytest.mark.parametrize(
-    "hidden, arguments, said",
+    "case, line",
     [
-        (("matplotlib",), ["paper", "fig3", "--quick"], "matplotlib is not installed; pip install 'srpo[plot]', or 'srpo[all]'"),
-        (("gymnasium", "mujoco"), ["train", "hopper-medium-expert-mini", "--algo", "bc"], "pip install 'srpo[env]', or train with --no-eval"),
+        ("pictures", "matplotlib is not installed; pip install 'srpo[plot]', or 'srpo[all]'"),
+        ("environments", "pip install 'srpo[env]', or train with --no-eval"),
     ],
     ids=["pictures", "environments"],
-)  # fmt: skip
-def test_what_a_small_installation_lacks_is_named_with_its_extra(tmp_path, hidden, arguments, said):
-    code = f"import os; os.chdir({str(tmp_path)!r}); from srpo.cli import main; sys.exit(main({arguments!r}))"
-    done = python(code, hidden)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
-    assert list(tmp_path.iterdir()) == []
+)
+def test_what_a_small_installation_lacks_is_named_with_its_extra(small, case, line):
+    code, said, files = small[1][case]
+    assert code == 2 and said.count("\n") == 1 and line in said, said
+    assert files == []
 
 
-def test_a_training_without_matplotlib_says_what_is_not_drawn(tmp_path):
-    small = [f"--set=policy.{k}" for k in ("steps=2", "batch_size=4", "hidden=8")]
-    arguments = ["train", "hopper-medium-expert-mini", "--algo", "bc", "--no-eval", "--out", str(tmp_path / "run"), *small]
-    done = python(f"from srpo.cli import main; sys.exit(main({arguments!r}))", ("matplotlib", "gymnasium", "mujoco"))
-    assert done.returncode == 0 and "curves.png is not drawn: matplotlib is not installed" in done.stderr, done.stderr
-    assert (tmp_path / "run" / "metrics.csv").exists() and not (tmp_path / "run" / "curves.png").exists()
+def test_a_training_without_matplotlib_says_what_is_not_drawn(small):
+    code, said, _ = small[1]["training"]
+    assert code == 0 and "curves.png is not drawn: matplotlib is not installed" in said, said
+    run = small[0] / "run"
+    assert (run / "metrics.csv").exists() and not (run / "curves.png").exists()
 
 
 def test_a_missing_module_that_is_no_extra_stays_an_error():
