@@ -41,14 +41,22 @@ def recorded(n=60, **options):
 TINY = {"policy.steps": 4, "policy.hidden": (8,), "policy.batch_size": 8}
 
 
-@pytest.mark.parametrize("asked", ["cuda", "nonsense"])
-def test_a_platform_that_is_not_there_is_one_line(asked):
-    code = "import sys; from srpo.cli import main; sys.exit(main(['train', 'never-read.hdf5']))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"JAX_PLATFORMS": asked}, capture_output=True, text=True
-    )
-    assert run.returncode == 2 and run.stderr.count("srpo: error") == 1 and "Traceback" not in run.stderr
-    assert f"JAX_PLATFORMS={asked}: JAX finds no such device here; unset it" in run.stderr
+def test_a_platform_that_is_not_there_is_one_line():
+    """Asked for one that JAX knows and, as JAX reads the variable only once, told another that it does not."""
+    code = """
+import os, sys
+from srpo.cli import main
+first = main(["train", "never-read.hdf5"])
+os.environ["JAX_PLATFORMS"] = "nonsense"
+sys.modules["jax"].config.update("jax_platforms", "nonsense")
+sys.exit(f"{first} {main(['train', 'never-read.hdf5'])}")
+"""
+    environ = os.environ | {"JAX_PLATFORMS": "cuda"}
+    said = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True).stderr.splitlines()
+    told = [line for line in said if "srpo: error" in line]
+    assert said[-1] == "2 2" and len(told) == 2 and not any("Traceback" in line for line in said)
+    for line, asked in zip(told, ("cuda", "nonsense"), strict=True):
+        assert f"JAX_PLATFORMS={asked}: JAX finds no such device here; unset it" in line
 
 
 def test_a_platform_that_is_there_is_no_matter(monkeypatch):
