@@ -28,6 +28,9 @@ from srpo.data.treatments import Treatment
 from srpo.errors import UserError
 from srpo.networks.layers import MLP
 from srpo.optim import adam
+from srpo.training import progress
+
+progress.draw_curves = lambda run: None  # as in all tests
 
 
 def began(sizes, rate, key):

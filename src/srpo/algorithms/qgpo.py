@@ -205,7 +205,15 @@ class QGPO(Algorithm):
     title: ClassVar = "QGPO"
     acts_by: ClassVar = "diffusion"
     trial: ClassVar = Trial(
-        TRIAL_SUPPORT | TRIAL_CRITIC | {"energy.steps": 30, "energy.batch_size": 32, "energy.hidden": (12,), "energy.lr": 5e-2},
+        TRIAL_SUPPORT
+        | TRIAL_CRITIC
+        | {
+            "behavior.rows": "steps",  # compiled once with SfBC's
+            "energy.steps": 30,
+            "energy.batch_size": 32,
+            "energy.hidden": (12,),
+            "energy.lr": 5e-2,
+        },
         ("energy.beta", 1.0, 3.0),
         ("behavior.loss", "critic.q_loss", "energy.loss"),
     )
