@@ -15,9 +15,10 @@ from srpo.cli import main
 PAGE = Path(__file__).parent.parent / "examples" / "no_simulator"
 TINY = {
     "SIZE": "--preset quick --set data.normalize_obs=true --set data.holdout=0.2 --set critic.steps=20 --set critic.hidden=8 "
-    "--set behavior.steps=10 --set behavior.width=8 --set behavior.blocks=1 --set policy.steps=9 --set policy.hidden=8",
-    "JUDGE": "--set q.steps=20 --set q.hidden=8 --set states=16 --set model.steps=20 --set model.hidden=8 --set model.members=2 "
-    "--set model.starts=2",
+    "--set critic.batch_size=32 --set behavior.steps=10 --set behavior.width=8 --set behavior.blocks=1 --set behavior.dropout=0 "
+    "--set behavior.batch_size=32 --set policy.steps=9 --set policy.hidden=8 --set policy.batch_size=32",
+    "JUDGE": "--set q.steps=20 --set q.hidden=8 --set q.members=1 --set q.batch_size=32 --set states=16 --set held_rows=64 "
+    "--set model.steps=20 --set model.hidden=8 --set model.members=2 --set model.starts=2 --set model.horizon=30",
 }
 
 pytest.importorskip("pyarrow")

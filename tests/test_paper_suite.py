@@ -117,8 +117,8 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(kept, tmp_path, 
 
 # --- ablations
 
-SMALL = {"critic.hidden": (8,), "critic.batch_size": 8, "behavior.width": 12, "behavior.blocks": 1, "behavior.batch_size": 8}
-SMALL |= {"policy.hidden": (8,), "policy.batch_size": 8}
+SMALL = {"critic.hidden": (8,), "critic.batch_size": 8, "policy.hidden": (8,), "policy.batch_size": 8}
+SMALL |= {"behavior.width": 12, "behavior.blocks": 1, "behavior.batch_size": 8, "behavior.dropout": 0.0}
 NAME = "hopper-medium-replay-open-v0"
 
 
