@@ -63,7 +63,15 @@ class IQL(Algorithm):
     title: ClassVar = "IQL"
     acts_by: ClassVar = "one pass"
     trial: ClassVar = Trial(
-        TRIAL_CRITIC | {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,), "policy.lr": 5e-2},
+        TRIAL_CRITIC
+        | {
+            "critic.layer_init": "torch",  # compiled once with SRPO's
+            "critic.next_value": "before",
+            "policy.steps": 30,
+            "policy.batch_size": 32,
+            "policy.hidden": (12,),
+            "policy.lr": 5e-2,
+        },
         ("policy.beta", 0.5, 3.0),
         ("critic.q_loss", "policy.loss"),
     )
