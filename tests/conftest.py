@@ -1,5 +1,6 @@
 """Compilation dominates the tests: cheap code generation, and programs that two tests share are compiled once."""
 
+import functools
 import gc
 import os
 from importlib import metadata
@@ -17,22 +18,20 @@ os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
 
 def pytest_configure(config):
     """Tracing makes millions of small objects that live: looking through all of them again and again took a tenth of the time."""
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 50, 50)
 
 
 LONGEST = (
     "contract",
     "baselines",
-    "dtql",
-    "paper_command",
     "training",
+    "dtql",
     "diffuser",
     "no_simulator",
-    "diffusion_ql",
-    "qgpo",
+    "paper_command",
     "idql",
-    "judging",
     "devices",
+    "judging",
     "shapes",
 )
 
@@ -52,10 +51,14 @@ def pytest_unconfigure(config):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _undrawn():
-    """No curves at the end of each training, which take half a second of a core: test_training.py draws them."""
+def _once():
+    """No curves at the end of each training, which take half a second of a core: test_training.py draws them.
+
+    And what is installed is looked through once, not for every file of data.
+    """
     from srpo.training import progress
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "draw_curves", lambda run: None)
+        patch.setattr(metadata, "entry_points", functools.cache(metadata.entry_points))
         yield
