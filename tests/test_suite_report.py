@@ -201,6 +201,15 @@ def test_means_over_some_of_the_data_sets(keep, capsys):
     assert "did you mean 'y-v0'" in capsys.readouterr().err and keep.about["compared"] == ["x-v0"]
 
 
+def test_the_seeds_of_earlier_commands_stay(keep, tmp_path):
+    later = Keep(tmp_path / "later")
+    later.folder.mkdir()
+    (later.folder / "suite.json").write_text(json.dumps(keep.about | {"seeds": [7]}))
+    before = keep.about["seeds"]
+    keep.adopt(later)
+    assert 7 not in before and keep.about["seeds"] == [*before, 7]
+
+
 def test_learning_curves_end_with_the_last_policies(keep):
     steps, values = scoring.curves("x-v0", tables.read(keep.folder))["srpo"]
     np.testing.assert_array_equal(steps, [10, 20])

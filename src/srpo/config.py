@@ -117,12 +117,12 @@ def present(tree: Any, path: str) -> str:
     return getattr(tree, "renamed", {}).get(path, path)
 
 
-def lookup(tree: Any, path: str, known: Mapping[str, Setting] | None = None) -> Setting:
-    """The setting at `path`, or at what it is called now (`known`: the settings of `tree`, if they were collected before).
+def lookup(tree: Any, path: str) -> Setting:
+    """The setting at `path`, or at what it is called now. Raises ConfigError, naming the closest path, if there is none."""
+    return _known(settings(tree), present(tree, path))
 
-    Raises ConfigError, naming the closest path, if there is none.
-    """
-    known, path = known or settings(tree), present(tree, path)
+
+def _known(known: Mapping[str, Setting], path: str) -> Setting:
     if path not in known:
         tails = [p for p in known if p.rpartition(".")[2] == path]
         raise ConfigError(f"unknown setting {path!r}; did you mean {tails[0]!r}?" if tails else closest(path, known, "setting"))
@@ -137,7 +137,7 @@ def assign(tree: Any, path: str, value: Any) -> Any:
 def assign_all(tree: Any, values: Mapping[str, Any]) -> Any:
     """`assign` for several paths at once: what must fit together is judged when all of them are there."""
     known = settings(tree)
-    found = [(lookup(tree, path, known), value) for path, value in values.items()]
+    found = [(_known(known, present(tree, path)), value) for path, value in values.items()]
     return _replace(tree, {tuple(setting.path.split(".")): setting.read(value) for setting, value in found})
 
 

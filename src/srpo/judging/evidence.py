@@ -122,7 +122,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     q = _fit(split, next_action, judging.q, k_q, progress)
     start_value, value, td_error = jax.device_get(_look(q, actions, split.start, held, split.episode, judging.q.discount))
     behavior, see = _behavior(runs, split, judging.behavior, k_behavior, progress)
-    likelihood = _likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise)
+    likelihood = np.asarray(_likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise))
     own = np.asarray(_values(entry(q, -1), held)).mean(0)
     slope, correlation = _calibration(split, own, judging.q.discount)
     clone = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
@@ -212,12 +212,8 @@ def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, 
     return split.fitted["behavior"], see
 
 
-def _likelihood(behavior, actions: np.ndarray, obs: Array, key) -> np.ndarray:
-    return np.asarray(_likelihoods(behavior, actions, obs, key))
-
-
 @jax.jit
-def _likelihoods(behavior, actions: Float[Array, "policies N act"], obs: Float[Array, "N obs"], key):
+def _likelihood(behavior, actions: Float[Array, "policies N act"], obs: Float[Array, "N obs"], key):
     return jax.lax.map(lambda action: likelihood_bound(behavior, behavior.schedule, action, obs, key), actions)
 
 

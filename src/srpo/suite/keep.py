@@ -71,11 +71,12 @@ class Keep:
 
     def _remember(self, about: dict[str, Any]) -> None:
         file = self.folder / "suite.json"
-        before = self.about if file.exists() else {"data": [], "algorithms": []}
+        before = self.about if file.exists() else {"data": [], "algorithms": [], "seeds": []}
         data = {d["name"]: d for d in (*before["data"], *about["data"])}
         names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
+        seeds = sorted({*before["seeds"], *about["seeds"]})
         compared = {key: before[key] for key in ("compared",) if key in before}
-        write_json(file, about | compared | {"algorithms": list(names), "data": list(data.values())})
+        write_json(file, about | compared | {"algorithms": list(names), "data": list(data.values()), "seeds": seeds})
 
     def compare(self, names: Sequence[str]) -> None:
         """Means and comparisons are over these data sets from here on. Raises ConfigError for one that is not there."""
