@@ -93,7 +93,7 @@ def draw_curves(run: Run) -> None:
         _finish(ax)
     title = f"{run.info['algorithm']} on {run.info['data']['name']}, {len(run.seeds)} seed{'s' * (len(run.seeds) > 1)}"
     fig.suptitle(
-        textwrap.fill(title, 34 * columns, break_on_hyphens=False), fontsize=10, parse_math=False
+        textwrap.fill(title, 38 * columns, break_on_hyphens=False), fontsize=10, parse_math=False
     )  # `wrap` would parse math
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
