@@ -4,7 +4,8 @@
 
 Each stage is trained at the paper's sizes through the library's own loop (srpo.training.loop.StageLoop), with the networks it
 needs from earlier stages untrained. Between any two calls of that loop, plain float32 products of the stage's shapes
-run on the same backend; the two are compared by medians.
+run on the same backend. A machine's rate moves from one second to the next, so each call is compared with the products
+right before and after it, and the share is the median of these.
 
 Operations: 2 m k n for every product (m, k) x (k, n) in the traced step, and nothing else; elementwise work, random
 numbers and the optimizer count as time only. Time is given twice: by the clock, which on a shared machine includes
@@ -21,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def clocked(stage_loop: loop.StageLoop, steps: int, products: Products, gflop: f
     """Medians over the calls that make `steps` steps of `gflop` each, the products' rates taken between any two."""
     calls = stage_loop.calls()
     next(calls)  # compiles
+    grow(stage_loop, calls)
     wall, cpu, rates, first = [], [], [products.rates()], stage_loop.step
     while stage_loop.step < first + steps or len(wall) < 5:
         before = stage_loop.step
@@ -127,22 +129,36 @@ def clocked(stage_loop: loop.StageLoop, steps: int, products: Products, gflop: f
         cpu.append(seconds[1] / count)
         rates.append(products.rates())
     step, step_cpu = statistics.median(wall), statistics.median(cpu)
-    product, product_cpu = (statistics.median(r) for r in zip(*rates, strict=True))
+    product, product_cpu = zip(*rates, strict=True)
     return {
         "ms": 1e3 * step,
         "steps_per_s": 1 / step,
         "gflops": gflop / step,
-        "product_gflops": product,
-        "share": gflop / step / product,
+        "product_gflops": statistics.median(product),
+        "share": share(gflop, wall, product),
         "cpu_ms": 1e3 * step_cpu,
-        "cpu_share": gflop / step_cpu / product_cpu,
+        "cpu_share": share(gflop, cpu, product_cpu),
         "ms_min": 1e3 * min(wall),
         "cpu_ms_min": 1e3 * min(cpu),
-        "product_gflops_max": max(r[0] for r in rates),
-        "product_gflops_per_cpu_s": product_cpu,
+        "product_gflops_max": max(product),
+        "product_gflops_per_cpu_s": statistics.median(product_cpu),
         "calls": len(wall),
         "timed_steps": stage_loop.step - first,
     }
+
+
+def grow(stage_loop: loop.StageLoop, calls: Iterator) -> None:
+    """Calls until they are as long as a training's: each is twice the one before, and what a call costs weighs on a short one."""
+    lengths = [-1, 0]
+    while lengths[-1] > lengths[-2]:
+        before = stage_loop.step
+        next(calls)
+        lengths.append(stage_loop.step - before)
+
+
+def share(gflop: float, seconds: Sequence[float], rates: Sequence[float]) -> float:
+    """The rate of steps over that of products right before and after each; `rates` has one more than `seconds`."""
+    return statistics.median(2 * gflop / s / (a + b) for s, a, b in zip(seconds, rates, rates[1:], strict=False))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import srpo
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import judge_report
+import training
 
 
 def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():
@@ -42,3 +43,22 @@ def test_the_judge_s_report_finds_rank_correlations_and_what_each_criterion_lose
     assert "4 policies, true scores 0.0 to 60.0, median 30.0; taken: srpo @0 seed 0, 50.0" in shown
     judge_report.picture([panel], tmp_path / "judge.png")
     assert (tmp_path / "judge.png").stat().st_size > 10_000
+
+
+def test_a_step_is_compared_with_the_products_right_before_and_after_it():
+    # a machine that is half as fast from the middle on, steps at 80 % of its products
+    assert training.share(1.0, [1 / 80, 1 / 60, 1 / 40], [100.0, 100.0, 50.0, 50.0]) == pytest.approx(0.8)
+
+
+def test_calls_are_timed_once_they_no_longer_grow():
+    class Loop:
+        step = 1
+
+        def calls(self):
+            for n in (1, 2, 4, 4, 4):
+                self.step += n
+                yield
+
+    stage_loop = Loop()
+    training.grow(stage_loop, stage_loop.calls())
+    assert stage_loop.step == 1 + 1 + 2 + 4 + 4
