@@ -46,7 +46,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str):
             axis.plot(np.full(len(values), i), values, ".", color=panels.ORANGE, ms=2, zorder=0)
         axis.set_xticks(at, labels, rotation=30, ha="right")
         axis.set(title=short(data), xlabel=title, xlim=(-0.5, len(labels) - 0.5))
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+        panels.from_zero(axis)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)

@@ -70,14 +70,24 @@ def draw(rows: Sequence[dict[str, Any]]):
     axes = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False)
     for axis, data in zip(axes.flat, names, strict=False):
         here = [r for r in rows if r["data"] == data]
-        for i, label in enumerate(dict.fromkeys(r["variant"] for r in here)):
-            mine = [r for r in here if r["variant"] == label]
-            axis.plot(
-                [r["mean_q"] for r in mine], [r["score"] for r in mine], "o", color=panels.system(i)[0], label=label, ms=3
-            )
-        axis.set(title=short(data), xlabel="mean Q on the data", ylabel="normalized score")
+        variants = list(dict.fromkeys(r["variant"] for r in here))
+        for i, label in enumerate(variants):
+            at = np.array([(r["mean_q"], r["score"]) for r in here if r["variant"] == label])
+            axis.plot(*at.T, "o", color=panels.system(i)[0], label=label, ms=3)
+        middle, reach = wide_enough([r["mean_q"] for r in here])
+        axis.set(title=short(data), xlabel="mean Q on the data", xlim=(middle - reach, middle + reach))
+        panels.from_zero(axis)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend()
+        if len(variants) > 1:
+            axis.legend()
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel("normalized score")
     return figure
+
+
+def wide_enough(values: Sequence[float]) -> tuple[float, float]:
+    """Middle and half width of an axis on which seeds that agree within a tenth look as if they did."""
+    low, high = min(values), max(values)
+    return (low + high) / 2, max(0.6 * (high - low), 0.1 * abs(low + high) / 2, 1e-6)

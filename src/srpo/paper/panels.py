@@ -59,6 +59,12 @@ def page(width: float, height: float, layout: Layout | None = "constrained") -> 
     return Figure(figsize=(width, height), layout=layout)
 
 
+def from_zero(axis: Axes) -> None:
+    """Scores with zero in sight, and room above the highest."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(0.0, low), high + 0.05 * (high - min(0.0, low)))
+
+
 def square(axis: Axes, extent: float) -> None:
     """Equal axes over [-extent, extent]^2, labeled at multiples of 4."""
     ticks = np.floor(extent / 4) * 4
