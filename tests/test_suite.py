@@ -122,7 +122,7 @@ def test_the_page_of_presets_is_current():
 def test_changes_are_those_of_the_presets():
     found = presets.changes("srpo", ["", "antmaze-umaze-v2"])
     assert found["critic.lr"] == ([3e-4], [1e-3], config.settings(srpo.SRPO())["critic.lr"].meaning)
-    assert "critic.discount" not in found and found["policy.beta"][1] == [0.05]
+    assert "critic.discount" not in found and found["policy.beta"][1] == [0.01]
     told = [presets.shown(v) for v in ([1], [1, 2], [30, 1000, 2], [(256, 128)], [True], ["a", "b"], [0.0003])]
     assert told == ["1", "1 or 2", "2 to 1,000", "256 x 128", "true", "a or b", "0.0003"]
 

@@ -90,7 +90,7 @@ def show(rows: list[Row], data: str, began: float) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     path = main.path
-    again = command("srpo", "train", data, "--from", path, "--preset", "quick", *same, "--sweep", "policy.beta=0.05,0.2,0.5")
+    again = command("srpo", "train", data, "--from", path, "--preset", "quick", *same, "--sweep", "policy.beta=0.02,0.05,0.2")
     export = command("srpo", "export", path, *one, "--to", "policy.safetensors")
     for line in (
         f"{(time.monotonic() - began) / 60:.1f} minutes; the run: {plain(path)} (look at {plain(path / 'curves.png')})",
