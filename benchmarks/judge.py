@@ -45,7 +45,7 @@ from srpo.training.progress import Bars
 SEEDS, HOLDOUT, EPISODES = 2, 0.2, 10
 ASIDE = 0.1  # of the episodes, to judge policies by that were trained on all of them
 Score = Callable[[Candidate], float]  # the true one
-DEFAULT = {"policy.beta": 0.05}  # what `srpo train --preset quick` takes for these sets
+DEFAULT = {"policy.beta": 0.05}  # one for both built-in sets
 SMALL = (128, 128)
 CRITIC = {"critic.steps": 15_000, "critic.lr": 1e-3, "critic.hidden": SMALL, "data.reward": "return-range"}
 SAME_CRITIC = CRITIC | {"critic.next_value": "before", "critic.layer_init": "torch", "data.clip_action": 1.0}

@@ -61,7 +61,7 @@ class Panel:
 
     @property
     def default(self) -> float:
-        """Score lost by the default beta and the last checkpoint, a mean over seeds."""
+        """Score lost by the last checkpoint of SRPO at one temperature, or the published one; a mean over seeds."""
         found = [s for s, row in zip(self.score, self.rows, strict=True) if row["default"] == "1"]
         return self.best - float(np.mean(found)) if found else math.nan
 
@@ -80,7 +80,7 @@ def table(panels: Sequence[Panel]) -> str:
         for name, found in ((name, np.array([(p.spearman(name), p.regret(name)) for p in panels])) for name in CRITERIA)
     ]
     defaults = np.array([p.default for p in panels])
-    lines.append(["default beta, last checkpoint", *map(_regret, defaults), _regret(_mean(defaults[:, None])[0])])
+    lines.append(["SRPO, beta not chosen, last checkpoint", *map(_regret, defaults), _regret(_mean(defaults[:, None])[0])])
     said = [
         f"{p.data}: {len(p.rows)} policies, true scores {p.score.min():.1f} to {p.best:.1f}, median {np.median(p.score):.1f}; "
         f"taken: {p.rows[0]['policy']} seed {p.rows[0]['seed']}, {p.score[0]:.1f}"
