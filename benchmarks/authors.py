@@ -24,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from authors_code import FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
+from authors_code import EVERY, FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
 from authors_report import EPISODES, METRICS, curve_table, keep, ours, table
 
 import srpo
@@ -82,7 +82,7 @@ class Curves(list[dict[str, Any]]):
     """Rows of curves.csv: every thousandth step, as a tensor is a number only after the device has been waited for."""
 
     def __call__(self, stage: str, step: int, value: Any) -> None:
-        if (step + 1) % 1000 == 0:
+        if (step + 1) % EVERY == 0:
             self.append({"stage": stage, "step": step + 1, "metric": METRICS[stage], "value": float(value.detach())})
             print(f"{stage} {step + 1}: {METRICS[stage]} {self[-1]['value']:.4g}", file=sys.stderr, flush=True)
 

@@ -21,9 +21,11 @@ from srpo.errors import ConfigError
 
 STUBS = ("d4rl", "gym", "wandb")  # imported by their files; of these only two functions are called, and answered here
 
+EVERY = 1000  # steps between two rows of curves.csv
+
 Settings = dict[str, Any]
 Rows = dict[str, np.ndarray]  # of d4rl.qlearning_dataset
-Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, or the loss
+Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, the loss, or mean Q of the policy
 
 
 class Weights(NamedTuple):
@@ -123,8 +125,11 @@ def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings
     memory = utils.ReplayBuffer(obs, act)
     memory.convert_D4RL(rows)
     mean, std = memory.normalize_states()
-    for _ in range(s["policy.steps"]):
+    for step in range(s["policy.steps"]):
         model.train(memory, s["policy.batch_size"])
+        if (step + 1) % EVERY == 0:
+            state, *_ = memory.sample(s["policy.batch_size"])
+            said("policy", step, model.critic.Q1(state, model.actor(state)).mean())
     return Weights(layers_of(model.actor), mean, std)
 
 

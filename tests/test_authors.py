@@ -78,6 +78,7 @@ class SRPO(Net):
 """
 UTILS = """
 import argparse, sys
+import numpy as np
 LOG = []
 
 def get_args():
@@ -99,6 +100,7 @@ class ReplayBuffer:
         mean, std = self.obs.mean(0, keepdims=True), self.obs.std(0, keepdims=True)
         self.obs = (self.obs - mean) / std
         return mean, std
+    def sample(self, size): return np.full((size, 2), [2.0, 3.0]), None
 """
 DATASET = """
 import d4rl, gym
@@ -112,9 +114,14 @@ class D4RL_dataset:
 TD3_BC = """
 from SRPO import LOG, Net, Optimizer
 
+class Actor(Net):
+    def __call__(self, state): return state[:, 1]
+
 class TD3_BC:
     def __init__(self, obs, act, most, alpha):
-        self.actor, self.actor_optimizer, self.critic_optimizer = Net((obs, 4, act)), Optimizer(), Optimizer()
+        self.actor, self.actor_optimizer, self.critic_optimizer = Actor((obs, 4, act)), Optimizer(), Optimizer()
+        self.critic = self
+    def Q1(self, state, action): return state[:, 0] * action
     def train(self, memory, size): LOG.append((size, memory.obs.mean(), self.critic_optimizer.param_groups[0]["lr"]))
 """
 
@@ -151,11 +158,14 @@ def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, r
     assert capsys.readouterr().out == ""
 
 
-def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(checkout, rows):
+def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(checkout, rows, monkeypatch):
+    told: list[tuple] = []
+    monkeypatch.setattr(authors_code, "EVERY", 2)
     settings = {"policy.steps": 2, "policy.batch_size": 8, "policy.lr": 0.5, "policy.alpha": 2.5}
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_td3_bc(module, 0, TASK, settings, authors.Curves())
+        weights = authors_code.train_td3_bc(module, 0, TASK, settings, lambda *what: told.append(what))
         log = module("utils").LOG
+    assert told == [("policy", 1, 6.0)]  # mean of Q1 at what the actor does
     assert log == [(8, pytest.approx(0, abs=1e-6), 0.5)] * 2
     np.testing.assert_allclose(weights.mean, rows["observations"].mean(0, keepdims=True))
     np.testing.assert_allclose(weights.std, rows["observations"].std(0, keepdims=True))
