@@ -201,13 +201,17 @@ def test_means_over_some_of_the_data_sets(keep, capsys):
     assert "did you mean 'y-v0'" in capsys.readouterr().err and keep.about["compared"] == ["x-v0"]
 
 
-def test_the_seeds_of_earlier_commands_stay(keep, tmp_path):
-    later = Keep(tmp_path / "later")
+def test_seeds_and_settings_of_earlier_commands_stay(keep, tmp_path):
+    later, own = Keep(tmp_path / "later"), {"iql": {"critic.lr": 0.1}}
     later.folder.mkdir()
-    (later.folder / "suite.json").write_text(json.dumps(keep.about | {"seeds": [7]}))
-    before = keep.about["seeds"]
+    (later.folder / "suite.json").write_text(json.dumps(keep.about | {"seeds": [7], "settings": own}))
+    before = keep.about
     keep.adopt(later)
-    assert 7 not in before and keep.about["seeds"] == [*before, 7]
+    assert 7 not in before["seeds"] and keep.about["seeds"] == [*before["seeds"], 7]
+    assert not before["settings"] and keep.about["settings"] == own
+    (later.folder / "suite.json").write_text(json.dumps(before))
+    keep.adopt(later)
+    assert keep.about["settings"] == own
 
 
 def test_learning_curves_end_with_the_last_policies(keep):

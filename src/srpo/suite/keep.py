@@ -71,12 +71,14 @@ class Keep:
 
     def _remember(self, about: dict[str, Any]) -> None:
         file = self.folder / "suite.json"
-        before = self.about if file.exists() else {"data": [], "algorithms": [], "seeds": []}
+        before = self.about if file.exists() else {"data": [], "algorithms": [], "seeds": [], "settings": {}}
         data = {d["name"]: d for d in (*before["data"], *about["data"])}
         names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
         seeds = sorted({*before["seeds"], *about["seeds"]})
+        settings = before["settings"] | about["settings"]  # of an algorithm each
         compared = {key: before[key] for key in ("compared",) if key in before}
-        write_json(file, about | compared | {"algorithms": list(names), "data": list(data.values()), "seeds": seeds})
+        union = {"algorithms": list(names), "data": list(data.values()), "seeds": seeds, "settings": settings}
+        write_json(file, about | compared | union)
 
     def compare(self, names: Sequence[str]) -> None:
         """Means and comparisons are over these data sets from here on. Raises ConfigError for one that is not there."""
