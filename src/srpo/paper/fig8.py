@@ -70,15 +70,15 @@ def draw(rows: Sequence[dict[str, Any]]):
     axes = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False)
     for axis, data in zip(axes.flat, names, strict=False):
         here = [r for r in rows if r["data"] == data]
-        variants = list(dict.fromkeys(r["variant"] for r in here))
-        for i, label in enumerate(variants):
+        labels = list(dict.fromkeys(r["variant"] for r in here))
+        for i, label in enumerate(labels):
             at = np.array([(r["mean_q"], r["score"]) for r in here if r["variant"] == label])
             axis.plot(*at.T, "o", color=panels.system(i)[0], label=label, ms=3)
         middle, reach = wide_enough([r["mean_q"] for r in here])
         axis.set(title=short(data), xlabel="mean Q on the data", xlim=(middle - reach, middle + reach))
         panels.from_zero(axis)
         axis.spines[["top", "right"]].set_visible(False)
-        if len(variants) > 1:
+        if len(labels) > 1:
             axis.legend()
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
