@@ -25,7 +25,7 @@ EVERY = 1000  # steps between two rows of curves.csv
 
 Settings = dict[str, Any]
 Rows = dict[str, np.ndarray]  # of d4rl.qlearning_dataset
-Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, the loss, or mean Q of the policy
+Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, the loss, or mean Q
 
 
 class Weights(NamedTuple):
@@ -128,8 +128,8 @@ def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings
     for step in range(s["policy.steps"]):
         model.train(memory, s["policy.batch_size"])
         if (step + 1) % EVERY == 0:
-            state, *_ = memory.sample(s["policy.batch_size"])
-            said("policy", step, model.critic.Q1(state, model.actor(state)).mean())
+            first, second = model.critic(*memory.sample(s["policy.batch_size"])[:2])
+            said("policy", step, (first.mean() + second.mean()) / 2)
     return Weights(layers_of(model.actor), mean, std)
 
 

@@ -22,8 +22,8 @@ from srpo.suite.tables import rows_of
 EPISODES = 20
 WHOSE = ("data", "algorithm", "code", "seed")
 WHO = {"ours": "our code", "authors": "the authors' code"}
-METRICS = {"critic": "v", "behavior": "loss", "policy": "q"}  # what both codes tell of a batch; q: TD3+BC's alone
-MEANING = {"v": "mean V", "loss": "loss of the behavior model", "q": "mean Q of TD3+BC's policy"}
+METRICS = {"critic": "v", "behavior": "loss", "policy": "q"}  # what both codes tell of a batch of the data; q: TD3+BC's alone
+MEANING = {"v": "mean V", "loss": "loss of the behavior model", "q": "mean Q"}
 HOW = {"ours": "compare RUN", "authors": "train"}
 TABLES = {
     "runs.csv": (*WHOSE, "settings", "made_with", "source"),
