@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from authors_code import EVERY, FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
-from authors_report import EPISODES, METRICS, curve_table, keep, ours, table
+from authors_code import FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
+from authors_report import EPISODES, EVERY, METRICS, curve_table, keep, ours, table
 
 import srpo
 from srpo import config
@@ -79,11 +80,11 @@ def transitions_of(data: srpo.Dataset) -> Rows:
 
 
 class Curves(list[dict[str, Any]]):
-    """Rows of curves.csv: every thousandth step, as a tensor is a number only after the device has been waited for."""
+    """Rows of curves.csv, and only of their steps: a tensor is a number after the device has been waited for."""
 
-    def __call__(self, stage: str, step: int, value: Any) -> None:
+    def __call__(self, stage: str, step: int, value: Callable[[], Any]) -> None:
         if (step + 1) % EVERY == 0:
-            self.append({"stage": stage, "step": step + 1, "metric": METRICS[stage], "value": float(value.detach())})
+            self.append({"stage": stage, "step": step + 1, "metric": METRICS[stage], "value": float(value().detach())})
             print(f"{stage} {step + 1}: {METRICS[stage]} {self[-1]['value']:.4g}", file=sys.stderr, flush=True)
 
 

@@ -21,11 +21,9 @@ from srpo.errors import ConfigError
 
 STUBS = ("d4rl", "gym", "wandb")  # imported by their files; of these only two functions are called, and answered here
 
-EVERY = 1000  # steps between two rows of curves.csv
-
 Settings = dict[str, Any]
 Rows = dict[str, np.ndarray]  # of d4rl.qlearning_dataset
-Said = Callable[[str, int, Any], None]  # told the stage, its step and a tensor: mean V, the loss, or mean Q
+Said = Callable[[str, int, Callable[[], Any]], None]  # told the stage, its step and what gives a tensor: mean V, loss or mean Q
 
 
 class Weights(NamedTuple):
@@ -96,13 +94,13 @@ def train_srpo(module: Callable[[str], Any], seed: int, task: str, s: Settings, 
     set_rate(critic.v_optimizer, s["critic.lr"])
     for step in range(s["critic.steps"]):
         critic.update_q0(data.sample(s["critic.batch_size"]))
-        said("critic", step, critic.v)
+        said("critic", step, lambda: critic.v)
 
     behavior = classes.SRPO_Behavior(both, act, args.marginal_prob_std_fn, args).to(args.device)
     set_rate(behavior.diffusion_optimizer, s["behavior.lr"])
     for step in range(s["behavior.steps"]):
         behavior.update_behavior(data.sample(s["behavior.batch_size"]))
-        said("behavior", step, behavior.loss)
+        said("behavior", step, lambda: behavior.loss)
 
     model = classes.SRPO(both, act, args.marginal_prob_std_fn, args).to(args.device)
     model.diffusion_behavior.load_state_dict(behavior.diffusion_behavior.state_dict())
@@ -125,11 +123,14 @@ def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings
     memory = utils.ReplayBuffer(obs, act)
     memory.convert_D4RL(rows)
     mean, std = memory.normalize_states()
+
+    def mean_q():
+        first, second = model.critic(*memory.sample(s["policy.batch_size"])[:2])
+        return (first.mean() + second.mean()) / 2
+
     for step in range(s["policy.steps"]):
         model.train(memory, s["policy.batch_size"])
-        if (step + 1) % EVERY == 0:
-            first, second = model.critic(*memory.sample(s["policy.batch_size"])[:2])
-            said("policy", step, (first.mean() + second.mean()) / 2)
+        said("policy", step, mean_q)
     return Weights(layers_of(model.actor), mean, std)
 
 

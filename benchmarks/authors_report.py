@@ -20,6 +20,7 @@ from srpo.suite.pages import markdown
 from srpo.suite.tables import rows_of
 
 EPISODES = 20
+EVERY = 1000  # steps between two rows of curves.csv
 WHOSE = ("data", "algorithm", "code", "seed")
 WHO = {"ours": "our code", "authors": "the authors' code"}
 METRICS = {"critic": "v", "behavior": "loss", "policy": "q"}  # what both codes tell of a batch of the data; q: TD3+BC's alone
@@ -71,13 +72,13 @@ def ours(run: srpo.Run, folder: Path) -> None:
             "source": "this repository",
         }
         rows = [row for row in metrics_table(run).read() if int(row["seed"]) == seed]
-        keep(folder, about, episodes, [row for stage, metric in METRICS.items() for row in thousands(rows, stage, metric)])
+        keep(folder, about, episodes, [row for stage, metric in METRICS.items() for row in evenly(rows, stage, metric)])
 
 
-def thousands(rows: Sequence[dict[str, str]], stage: str, metric: str) -> list[dict[str, Any]]:
-    """Of one metric of ours, which is logged at other steps, the rows nearest to each thousandth step."""
+def evenly(rows: Sequence[dict[str, str]], stage: str, metric: str) -> list[dict[str, Any]]:
+    """Of one metric of ours, which is logged at other steps, the rows nearest to the steps of theirs."""
     here = [row for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
-    wanted = range(1000, max((int(row["step"]) for row in here), default=0) + 1, 1000)
+    wanted = range(EVERY, max((int(row["step"]) for row in here), default=0) + 1, EVERY)
     return [min(here, key=lambda row, step=step: abs(int(row["step"]) - step)) for step in wanted]
 
 

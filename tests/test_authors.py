@@ -138,8 +138,8 @@ def rows():
 def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, rows, capsys):
     told: list[tuple] = []
 
-    def curves(*what):
-        told.append(what)
+    def curves(stage, step, value):
+        told.append((stage, step, value()))
 
     argv, modules = list(sys.argv), set(sys.modules)
     with authors_code.code(checkout, rows) as module:
@@ -154,14 +154,15 @@ def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, r
     assert capsys.readouterr().out == ""
 
 
-def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(checkout, rows, monkeypatch):
+def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(checkout, rows):
     told: list[tuple] = []
-    monkeypatch.setattr(authors_code, "EVERY", 2)
     settings = {"policy.steps": 2, "policy.batch_size": 8, "policy.lr": 0.5, "policy.alpha": 2.5}
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_td3_bc(module, 0, TASK, settings, lambda *what: told.append(what))
+        weights = authors_code.train_td3_bc(
+            module, 0, TASK, settings, lambda stage, step, value: told.append((stage, step, value()))
+        )
         log = module("utils").LOG
-    assert told == [("policy", 1, 7.0)]  # the mean of 8 and 6, what the heads say of the data
+    assert told == [("policy", 0, 7.0), ("policy", 1, 7.0)]  # the mean of 8 and 6, what the heads say of the data
     assert log == [(8, pytest.approx(0, abs=1e-6), 0.5)] * 2
     np.testing.assert_allclose(weights.mean, rows["observations"].mean(0, keepdims=True))
     np.testing.assert_allclose(weights.std, rows["observations"].std(0, keepdims=True))
@@ -245,6 +246,6 @@ def test_a_comparison_of_one_side_is_refused(tmp_path, capsys):
 
 def test_curves_of_ours_are_read_nearest_to_every_thousandth_step():
     rows = [{"stage": "critic", "metric": "v", "step": str(75 * i), "value": "1"} for i in range(1, 41)]
-    found = authors_report.thousands([*rows, {"stage": "critic", "metric": "q_loss", "step": "1000"}], "critic", "v")
+    found = authors_report.evenly([*rows, {"stage": "critic", "metric": "q_loss", "step": "1000"}], "critic", "v")
     assert [row["step"] for row in found] == ["975", "2025", "3000"]
-    assert authors_report.thousands(rows, "behavior", "loss") == []
+    assert authors_report.evenly(rows, "behavior", "loss") == []
