@@ -4,8 +4,9 @@
     python benchmarks/precision.py --out precision --share 0.1          a tenth of the steps
     python benchmarks/precision.py --out precision --set behavior.width=128 --set critic.hidden=128,128      smaller networks
 
-What is in --out is not trained again, so that a command that was stopped goes on. A processor has no fast bfloat16 products:
-there this compares scores, and says nothing of speed. With --time it trains nothing and tells milliseconds per step.
+What is in --out is not trained again, so that a command that was stopped goes on. On a CPU the operands of products alone are
+rounded to bfloat16; with --activations activations are as well, as on a GPU, whose scores can be compared so without one. With
+--time it trains nothing and tells milliseconds per step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from srpo.cli import guarded
 from srpo.commands.reading import pair
 from srpo.config import assign_all
 from srpo.data.treated import treat
+from srpo.networks import precision as rounding
 from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
 
@@ -68,6 +70,8 @@ def milliseconds(name: str, args: argparse.Namespace, precision: Any) -> dict[st
 
 def compare(args: argparse.Namespace) -> int:
     """A line for each data set and precision."""
+    if args.activations:
+        rounding.products_alone = lambda: False
     for name in args.data.split(","):
         for precision in PRECISIONS:
             if args.time:
@@ -90,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("precision"))
+    parser.add_argument("--activations", action="store_true", help="round activations as well, as a GPU does")
     parser.add_argument("--time", action="store_true", help="milliseconds per step instead")
     args = parser.parse_args(argv)
     return guarded(lambda: compare(args))

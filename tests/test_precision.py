@@ -15,7 +15,9 @@ from srpo.core import TrainState, descend
 from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import UserError
-from srpo.networks.layers import MLP, LayerNorm
+from srpo.networks import precision
+from srpo.networks.derivatives import rounded_product
+from srpo.networks.layers import MLP, LayerNorm, Linear
 from srpo.networks.precision import computed_in
 from srpo.networks.score import ScoreResNet
 from srpo.networks.unet import TemporalUNet
@@ -36,8 +38,11 @@ def networks():
     yield "unet", partial(TemporalUNet, 3, width=32, multipliers=(1,), attention=True), (rows, np.arange(5, dtype=np.int32))
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["products", "activations as well"])
 @pytest.mark.parametrize(("make", "args"), [pytest.param(*rest, id=name) for name, *rest in networks()])
-def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(make, args):
+def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(make, args, alone, monkeypatch):
+    if not alone:  # as on a GPU
+        monkeypatch.setattr(precision, "products_alone", lambda: False)
     rng, key = np.random.default_rng(1), jax.random.key(0)
 
     def weights(x):
@@ -58,6 +63,35 @@ def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(
     assert np.linalg.norm(a - b) < 0.06 * np.linalg.norm(b)
     after = str(jax.make_jaxpr(lambda net: loss(net))(net))
     assert before == after and "bf16" not in after  # the choice ends with its program
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize(("n_in", "n_out"), [(1, 1), (7, 1), (3, 33)])
+def test_a_rounded_product_and_its_derivatives_are_those_of_rounded_operands(lead, n_in, n_out):
+    rng = np.random.default_rng(0)
+    x, weight, dy = (rng.normal(size=s).astype(np.float32) for s in ((*lead, n_in), (n_in, n_out), (*lead, n_out)))
+
+    def found(x, weight, dy):
+        y, back = jax.vjp(rounded_product, x, weight)
+        return y, *back(dy)
+
+    def exact(x, weight, dy):
+        x, weight, dy = (a.astype(jnp.bfloat16).astype(np.float64) for a in (x, weight, dy))
+        return x @ weight, dy @ weight.T, x.reshape(-1, n_in).T @ dy.reshape(-1, n_out)
+
+    for got, want in zip(jax.jit(found)(x, weight, dy), exact(x, weight, dy), strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-5)  # derivatives are rounded once more, to the operands' type
+    several = jax.jit(jax.vmap(found))(*(np.stack([a, a]) for a in (x, weight, dy)))
+    for got, want in zip(several, exact(x, weight, dy), strict=True):
+        np.testing.assert_allclose(got[1], want, rtol=2**-8, atol=1e-5)
+
+
+def test_on_a_cpu_products_alone_are_in_bfloat16():
+    layer = Linear.create(4, 3, jax.random.key(0))
+    text = str(jax.make_jaxpr(computed_in("bfloat16", lambda x: layer(x)))(jnp.ones((5, 4))))
+    assert "bf16[5,4]" in text and "bf16[4,3]" in text  # operands
+    assert "bf16[5,3]" not in text  # no result
 
 
 def test_statistics_of_normalization_are_taken_in_float32():

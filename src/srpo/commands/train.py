@@ -89,7 +89,7 @@ def _add_places(add: Callable[..., Any]) -> None:
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="of products and activations in training; bfloat16 is faster on a GPU, policies always act in float32",
+        help="in training; bfloat16 is faster on a GPU, and on a CPU with such products of its own (AMX); policies always act in float32",
     )
     add(
         "--data-in",

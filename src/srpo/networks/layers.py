@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from srpo.core import Frozen, Moments
-from srpo.networks.derivatives import product
+from srpo.networks import precision
+from srpo.networks.derivatives import product, rounded_product
 from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
@@ -71,6 +72,8 @@ class Linear(eqx.Module):
         return self.weight.shape[-1]
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        if precision.products_alone():
+            return rounded_product(x, self.weight) + self.bias
         return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
 
 

@@ -1,7 +1,8 @@
 """Mixed precision: products and activations in bfloat16; parameters, their updates, statistics of normalization and losses in float32.
 
 The choice is made where a program is traced (`computing_in`), so that no network and no algorithm carries it. Without it
-nothing is cast. Layers cast what goes into their products; a network's last line casts its output back (`full`).
+nothing is cast. Layers cast what goes into their products; a network's last line casts its output back (`full`). On a CPU
+the products of `Linear` alone are in bfloat16 (`products_alone`): activations cost more there in bfloat16 than in float32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -32,6 +34,11 @@ def computing_in(precision: Precision) -> Iterator[None]:
 def current_precision() -> Precision:
     """What is computed in where this is called."""
     return _precision.get()
+
+
+def products_alone() -> bool:
+    """Whether bfloat16 is for the operands of products here, and activations stay in float32."""
+    return _precision.get() == "bfloat16" and jax.default_backend() == "cpu"
 
 
 def computed_in(precision: Precision, fn: Callable) -> Callable:
