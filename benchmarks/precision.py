@@ -6,7 +6,7 @@
 
 What is in --out is not trained again, so that a command that was stopped goes on. On a CPU the operands of products alone are
 rounded to bfloat16; with --activations activations are as well, as on a GPU, whose scores can be compared so without one. With
---time it trains nothing and tells milliseconds per step.
+--time it trains nothing and tells milliseconds per step, both in turn, and the median of their ratio with quartiles.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
 
 PRECISIONS = ("float32", "bfloat16")
+STEPS, ROUNDS = 16, 9  # of --time
 
 
 def shortened(name: str, args: argparse.Namespace, share: float) -> tuple[Any, Any]:
@@ -52,34 +54,53 @@ def scores(name: str, args: argparse.Namespace, precision: Any) -> np.ndarray:
     return np.array(srpo.evaluate(run, args.episodes).summaries[0].means)
 
 
-def milliseconds(name: str, args: argparse.Namespace, precision: Any) -> dict[str, float]:
-    """Of a step of each stage, one seed."""
+def milliseconds(name: str, args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """Of a step of each stage, one seed: (rounds, 2), both precisions in turn."""
     data, algorithm = shortened(name, args, 1.0)
-    grid, view, found, results = Grid.create(algorithm, 1, None), treat(data, algorithm.data), {}, {}
+    grid, view, results = Grid.create(algorithm, 1, None), treat(data, algorithm.data), {}
     with tempfile.TemporaryDirectory() as folder:
         for stage, each in algorithm.stages.items():
-            loop = StageLoop(stage, grid, each.view(view), results, Path(folder, stage), precision=precision)
-            loop.start()
-            loop.advance(2)
-            begin, steps = time.perf_counter(), 20
-            loop.advance(2 + steps)
-            found[stage] = 1e3 * (time.perf_counter() - begin) / steps
-            results[stage] = loop.result()
-    return found
+            loops = [
+                StageLoop(stage, grid, each.view(view), results, Path(folder, f"{stage} {p}"), precision=p) for p in PRECISIONS
+            ]
+            for loop in loops:
+                loop.start()
+                loop.advance(STEPS)
+            yield stage, np.array([[spent(loop) for loop in loops] for _ in range(ROUNDS)])
+            results[stage] = loops[0].result()
+
+
+def spent(loop: StageLoop) -> float:
+    """Milliseconds of a step."""
+    begin = time.perf_counter()
+    loop.advance(loop.step + STEPS)
+    return 1e3 * (time.perf_counter() - begin) / STEPS
+
+
+def compare_times(name: str, args: argparse.Namespace) -> None:
+    """A line for each stage."""
+    for stage, found in milliseconds(name, args):
+        (low, ratio, high), plain = np.quantile(found[:, 1] / found[:, 0], [0.25, 0.5, 0.75]), np.median(found[:, 0])
+        print(
+            f"{name}  {stage:<9} float32 {plain:6.2f} ms  bfloat16 {np.median(found[:, 1]):6.2f} ms  "
+            f"ratio {ratio:.2f} ({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+
+
+def compare_scores(name: str, args: argparse.Namespace) -> None:
+    """A line for each precision."""
+    for precision in PRECISIONS:
+        found = scores(name, args, precision)
+        told = f"{found.mean():6.1f} +- {found.std():.1f}  (seeds {', '.join(f'{x:.1f}' for x in found)})"
+        print(f"{name}  {precision:<9} {told}", flush=True)
 
 
 def compare(args: argparse.Namespace) -> int:
-    """A line for each data set and precision."""
     if args.activations:
         rounding.products_alone = lambda: False
     for name in args.data.split(","):
-        for precision in PRECISIONS:
-            if args.time:
-                told = "  ".join(f"{stage} {ms:.3g} ms" for stage, ms in milliseconds(name, args, precision).items())
-            else:
-                found = scores(name, args, precision)
-                told = f"{found.mean():6.1f} +- {found.std():.1f}  (seeds {', '.join(f'{x:.1f}' for x in found)})"
-            print(f"{name}  {precision:<9} {told}", flush=True)
+        (compare_times if args.time else compare_scores)(name, args)
     return 0
 
 

@@ -269,6 +269,38 @@ def test_other_settings_in_the_same_folder_are_refused(command, capsys):
     assert "holds a run with policy.steps 6, this suite has 7; choose another --out" in capsys.readouterr().err
 
 
+def test_a_data_set_has_settings_of_its_own_and_they_are_told(command, capsys):
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text() + 'settings.bc = {"policy.batch_size" = 5}\nsettings.iql = {"critic.lr" = 0.1}\n')
+    assert command("--seeds", "1") == 0
+    run = load_run(command.folder / "out" / NAME / "bc" / "0")
+    assert run.algorithm.policy.batch_size == 5 and run.algorithm.policy.hidden == (8,)  # over those of all data sets
+    told = capsys.readouterr().out
+    assert f"`bc` policy.batch_size 5 on {NAME}" in told and "critic.lr" not in told
+    assert command("--seeds", "1", algos="bc-gaussian") == 0
+    assert json.loads((command.keep / "suite.json").read_text())["data"][0]["settings"] == {"bc": {"policy.batch_size": 5}}
+    file.write_text(file.read_text().replace("settings.bc ", "settings.bcc "))
+    assert command() == 2
+    assert "did you mean 'bc'" in capsys.readouterr().err
+
+
+def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_another(command, capsys):
+    assert command("--seeds", "1", "--precision", "bfloat16") == 0
+    assert load_run(command.folder / "out" / NAME / "bc" / "0").precision == "bfloat16"
+    assert ", in bfloat16" in capsys.readouterr().out
+    assert command("--seeds", "1", "--keep", "other") == 2
+    assert "holds a run in bfloat16, this suite is in float32; choose another --out" in capsys.readouterr().err
+    assert command("--seeds", "1", "--out", "other") == 0  # of its own
+    assert command("--seeds", "1", "--out", "new", "--keep", str(command.keep)) == 2
+    assert "holds results in bfloat16, this suite is in float32; choose another --keep" in capsys.readouterr().err
+    file = command.folder / "small.toml"
+    file.write_text('precision = "bfloat16"\n' + file.read_text())
+    assert command("--seeds", "1") == 0
+    file.write_text(file.read_text().replace("bfloat16", "bfloat61", 1))
+    assert command() == 2
+    assert "bfloat61" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [

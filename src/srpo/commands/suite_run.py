@@ -83,7 +83,8 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
     suite = load_suite(args.suite).chosen(data, algos, seeds, args.iterations)
-    suite = suite if args.episodes is None else replace(suite, episodes=args.episodes)
+    given = {key: value for key in ("episodes", "precision") if (value := getattr(args, key)) is not None}
+    suite = replace(suite, **given)
     if not args.no_eval:
         require_simulator()
     out = args.out or Path("runs", "suite", suite.name)

@@ -19,6 +19,7 @@ from srpo import config
 from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.errors import ConfigError
+from srpo.networks.precision import Precision
 from srpo.paper.job import Job
 from srpo.paper.kept import FromSuite
 from srpo.runs.grid import Grid
@@ -116,10 +117,10 @@ def bases_of(asked: FromSuite, source: Source, system: str) -> list[Run]:
 
 def quick_base(folder: Path, source: Source, data: Dataset, asked: FromSuite, seeds: tuple[int, ...], system: str) -> Run:
     """The base of --quick, trained here."""
-    more = {**asked.suite.settings.get(system, {}), **QUICK.settings}
+    more = {**asked.suite.settings_of(source.name, system), **QUICK.settings}
     algorithm = config.assign_all(configured(system, source.task, "quick", QUICK.budget, {}), more)
     algorithm = config.assign_all(algorithm, QUICK.budget.settings(algorithm))  # of a suite's own steps as well
-    return at(folder / "-".join(map(str, seeds)) / "base", algorithm, {}, data, seeds, None)
+    return at(folder / "-".join(map(str, seeds)) / "base", algorithm, {}, data, seeds, None, asked.suite.precision)
 
 
 def trained(folder: Path, base: Run, variant: Variant, data: Dataset) -> tuple[Run, tuple[str, ...]]:
@@ -130,14 +131,31 @@ def trained(folder: Path, base: Run, variant: Variant, data: Dataset) -> tuple[R
     grid = Grid.create(algorithm, base.seeds, variant.sweep or None)
     shared = tuple(alike(base.grid, grid))
     path = folder / re.sub(r"[^A-Za-z0-9.]+", "-", variant.label).strip("-")
-    return at(path, algorithm, variant.sweep, data, base.seeds, base.path if shared else None), shared
+    donor = base.path if shared else None
+    return at(path, algorithm, variant.sweep, data, base.seeds, donor, base.precision), shared
 
 
-def at(path: Path, algorithm: Algorithm, sweep: Mapping, data: Dataset, seeds: Sequence[int], donor: Path | None) -> Run:
+def at(
+    path: Path,
+    algorithm: Algorithm,
+    sweep: Mapping,
+    data: Dataset,
+    seeds: Sequence[int],
+    donor: Path | None,
+    precision: Precision,
+) -> Run:
     """The run in a folder: as it is, resumed, or begun. Raises RunError if it is of other settings."""
     if not (path / "run.json").exists():
         return srpo.train(
-            algorithm, data, seeds=tuple(seeds), out=path, sweep=sweep or None, start_from=donor, eval_every=0, quiet=True
+            algorithm,
+            data,
+            seeds=tuple(seeds),
+            out=path,
+            sweep=sweep or None,
+            start_from=donor,
+            eval_every=0,
+            quiet=True,
+            precision=precision,
         )
     run = load_run(path)
     wanted, found = config.settings(algorithm), config.settings(run.algorithm)

@@ -59,7 +59,7 @@ class Cell:
 
     @cached_property
     def configured(self) -> Algorithm:
-        more = self.suite.settings.get(self.algorithm, {})
+        more = self.suite.settings_of(self.data, self.algorithm)
         return configured(self.algorithm, self.task, self.suite.preset, self.suite.budget, more)
 
     @cached_property
@@ -114,6 +114,10 @@ class Cell:
         wanted, run = config.settings(self.grid.algorithm), self.run
         if run is None:
             return
+        if run.precision != self.suite.precision:
+            raise RunError(
+                f"{self.folder} holds a run in {run.precision}, this suite is in {self.suite.precision}; choose another --out"
+            )
         found = config.settings(run.algorithm)
         changed = [path for path in wanted if wanted[path].value != found[path].value]
         if changed:

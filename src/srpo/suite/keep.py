@@ -59,6 +59,14 @@ class Keep:
         with alone(self.folder / ".lock", wait=True):
             yield
 
+    def check(self, suite: Suite) -> None:
+        """Raises ConfigError if what is kept was trained in another precision."""
+        kept = self.about.get("precision", "float32") if (self.folder / "suite.json").exists() else suite.precision
+        if kept != suite.precision:
+            raise ConfigError(
+                f"{self.folder} holds results in {kept}, this suite is in {suite.precision}; choose another --keep"
+            )
+
     def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:
         """Say which suite it is and what its data are; those of earlier commands stay."""
         entries = []
@@ -66,13 +74,15 @@ class Keep:
             d = data[source.name]
             mean = float(d.score(d.returns).mean()) if d.reference and len(d.returns) else None
             facts = {"rows": len(d), "sha256": d.sha256, "env_id": d.env_id, "mean_score": mean}
-            entries.append({"name": source.name, "task": source.task, **facts})
+            entries.append({"name": source.name, "task": source.task, "settings": dict(source.settings), **facts})
         self._remember(suite.as_dict() | {"data": entries})
 
     def _remember(self, about: dict[str, Any]) -> None:
         file = self.folder / "suite.json"
         before = self.about if file.exists() else {"data": [], "algorithms": [], "seeds": [], "settings": {}}
-        data = {d["name"]: d for d in (*before["data"], *about["data"])}
+        earlier = {d["name"]: d.get("settings", {}) for d in before["data"]}
+        new = [d | {"settings": earlier.get(d["name"], {}) | d.get("settings", {})} for d in about["data"]]
+        data = {d["name"]: d for d in (*before["data"], *new)}
         names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
         seeds = sorted({*before["seeds"], *about["seeds"]})
         settings = before["settings"] | about["settings"]  # of an algorithm each

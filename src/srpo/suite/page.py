@@ -109,5 +109,12 @@ def summary(about: Mapping[str, Any]) -> str:
     budget = about["budget"]
     steps = f"{budget['iterations']:,} iterations of every stage" if budget["iterations"] else "each algorithm's own steps"
     factor = f", batches above 256 divided by {budget['batch_factor']}" if budget["batch_factor"] > 1 else ""
-    given = [f"`{name}` {path} {one_value(v)}" for name, own in about.get("settings", {}).items() for path, v in own.items()]
-    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}", *given])
+    precision = ", in bfloat16" if about.get("precision") == "bfloat16" else ""
+    places = [("", about.get("settings", {})), *((f" on {d['name']}", d.get("settings", {})) for d in about["data"])]
+    given = [
+        f"`{name}` {path} {one_value(v)}{where}"
+        for where, each in places
+        for name, own in each.items()
+        for path, v in own.items()
+    ]
+    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *given])

@@ -4,6 +4,7 @@ A file says
 
   title = "..."                     in a line, what it compares
   preset = "paper"                  of every algorithm, for the task of each data set
+  precision = "float32"             of products and activations in training, or "bfloat16"
   algorithms = ["srpo", "iql"]      in the order of interest
   seeds = [0, 1, 2]
   episodes = 20                     per policy
@@ -17,6 +18,7 @@ A file says
   [[data]]
   name = "NAME"                     NAME.hdf5 in the data folder, or a name that `srpo train` knows
   task = "hopper-medium-v2"         whose published settings it gets; left out: those of its own name
+  settings.srpo = {"policy.beta" = 0.05}      on these data, over all others
 
   [settings.iql]                    over the preset's and the budget's
   "critic.layer_init" = "torch"
@@ -24,10 +26,11 @@ A file says
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ import msgspec
 from srpo import algorithms
 from srpo.data import Dataset, load_dataset
 from srpo.errors import ConfigError, UserError, closest
+from srpo.networks.precision import Precision
 from srpo.suite.budget import Budget
 from srpo.suite.schema import NAME, Data, File, First
 from srpo.system.files import read_bytes
@@ -47,10 +51,11 @@ LARGEST = 1 << 20  # bytes of a suite's file
 
 @dataclass(frozen=True)
 class Source:
-    """A data set, and the D4RL task whose published settings it gets."""
+    """A data set, the D4RL task whose published settings it gets, and settings of its own by algorithm."""
 
     name: str
     task: str
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         if not re.fullmatch(NAME, self.name):
@@ -72,19 +77,20 @@ class Suite:
     budget: Budget
     first: Mapping[str, Sequence[str]]
     settings: Mapping[str, Mapping[str, Any]]
+    precision: Precision = "float32"
 
     def __post_init__(self):
         for name in self.algorithms:
             algorithms.find(name)
-        for name in self.settings:
+        for name in itertools.chain(self.settings, *(source.settings for source in self.data)):
             if name not in self.algorithms:
                 raise ConfigError(f"suite {self.name}: settings of {closest(name, self.algorithms, 'algorithm')}")
         if self.episodes < 1:
             raise ConfigError(f"suite {self.name}: found {self.episodes} episodes, expected one or more")
         if self.curve < 1:
             raise ConfigError(f"suite {self.name}: curve is {self.curve}, expected one policy or more")
-        for what in ("algorithms", "data", "seeds"):
-            found = getattr(self, what)
+        names = [source.name for source in self.data]
+        for what, found in (("algorithms", self.algorithms), ("data", names), ("seeds", self.seeds)):
             if not found or len(set(found)) < len(found):
                 raise ConfigError(f"suite {self.name}: expected one or more different {what}, found {len(found)}")
 
@@ -101,9 +107,10 @@ class Suite:
                 raise ConfigError(f"suite {self.name}: {closest(name, self.algorithms, 'algorithm')}")
         budget = self.budget if iterations is None else replace(self.budget, iterations=iterations)
         picked = tuple(names or self.algorithms)
+        sources = tuple(known[n] for n in data) if data else self.data
         return replace(
             self,
-            data=tuple(known[n] for n in data) if data else self.data,
+            data=tuple(replace(s, settings={n: v for n, v in s.settings.items() if n in picked}) for s in sources),
             algorithms=picked,
             budget=budget,
             seeds=tuple(seeds or self.seeds),
@@ -114,6 +121,11 @@ class Suite:
     def curve_episodes(self) -> int:
         """Of each policy before the last: a quarter, as a curve shows many."""
         return max(1, self.episodes // 4) if self.curve > 1 else 0
+
+    def settings_of(self, data: str, algorithm: str) -> dict[str, Any]:
+        """What the suite sets of an algorithm on a data set, by path."""
+        (source,) = (s for s in self.data if s.name == data)
+        return {**self.settings.get(algorithm, {}), **source.settings.get(algorithm, {})}
 
     def rank(self, data: str, algorithm: str) -> tuple[int, ...]:
         """Smaller for what is more informative: what `first` names in both, then in one of them, then the rest."""
@@ -173,11 +185,11 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
     except msgspec.ValidationError as e:
         raise ConfigError(f"suite {name}: {plain(e)}; mend it") from None
     first = {key: values for key, values in msgspec.structs.asdict(file.first).items() if values is not None}
-    sources = tuple(Source(each.name, each.task or each.name) for each in file.data)
+    sources = tuple(Source(each.name, each.task or each.name, each.settings) for each in file.data)
     for what, known in (("algorithms", file.algorithms), ("data", [source.name for source in sources])):
         for wrong in set(first.get(what, ())) - set(known):
             raise ConfigError(f"suite {name}, first: {closest(wrong, known, 'name')}")
-    rest = {key: getattr(file, key) for key in ("preset", "episodes", "curve", "budget", "settings")}
+    rest = {key: getattr(file, key) for key in ("preset", "precision", "episodes", "curve", "budget", "settings")}
     return Suite(
         name,
         title=plain(file.title or name),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from srpo.networks.precision import Precision
 from srpo.suite.budget import Budget
 
 NAME = r"(?!\.)[A-Za-z0-9_.+=@:-]+(/(?!\.)[A-Za-z0-9_.+=@:-]+)*"  # names become folders: no part begins with a dot
@@ -24,6 +25,7 @@ Score = Annotated[float, Meta(ge=-1e6, le=1e6)]  # normalized
 Return = Annotated[float, Meta(ge=-1e15, le=1e15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Value = bool | int | float | str | list[int | float]
+Settings = dict[Line, dict[Line, Value]]  # by algorithm and path
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +35,7 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True):
 class Data(Strict):
     name: Line
     task: Line | None = None
+    settings: Settings = {}
 
 
 class First(Strict):
@@ -48,11 +51,12 @@ class File(Strict):
     seeds: list[Seed]
     title: Line = ""
     preset: Line = "paper"
+    precision: Precision = "float32"
     episodes: Count = 20
     curve: Count = 1
     first: First = msgspec.field(default_factory=First)
     budget: Budget = msgspec.field(default_factory=Budget)
-    settings: dict[Line, dict[Line, Value]] = {}
+    settings: Settings = {}
 
 
 class Recorded(Strict):
@@ -64,6 +68,7 @@ class Recorded(Strict):
     sha256: Line
     env_id: Line | None
     mean_score: Score | None
+    settings: Settings = {}
 
 
 class About(Strict):
@@ -79,7 +84,8 @@ class About(Strict):
     curve: Count
     budget: Budget
     first: First
-    settings: dict[Line, dict[Line, Value]]
+    settings: Settings
+    precision: Precision = "float32"
     compared: list[Name] | None = None
 
 

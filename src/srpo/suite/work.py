@@ -61,6 +61,7 @@ class Work:
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raises what would keep a cell from being trained, or its result from being kept; nothing is written yet."""
+        self.keep.check(self.suite)
         kept = {where: here[0] for where, here in tables.by_place(tables.read(self.keep.folder)).items()}
         for cell in cells:
             cell.check()
@@ -158,6 +159,7 @@ class Work:
                 eval_every=0,
                 keep=self.suite.curve,
                 quiet=self.quiet,
+                precision=self.suite.precision,
                 saving=self.saving,
             )
 
