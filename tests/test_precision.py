@@ -87,6 +87,19 @@ def test_a_rounded_product_and_its_derivatives_are_those_of_rounded_operands(lea
         np.testing.assert_allclose(got[1], want, rtol=2**-8, atol=1e-5)
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["products", "activations as well"])
+def test_what_a_network_gives_is_not_rounded(alone, monkeypatch):
+    """Values of 70 that differ by less than the spacing of bfloat16 there, 0.5, stay apart, as the advantages of IQL must."""
+    if not alone:  # as on a GPU
+        monkeypatch.setattr(precision, "products_alone", lambda: False)
+    net = MLP((3, 16, 1), jax.random.key(0))
+    net = eqx.tree_at(lambda n: n.layers[-1].bias, net, jnp.full(1, 70.0))
+    x = jax.random.normal(jax.random.key(1), (50, 3))
+    plain, mixed = net(x), jax.jit(computed_in("bfloat16", lambda x: net(x)))(x)
+    assert np.ptp(plain) > 0.1
+    np.testing.assert_allclose(mixed, plain, atol=0.01 * np.ptp(plain))
+
+
 def test_on_a_cpu_products_alone_are_in_bfloat16():
     layer = Linear.create(4, 3, jax.random.key(0))
     text = str(jax.make_jaxpr(computed_in("bfloat16", lambda x: layer(x)))(jnp.ones((5, 4))))

@@ -58,10 +58,10 @@ def product_jvp(primals, tangents):
 
 @jax.custom_vjp
 def rounded_product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
-    """x @ weight of both in bfloat16, in float32; its derivatives likewise, from rounded operands.
+    """x @ weight of both in bfloat16, with a result in float32; its derivatives likewise, from rounded operands.
 
-    For XLA's CPU kernels, which take operands in bfloat16 if the result is in float32, and only so use a processor's
-    own products in bfloat16 (docs/performance.md). Not for `jax.jvp`.
+    XLA's CPU kernels use a processor's own products in bfloat16 for results in float32 alone (docs/performance.md). Not for
+    `jax.jvp`.
     """
     return _added_up(_rounded(x), _rounded(weight), 0)
 
@@ -83,9 +83,12 @@ def _rounded_product_fwd(x, weight):
 def _rounded_product_bwd(kept, dy):
     x, weight = kept
     rows, dy = x.reshape(-1, x.shape[-1]), _rounded(dy)
-    # The transposed copy of `product_jvp`. Behind a mere barrier XLA would see the transpose of a rounded array and leave
-    # its fast kernels again; it does not look into a branch that it cannot foresee.
-    columns = jax.lax.cond(jax.lax.optimization_barrier(True), lambda: rows.T, lambda: jnp.zeros_like(rows.T))
+    if jax.default_backend() == "cpu":
+        # The transposed copy of `product_jvp`. Behind a mere barrier XLA would see the transpose of a rounded array and leave
+        # its fast kernels again; it does not look into a branch that it cannot foresee.
+        columns = jax.lax.cond(jax.lax.optimization_barrier(True), lambda: rows.T, lambda: jnp.zeros_like(rows.T))
+    else:
+        columns = rows.T
     return _added_up(dy, weight, 1), _added_up(columns, dy.reshape(-1, dy.shape[-1]), 0)
 
 

@@ -73,8 +73,14 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         if precision.products_alone():
-            return rounded_product(x, self.weight) + self.bias
+            return self.unrounded(x)
         return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
+
+    def unrounded(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """In float32, whatever is computed in: for last layers. In bfloat16 a Q of 70 would be one of 69.5, 70 and 70.5."""
+        if precision.current_precision() == "float32":
+            return self(x)
+        return rounded_product(full(x), self.weight) + self.bias
 
 
 def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:
@@ -171,7 +177,7 @@ class MLP(eqx.Module):
             x = layer(x)
             x = self.activation(self.norms[i](x) if self.norm == "before" else x)
             x = dropout(self.norms[i](x) if self.norm == "after" else x, rate, keys[i])
-        return full(self.layers[-1](x))
+        return self.layers[-1].unrounded(x)
 
 
 SMALL = 10.0  # times `eps`: deviations below are scaled before it is added

@@ -1,7 +1,7 @@
 """Mixed precision: products and activations in bfloat16; parameters, their updates, statistics of normalization and losses in float32.
 
 The choice is made where a program is traced (`computing_in`), so that no network and no algorithm carries it. Without it
-nothing is cast. Layers cast what goes into their products; a network's last line casts its output back (`full`). On a CPU
+nothing is cast. Layers cast what goes into their products; a network's last one gives float32 (`Linear.unrounded`). On a CPU
 the products of `Linear` alone are in bfloat16 (`products_alone`): activations cost more there in bfloat16 than in float32.
 """
 

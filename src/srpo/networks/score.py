@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from srpo.diffusion.schedules import Times
 from srpo.networks.derivatives import mish
 from srpo.networks.layers import MLP, Activation, GaussianFourier, Init, LayerNorm, Linear, dropout, linears
-from srpo.networks.precision import full
 
 
 def sinusoidal(t: Times, size: int) -> Float[Array, "... d"]:
@@ -111,7 +110,7 @@ class ScoreResNet(eqx.Module):
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, k in zip(self.blocks, keys, strict=True):
             h = block(h, self.dropout, k)
-        return full(self.last(self.activation(h)))
+        return self.last.unrounded(self.activation(h))
 
 
 class ScoreMLP(eqx.Module):

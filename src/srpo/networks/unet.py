@@ -200,7 +200,7 @@ class TemporalUNet(eqx.Module):
         x = self.middle[1](x if self.attention is None else self.attention(x), e)
         for level, double in zip(self.up, self.double, strict=True):
             x = double(level(jnp.concatenate([x, seen.pop()], -1), e))
-        return full(self.last[1](self.last[0](x)))
+        return self.last[1].unrounded(self.last[0](x))
 
 
 class ReturnNet(eqx.Module):

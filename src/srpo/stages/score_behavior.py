@@ -20,7 +20,6 @@ from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
 from srpo.networks.layers import MLP, GaussianFourier, Keys, Linear, linears
-from srpo.networks.precision import full
 from srpo.optim import adam
 
 Rows = Literal["transitions", "steps"]
@@ -92,7 +91,7 @@ class ScoreNet(eqx.Module):
         x = self.middle(x, condition)
         for block in self.up:
             x = block(jnp.concatenate([ways.pop(), x], -1), condition)
-        return full(self.last(jnp.concatenate([ways.pop(), x], -1)))
+        return self.last.unrounded(jnp.concatenate([ways.pop(), x], -1))
 
 
 class ScoreBehavior(Stage[Alone[NoisePrediction[VP]], Batch, NoisePrediction[VP]]):
