@@ -22,6 +22,7 @@ from srpo.networks.precision import computed_in
 from srpo.networks.score import ScoreResNet
 from srpo.networks.unet import TemporalUNet
 from srpo.optim import adam
+from srpo.stages.score_behavior import ScoreNet
 from srpo.steps import Log, advance
 
 
@@ -85,6 +86,17 @@ def test_a_rounded_product_and_its_derivatives_are_those_of_rounded_operands(lea
     several = jax.jit(jax.vmap(found))(*(np.stack([a, a]) for a in (x, weight, dy)))
     for got, want in zip(several, exact(x, weight, dy), strict=True):
         np.testing.assert_allclose(got[1], want, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [partial(MLP, (3, 32, 32, 2)), partial(ScoreResNet, 1, 2, width=64), partial(ScoreNet, 1, 2)])
+def test_what_a_network_is_given_is_not_rounded(make):
+    """Observations that bfloat16 cannot tell apart."""
+    net, obs = make(key=jax.random.key(0)), jnp.array([[1.25], [1.253]])
+    assert len(np.unique(obs.astype(jnp.bfloat16))) == 1
+    args = (obs * jnp.ones(3),) if isinstance(net, MLP) else (jnp.full((2, 2), 0.7), jnp.full(2, 0.5), obs)
+    plain, mixed = (jax.jit(f)(net) for f in (lambda net: net(*args), computed_in("bfloat16", lambda net: net(*args))))
+    for found in (plain, mixed):
+        assert np.all(found[0] != found[1])
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["products", "activations as well"])

@@ -106,7 +106,7 @@ class ScoreResNet(eqx.Module):
         """`key`: for dropout; without one there is none. `t` and `obs` broadcast against `x`."""
         lead = x.shape[:-1]
         e = self.embed(self.fourier(jnp.broadcast_to(t, lead)))
-        h = self.first(jnp.concatenate([x, jnp.broadcast_to(obs, (*lead, obs.shape[-1])), e], -1))
+        h = self.first.entry(jnp.concatenate([x, jnp.broadcast_to(obs, (*lead, obs.shape[-1])), e], -1))
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         for block, k in zip(self.blocks, keys, strict=True):
             h = block(h, self.dropout, k)
@@ -143,4 +143,4 @@ class ScoreMLP(eqx.Module):
         lead = x.shape[:-1]
         e = self.embed(sinusoidal(jnp.broadcast_to(t, lead), self.embed.n_in))
         h = jnp.concatenate([x, e, jnp.broadcast_to(obs, (*lead, obs.shape[-1]))], -1)
-        return self.body(h if self.first is None else self.first(h))
+        return self.body(h if self.first is None else self.first.entry(h))

@@ -33,9 +33,16 @@ class ScoreBlock(eqx.Module):
     second: Linear
     skip: Linear | None
 
-    def __call__(self, x: Float[Array, "... i"], condition: Float[Array, "... c"]) -> Float[Array, "... o"]:
-        h = jax.nn.silu(self.first(x)) + self.condition(condition)
-        return jax.nn.silu(self.second(h)) + (x if self.skip is None else self.skip(x))
+    def __call__(
+        self, x: Float[Array, "... i"], condition: Float[Array, "... c"], given: bool = False
+    ) -> Float[Array, "... o"]:
+        """`given`: whether x is what the network is given."""
+
+        def of_x(layer: Linear) -> Array:
+            return layer.entry(x) if given else layer(x)
+
+        h = jax.nn.silu(of_x(self.first)) + self.condition(condition)
+        return jax.nn.silu(self.second(h)) + (x if self.skip is None else of_x(self.skip))
 
 
 def score_blocks(sizes: Sequence[tuple[int, int]], condition: int, keys: Keys) -> list[ScoreBlock]:
@@ -80,13 +87,13 @@ class ScoreNet(eqx.Module):
         self, x: Float[Array, "... act"], t: Float[Array, "..."], obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "... act"]:
         """The predicted noise. `t` and `obs` broadcast against `x`; there is no dropout, so `key` is not used."""
-        e_obs, e_time = jax.nn.silu(self.obs(obs)), self.time(self.fourier(t))
+        e_obs, e_time = jax.nn.silu(self.obs.entry(obs)), self.time.entry(self.fourier(t))
         lead = jnp.broadcast_shapes(e_obs.shape[:-1], e_time.shape[:-1])
         embedded = jnp.concatenate([jnp.broadcast_to(e, (*lead, e.shape[-1])) for e in (e_obs, e_time)], -1)
         condition = jax.nn.silu(self.condition(embedded))
         ways = []
-        for block in self.down:
-            x = block(x, condition)
+        for i, block in enumerate(self.down):
+            x = block(x, condition, given=i == 0)
             ways.append(x)
         x = self.middle(x, condition)
         for block in self.up:
