@@ -291,6 +291,8 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
     assert command("--seeds", "1", "--keep", "other") == 2
     assert "holds a run in bfloat16, this suite is in float32; choose another --out" in capsys.readouterr().err
     assert command("--seeds", "1", "--out", "other") == 0  # of its own
+    with pytest.raises(ConfigError, match="holds results in float32, this suite is in bfloat16; choose another --keep"):
+        Keep(command.folder / "other" / "results").adopt(Keep(command.keep))
     assert command("--seeds", "1", "--out", "new", "--keep", str(command.keep)) == 2
     assert "holds results in bfloat16, this suite is in float32; choose another --keep" in capsys.readouterr().err
     file = command.folder / "small.toml"

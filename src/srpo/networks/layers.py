@@ -77,7 +77,7 @@ class Linear(eqx.Module):
         return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
 
     def entry(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        """Of what a network is given, which is not rounded: in bfloat16 a height of 1.25 m is a multiple of 8 mm, a noised action of 1/256."""
+        """Of what a network is given, which is not rounded: in bfloat16 a height of 1.25 m is a multiple of 8 mm."""
         y = product(full(x), self.weight) + self.bias
         return y if precision.products_alone() else reduced(y)
 

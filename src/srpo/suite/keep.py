@@ -13,6 +13,7 @@ import msgspec
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
+from srpo.networks.precision import Precision
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.run import Run, load_run
@@ -59,13 +60,11 @@ class Keep:
         with alone(self.folder / ".lock", wait=True):
             yield
 
-    def check(self, suite: Suite) -> None:
+    def check(self, precision: Precision) -> None:
         """Raises ConfigError if what is kept was trained in another precision."""
-        kept = self.about.get("precision", "float32") if (self.folder / "suite.json").exists() else suite.precision
-        if kept != suite.precision:
-            raise ConfigError(
-                f"{self.folder} holds results in {kept}, this suite is in {suite.precision}; choose another --keep"
-            )
+        kept = self.about.get("precision", "float32") if (self.folder / "suite.json").exists() else precision
+        if kept != precision:
+            raise ConfigError(f"{self.folder} holds results in {kept}, this suite is in {precision}; choose another --keep")
 
     def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:
         """Say which suite it is and what its data are; those of earlier commands stay."""
@@ -101,7 +100,8 @@ class Keep:
             write_json(self.folder / "suite.json", about | {"compared": list(names)})
 
     def adopt(self, other: Keep) -> None:
-        """Put the results of another folder beside those in this one."""
+        """Put the results of another folder beside those in this one. Raises ConfigError for another precision."""
+        self.check(other.about.get("precision", "float32"))
         with self.locked():
             self._remember(other.about)
         self.update(tables.read(other.folder))

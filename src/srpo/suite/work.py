@@ -61,7 +61,7 @@ class Work:
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raises what would keep a cell from being trained, or its result from being kept; nothing is written yet."""
-        self.keep.check(self.suite)
+        self.keep.check(self.suite.precision)
         kept = {where: here[0] for where, here in tables.by_place(tables.read(self.keep.folder)).items()}
         for cell in cells:
             cell.check()
