@@ -17,7 +17,7 @@ from srpo.data.treated import treat
 from srpo.errors import UserError
 from srpo.networks import precision
 from srpo.networks.derivatives import rounded_product
-from srpo.networks.layers import MLP, LayerNorm, Linear
+from srpo.networks.layers import MLP, LayerNorm, Linear, QEnsemble, ValueNet
 from srpo.networks.precision import computed_in
 from srpo.networks.score import ScoreResNet
 from srpo.networks.unet import TemporalUNet
@@ -110,6 +110,21 @@ def test_what_a_network_gives_is_not_rounded(alone, monkeypatch):
     plain, mixed = net(x), jax.jit(computed_in("bfloat16", lambda x: net(x)))(x)
     assert np.ptp(plain) > 0.1
     np.testing.assert_allclose(mixed, plain, atol=0.01 * np.ptp(plain))
+
+
+def test_values_are_computed_in_float32():
+    q, v, x, a = (
+        QEnsemble(3, 2, (8,), jax.random.key(0)),
+        ValueNet(3, (8,), jax.random.key(1)),
+        jnp.ones((5, 3)),
+        jnp.ones((5, 2)),
+    )
+
+    def found(a):
+        return jax.grad(lambda a: q(x, a).sum() + v(x).sum())(a)
+
+    text = str(jax.make_jaxpr(computed_in("bfloat16", found))(a))
+    assert "bf16" not in text and text == str(jax.make_jaxpr(found)(a))
 
 
 def test_on_a_cpu_products_alone_are_in_bfloat16():

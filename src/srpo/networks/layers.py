@@ -230,7 +230,11 @@ def ensemble(sizes: Sequence[int], key: PRNGKeyArray, n: int, init: Init = "torc
 
 
 class QEnsemble(eqx.Module):
-    """Independent action-value networks on the concatenation of observation and action."""
+    """Independent action-value networks on the concatenation of observation and action.
+
+    In float32 in any precision, as is `ValueNet`: policies climb differences of hundredths of a value, which bfloat16 blurs
+    (docs/performance.md).
+    """
 
     members: tuple[MLP, ...]
 
@@ -240,7 +244,8 @@ class QEnsemble(eqx.Module):
 
     def __call__(self, obs: Float[Array, "... obs"], action: Float[Array, "... act"]) -> Float[Array, "n ..."]:
         x = jnp.concatenate([obs, action], -1)
-        return jnp.stack([member(x)[..., 0] for member in self.members])
+        with precision.computing_in("float32"):
+            return jnp.stack([member(x)[..., 0] for member in self.members])
 
 
 class ValueNet(eqx.Module):
@@ -252,7 +257,8 @@ class ValueNet(eqx.Module):
         self.net = MLP((obs, *hidden, 1), key, **options)
 
     def __call__(self, obs: Float[Array, "... obs"]) -> Float[Array, "..."]:
-        return self.net(obs)[..., 0]
+        with precision.computing_in("float32"):
+            return self.net(obs)[..., 0]
 
 
 class GaussianFourier(eqx.Module):

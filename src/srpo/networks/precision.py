@@ -4,6 +4,7 @@ The choice is made where a program is traced (`computing_in`), so that no networ
 nothing is cast. Layers cast what goes into their products; a network's first one takes and its last one gives float32
 (`Linear.entry`, `Linear.unrounded`), but for Diffuser's U-Net, whose first convolution casts as well. On a CPU
 the products of `Linear` alone are in bfloat16 (`products_alone`): activations cost more there in bfloat16 than in float32.
+Values (`QEnsemble`, `ValueNet`) are always in float32.
 """
 
 from __future__ import annotations
