@@ -125,7 +125,7 @@ class Tasks:
 
 
 def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path):
-    suite = replace(plan.load_suite("open"), seeds=(0,))
+    suite = replace(plan.load_suite("open"), seeds=(0,), data=tuple(plan.Source(name, "hopper-medium-v2") for name in "ab"))
     cells = [
         Cell(suite, data, "x", "hopper-medium-v2", name, (0,), tmp_path) for data in "ab" for name in ("srpo", "bc", "iql")
     ]
