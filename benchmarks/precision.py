@@ -23,6 +23,7 @@ import numpy as np
 
 import srpo
 from srpo.cli import guarded
+from srpo.commands import PRECISIONS
 from srpo.commands.reading import pair
 from srpo.config import assign_all
 from srpo.data.treated import treat
@@ -30,7 +31,6 @@ from srpo.networks import precision as rounding
 from srpo.runs.grid import Grid
 from srpo.training.loop import StageLoop
 
-PRECISIONS = ("float32", "bfloat16")
 STEPS, ROUNDS = 16, 9  # of --time
 
 

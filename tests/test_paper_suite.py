@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from test_paper_command import refusal
 import srpo
 from srpo import cli
 from srpo.paper import FIGURES, PAPER, ablation, dtql_likelihood, fig6, fig8, fig9, fig10, table2
-from srpo.runs.run import load_run
+from srpo.runs.run import RunError, load_run
 from srpo.suite import published, tables
 from srpo.suite.budget import Budget
 from srpo.suite.keep import Keep
@@ -164,6 +165,13 @@ def test_a_study_without_its_cells_says_which_command_makes_them(tmp_path, capsy
     message = refusal(capsys, "fig6", *more)
     assert f"srpo suite run open --algos srpo --data {NAME} --data-dir DIR --out {tmp_path}" in message
     assert not (tmp_path / "new").exists()
+
+
+def test_a_variant_of_another_precision_than_its_base_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "run.json").touch()
+    monkeypatch.setattr(ablation, "load_run", lambda path: SimpleNamespace(precision="bfloat16"))
+    with pytest.raises(RunError, match="holds a run in bfloat16, expected float32; choose another --out"):
+        ablation.at(tmp_path, srpo.algorithms.find("srpo").default(), {}, None, (0,), None, "float32")
 
 
 def test_what_varies():

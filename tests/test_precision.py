@@ -39,11 +39,16 @@ def networks():
     yield "unet", partial(TemporalUNet, 3, width=32, multipliers=(1,), attention=True), (rows, np.arange(5, dtype=np.int32))
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["products", "activations as well"])
-@pytest.mark.parametrize(("make", "args"), [pytest.param(*rest, id=name) for name, *rest in networks()])
-def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(make, args, alone, monkeypatch):
-    if not alone:  # as on a GPU
+@pytest.fixture(params=[True, False], ids=["products", "activations as well"])
+def rounded(request, monkeypatch):
+    """What is rounded: as on a CPU, then as on a GPU."""
+    if not request.param:
         monkeypatch.setattr(precision, "products_alone", lambda: False)
+
+
+@pytest.mark.usefixtures("rounded")
+@pytest.mark.parametrize(("make", "args"), [pytest.param(*rest, id=name) for name, *rest in networks()])
+def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(make, args):
     rng, key = np.random.default_rng(1), jax.random.key(0)
 
     def weights(x):
@@ -82,10 +87,10 @@ def test_a_rounded_product_and_its_derivatives_are_those_of_rounded_operands(lea
 
     for got, want in zip(jax.jit(found)(x, weight, dy), exact(x, weight, dy), strict=True):
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-5)  # derivatives are rounded once more, to the operands' type
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     several = jax.jit(jax.vmap(found))(*(np.stack([a, a]) for a in (x, weight, dy)))
     for got, want in zip(several, exact(x, weight, dy), strict=True):
-        np.testing.assert_allclose(got[1], want, rtol=2**-8, atol=1e-5)
+        np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [partial(MLP, (3, 32, 32, 2)), partial(ScoreResNet, 1, 2, width=64), partial(ScoreNet, 1, 2)])
@@ -99,11 +104,9 @@ def test_what_a_network_is_given_is_not_rounded(make):
         assert np.all(found[0] != found[1])
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["products", "activations as well"])
-def test_what_a_network_gives_is_not_rounded(alone, monkeypatch):
-    """Values of 70 that differ by less than the spacing of bfloat16 there, 0.5, stay apart, as the advantages of IQL must."""
-    if not alone:  # as on a GPU
-        monkeypatch.setattr(precision, "products_alone", lambda: False)
+@pytest.mark.usefixtures("rounded")
+def test_what_a_network_gives_is_not_rounded():
+    """Numbers near 70 that differ by less than the spacing of bfloat16 there, 0.5, stay apart."""
     net = MLP((3, 16, 1), jax.random.key(0))
     net = eqx.tree_at(lambda n: n.layers[-1].bias, net, jnp.full(1, 70.0))
     x = jax.random.normal(jax.random.key(1), (50, 3))

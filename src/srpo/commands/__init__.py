@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 from srpo.errors import ConfigError
 from srpo.system.surroundings import named
 
+PRECISIONS = ("float32", "bfloat16")  # `srpo.networks.precision.Precision`, which imports JAX
+
 
 def add_algo(add: Any) -> None:
     """The option `--algo` of a command that reads a run; `add` is `parser.add_argument`."""

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srpo.commands import add_checkpoints
+from srpo.commands import PRECISIONS, add_checkpoints
 from srpo.errors import ConfigError, UserError, closest
 from srpo.system import strict_json
 from srpo.text import tell
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--algos", metavar="NAMES", help="only these algorithms, separated by commas")
     add("--seeds", metavar="N or S1,S2,...", help="how many seeds (0, 1, ...) or which ones; default the suite's")
     add("--iterations", type=int, metavar="N", help="updates of every network; default the suite's")
-    add("--precision", choices=("float32", "bfloat16"), help="of training, as `srpo train` has it; default the suite's")
+    add("--precision", choices=PRECISIONS, help="of training, as `srpo train` has it; default the suite's")
     add("--minutes", type=float, metavar="N", help="stop after this time; no cell is begun that would not end in it")
     add("--jobs", type=int, metavar="N", help="processes side by side; default one a core, or one on a GPU, as memory allows")
     add(

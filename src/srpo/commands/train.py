@@ -18,7 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srpo.commands import COLUMNS, add_checkpoints, add_columns, add_units, located, open_data, open_run, reward_function
+from srpo.commands import (
+    COLUMNS,
+    PRECISIONS,
+    add_checkpoints,
+    add_columns,
+    add_units,
+    located,
+    open_data,
+    open_run,
+    reward_function,
+)
 from srpo.commands.outcome import report
 from srpo.commands.reading import pair, parse_seeds, refuse_one_seed, sweep_of
 from srpo.errors import ConfigError
@@ -88,7 +98,7 @@ def _add_places(add: Callable[..., Any]) -> None:
     add(
         "--precision",
         default="float32",
-        choices=("float32", "bfloat16"),
+        choices=PRECISIONS,
         help="in training; bfloat16 is faster on a GPU, and on a CPU with such products of its own (AMX); policies always act in float32",
     )
     add(

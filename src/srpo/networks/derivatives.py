@@ -63,7 +63,7 @@ def rounded_product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Fl
     XLA's CPU kernels use a processor's own products in bfloat16 for results in float32 alone (docs/performance.md). Not for
     `jax.jvp`.
     """
-    return _added_up(_rounded(x), _rounded(weight), 0)
+    return _rounded_product_fwd(x, weight)[0]
 
 
 def _rounded(x: Array) -> Array:
@@ -76,8 +76,8 @@ def _added_up(a: Float[Array, "... k"], b: Float[Array, "..."], axis: int) -> Fl
 
 
 def _rounded_product_fwd(x, weight):
-    x, weight = (kept := (_rounded(x), _rounded(weight)))
-    return _added_up(x, weight, 0), kept
+    kept = _rounded(x), _rounded(weight)
+    return _added_up(*kept, 0), kept
 
 
 def _rounded_product_bwd(kept, dy):

@@ -82,10 +82,9 @@ class Linear(eqx.Module):
         return y if precision.products_alone() else reduced(y)
 
     def unrounded(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        """In float32, whatever is computed in: for last layers. In bfloat16 a Q of 70 would be one of 69.5, 70 and 70.5."""
-        if precision.current_precision() == "float32":
-            return self(x)
-        return rounded_product(full(x), self.weight) + self.bias
+        """With a result in float32, whatever is computed in: for last layers."""
+        multiply = rounded_product if precision.current_precision() == "bfloat16" else product
+        return multiply(full(x), self.weight) + self.bias
 
 
 def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:

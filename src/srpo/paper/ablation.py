@@ -158,6 +158,8 @@ def at(
             precision=precision,
         )
     run = load_run(path)
+    if run.precision != precision:
+        raise RunError(f"{path} holds a run in {run.precision}, expected {precision}; choose another --out")
     wanted, found = config.settings(algorithm), config.settings(run.algorithm)
     for name in wanted:
         if name not in sweep and wanted[name].value != found[name].value:
