@@ -66,11 +66,12 @@ def train(
     the same. eval_every: steps of the last stage between evaluations in the environment (a twentieth of it by default; 0:
     never). max_steps: where its episodes are cut (by default by the environment, or where it sets no limit at the longest
     episode of the data). keep: how many policies of the last stage to keep, at even intervals up to its end. precision: of
-    products and activations in training ("bfloat16": faster on a GPU, and on a CPU with AMX); policies act in float32. data_in: where the rows are
-    that training draws from ("auto": on the device if they fit); results are the same bit for bit. devices: how many of this
-    machine's the runs are shared out to; all by default, with the same numbers. saving: how often checkpoints are written, and
-    what else happens then. Raises ConfigError, DataError, RunError for what cannot be done, before anything is written; and
-    from `srpo.training.execution` TrainingFailed if no run is left, Interrupted, after saving, on SIGINT or SIGTERM.
+    products and activations in training ("bfloat16": faster on a GPU, and on a CPU with AMX); policies act in float32.
+    data_in: where the rows are that training draws from ("auto": on the device if they fit); results are the same bit for bit.
+    devices: how many of this machine's the runs are shared out to; all by default, with the same numbers. saving: how often
+    checkpoints are written, and what else happens then. Raises ConfigError, DataError, RunError for what cannot be done, before
+    anything is written; and from `srpo.training.execution` TrainingFailed if no run is left, Interrupted, after saving, on
+    SIGINT or SIGTERM.
     """
     require_devices()
     data = data if isinstance(data, Dataset) else load_dataset(data)
