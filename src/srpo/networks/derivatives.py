@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import core
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from srpo.networks.precision import full
 
 
 def _soft_parts(x: Array) -> tuple[Array, Array]:
@@ -18,9 +24,13 @@ def _soft_parts(x: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def mish(x: Array) -> Array:
-    """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2)."""
+    """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2).
+
+    Computed in float32 in any precision, also its derivative: in bfloat16 a GPU rounds after each operation, and is slower.
+    """
+    kind, x = x.dtype, full(x)
     _, n = _soft_parts(x)
-    return x * (n / (n + 2.0))
+    return (x * (n / (n + 2.0))).astype(kind)
 
 
 @mish.defjvp
@@ -28,32 +38,86 @@ def mish_jvp(primals, tangents):
     # The derivative from x alone: derived automatically, it keeps four arrays of the size of x from the forward pass,
     # whose traffic to memory costs more than it saves (docs/performance.md).
     (x,), (dx,) = primals, tangents
+    y, x, dx = mish(x), full(_stored(x)), full(dx)  # or XLA keeps the exponential, in float32
     e, n = _soft_parts(x)
     r = 1.0 / (n + 2.0)
-    return mish(x), dx * (r * n + 4.0 * x * e * (1.0 + e) * r * r)
+    return y, (dx * (r * n + 4.0 * x * e * (1.0 + e) * r * r)).astype(y.dtype)
+
+
+def _like(x: Array, *arrays: Array) -> list[Array]:
+    """The arrays, rounded to bfloat16 if x is in it."""
+    return [a.astype(x.dtype) if x.dtype == jnp.bfloat16 else a for a in arrays]
 
 
 @jax.custom_jvp
-def product(x: Float[Array, "... i"], weight: Float[Array, "i o"]) -> Float[Array, "... o"]:
-    return x @ weight
+def affine(x: Float[Array, "... i"], weight: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "... o"]:
+    """x @ weight + bias; for x in bfloat16 so is the result, of a rounded weight, and the bias is added in float32."""
+    (rounded,) = _like(x, weight)
+    return _like(x, full(x @ rounded) + bias)[0]
 
 
-@partial(product.defjvp, symbolic_zeros=True)
-def product_jvp(primals, tangents):
-    # The same derivative, written so that the weight's gradient x^T dy is computed from a transposed copy of x: XLA's
-    # CPU kernels contract the last axis of the left operand, anything else falls back to slower ones (docs/performance.md).
-    (x, weight), (dx, dweight) = primals, tangents
-    out = x @ weight
-    along_x = 0.0 if isinstance(dx, SymbolicZero) else dx @ weight
-    if isinstance(dweight, SymbolicZero):
-        return out, along_x + jnp.zeros_like(out)
-    rows = x.reshape(-1, x.shape[-1])
+@partial(affine.defjvp, symbolic_zeros=True)
+def affine_jvp(primals, tangents):
+    (x, weight, bias), (dx, dweight, dbias) = primals, tangents
+    out = affine(x, weight, bias)
+    change = jnp.zeros_like(out) if isinstance(dx, SymbolicZero) else dx @ _like(x, weight)[0]
+    if not isinstance(dweight, SymbolicZero):
+        change = change + _along_weight(x.reshape(-1, x.shape[-1]), dweight).reshape(out.shape)
+    if not isinstance(dbias, SymbolicZero):
+        change = _like(x, full(change) + dbias)[0]
+    return out, _stored(change)
+
+
+def _stored(x: Array) -> Array:
+    """x, which if in bfloat16 is to be read from memory by all who need it (also its cotangent): XLA would hand them float32, twice as
+    much to write and to read, from which each rounds on its own."""
+    return jax.lax.optimization_barrier(x) if x.dtype == jnp.bfloat16 else x
+
+
+def _along_weight(rows: Float[Array, "b i"], dweight: Float[Array, "i o"]) -> Float[Array, "b o"]:
+    """rows @ dweight, so that its transpose, the weight's gradient rows^T dy, is fast."""
     if jax.default_backend() == "cpu" and rows.shape[0] > 1:
+        # From a transposed copy: XLA's CPU kernels contract the last axis of the left operand, anything else falls back to slower
+        # ones (docs/performance.md).
         columns = jax.lax.optimization_barrier(rows.T)
-        along_weight = jax.lax.dot_general(columns, dweight, (((0,), (0,)), ((), ())))
-    else:
-        along_weight = rows @ dweight
-    return out, along_x + along_weight.reshape(out.shape)
+        return jax.lax.dot_general(columns, *_like(rows, dweight), (((0,), (0,)), ((), ())))
+    return along_weight.bind(rows, dweight)
+
+
+# JAX would compute the mirror image dy^T rows and turn it; XLA then updates weights and moments in turned order, at a quarter of the
+# speed of a GPU's memory (docs/performance.md).
+along_weight = Primitive("along_weight")
+
+
+def _product(rows: Float[Array, "*runs b i"], dweight: Float[Array, "*runs i o"]) -> Float[Array, "*runs b o"]:
+    return jnp.matmul(rows, *_like(rows, dweight))
+
+
+def _along_rows(dy: Float[Array, "*runs b o"], rows: Any, dweight: Float[Array, "*runs i o"]) -> Float[Array, "*runs b i"]:
+    return jnp.matmul(dy, *_like(dy, dweight.mT))
+
+
+def _weight_gradient(dy: Float[Array, "*runs b o"], rows: Float[Array, "*runs b i"], dweight: Any) -> Float[Array, "*runs i o"]:
+    runs = tuple(range(rows.ndim - 2))
+    contract = (rows.ndim - 2,), (rows.ndim - 2,)
+    return jax.lax.dot_general(rows, dy, (contract, (runs, runs))).astype(dweight.aval.dtype)
+
+
+def _of_runs(args, axes):
+    """For arguments with an axis of runs, or some with none."""
+    size = next(arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
+
+    def first(arg, axis):
+        return jnp.broadcast_to(arg, (size, *arg.shape)) if axis is None else jnp.moveaxis(arg, axis, 0)
+
+    return along_weight.bind(*map(first, args, axes)), 0
+
+
+along_weight.def_impl(jax.jit(_product))
+along_weight.def_abstract_eval(lambda rows, dweight: core.ShapedArray((*rows.shape[:-1], dweight.shape[-1]), rows.dtype))
+mlir.register_lowering(along_weight, mlir.lower_fun(_product, multiple_results=False))
+ad.defbilinear(along_weight, _along_rows, _weight_gradient)
+batching.primitive_batchers[along_weight] = _of_runs
 
 
 @jax.custom_vjp
@@ -84,7 +148,7 @@ def _rounded_product_bwd(kept, dy):
     x, weight = kept
     rows, dy = x.reshape(-1, x.shape[-1]), _rounded(dy)
     if jax.default_backend() == "cpu":
-        # The transposed copy of `product_jvp`. Behind a mere barrier XLA would see the transpose of a rounded array and leave
+        # The transposed copy of `_along_weight`. Behind a mere barrier XLA would see the transpose of a rounded array and leave
         # its fast kernels again; it does not look into a branch that it cannot foresee.
         columns = jax.lax.cond(jax.lax.optimization_barrier(True), lambda: rows.T, lambda: jnp.zeros_like(rows.T))
     else:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from srpo.core import Frozen, Moments
 from srpo.networks import precision
-from srpo.networks.derivatives import product, rounded_product
+from srpo.networks.derivatives import affine, rounded_product
 from srpo.networks.precision import full, reduced
 
 Init = Literal["torch", "orthogonal", "orthogonal sqrt2", "xavier", "lecun"]
@@ -74,17 +74,18 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         if precision.products_alone():
             return self.unrounded(x)
-        return product(reduced(x), reduced(self.weight)) + reduced(self.bias)
+        return affine(reduced(x), self.weight, self.bias)
 
     def entry(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         """Of what a network is given, which is not rounded: in bfloat16 a height of 1.25 m is a multiple of 8 mm."""
-        y = product(full(x), self.weight) + self.bias
+        y = affine(full(x), self.weight, self.bias)
         return y if precision.products_alone() else reduced(y)
 
     def unrounded(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         """With a result in float32, whatever is computed in: for last layers."""
-        multiply = rounded_product if precision.current_precision() == "bfloat16" else product
-        return multiply(full(x), self.weight) + self.bias
+        if precision.current_precision() == "bfloat16":
+            return rounded_product(full(x), self.weight) + self.bias
+        return affine(x, self.weight, self.bias)
 
 
 def linears(sizes: Sequence[tuple[int, int]], keys: Keys, init: Init = "torch") -> tuple[Linear, ...]:
