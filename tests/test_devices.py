@@ -16,6 +16,7 @@ import pytest
 import srpo
 from srpo.data import from_arrays
 from srpo.errors import ConfigError
+from srpo.training import programs
 from srpo.training.loop import StageLoop
 
 PROGRAM = """
@@ -153,3 +154,15 @@ def test_networks_that_no_memory_holds_are_one_line(tmp_path, monkeypatch):
     algorithm = srpo.configure("bc-gaussian", data, **{"policy.hidden": (65536, 65536), "policy.steps": 5})
     with pytest.raises(ConfigError, match=r"stage policy, 9 runs: networks.* take .* (GiB|TiB), .* are free"):
         srpo.train(algorithm, data, seeds=9, out=tmp_path / "run", quiet=True)
+
+
+def test_a_gpu_runs_kernels_side_by_side_if_this_jax_can(monkeypatch):
+    programs.options.cache_clear()
+    assert programs.options() == {}  # a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs.options.cache_clear()
+    assert programs.options() == programs.SIDE_BY_SIDE
+    monkeypatch.setattr(programs, "SIDE_BY_SIDE", {"xla_gpu_no_such_option": "CONCURRENT"})
+    programs.options.cache_clear()
+    assert programs.options() == {}
+    programs.options.cache_clear()

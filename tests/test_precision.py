@@ -16,7 +16,6 @@ from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import UserError
 from srpo.networks import precision
-from srpo.networks.derivatives import rounded_product
 from srpo.networks.layers import MLP, LayerNorm, Linear, QEnsemble, ValueNet
 from srpo.networks.precision import computed_in
 from srpo.networks.score import ScoreResNet
@@ -69,28 +68,6 @@ def test_bfloat16_stays_near_float32_and_its_parameters_and_results_are_float32(
     assert np.linalg.norm(a - b) < 0.06 * np.linalg.norm(b)
     after = str(jax.make_jaxpr(lambda net: loss(net))(net))
     assert before == after and "bf16" not in after  # the choice ends with its program
-
-
-@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3)], ids=str)
-@pytest.mark.parametrize(("n_in", "n_out"), [(1, 1), (7, 1), (3, 33)])
-def test_a_rounded_product_and_its_derivatives_are_those_of_rounded_operands(lead, n_in, n_out):
-    rng = np.random.default_rng(0)
-    x, weight, dy = (rng.normal(size=s).astype(np.float32) for s in ((*lead, n_in), (n_in, n_out), (*lead, n_out)))
-
-    def found(x, weight, dy):
-        y, back = jax.vjp(rounded_product, x, weight)
-        return y, *back(dy)
-
-    def exact(x, weight, dy):
-        x, weight, dy = (a.astype(jnp.bfloat16).astype(np.float64) for a in (x, weight, dy))
-        return x @ weight, dy @ weight.T, x.reshape(-1, n_in).T @ dy.reshape(-1, n_out)
-
-    for got, want in zip(jax.jit(found)(x, weight, dy), exact(x, weight, dy), strict=True):
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    several = jax.jit(jax.vmap(found))(*(np.stack([a, a]) for a in (x, weight, dy)))
-    for got, want in zip(several, exact(x, weight, dy), strict=True):
-        np.testing.assert_allclose(got[1], want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [partial(MLP, (3, 32, 32, 2)), partial(ScoreResNet, 1, 2, width=64), partial(ScoreNet, 1, 2)])

@@ -26,7 +26,7 @@ def _soft_parts(x: Array) -> tuple[Array, Array]:
 def mish(x: Array) -> Array:
     """x tanh(softplus(x)) (arXiv 1908.08681), with one exponential: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2).
 
-    Computed in float32 in any precision, also its derivative: in bfloat16 a GPU rounds after each operation, and is slower.
+    Computed in float32 in any precision, as is its derivative: in bfloat16 a GPU rounds after each operation.
     """
     kind, x = x.dtype, full(x)
     _, n = _soft_parts(x)
@@ -38,39 +38,38 @@ def mish_jvp(primals, tangents):
     # The derivative from x alone: derived automatically, it keeps four arrays of the size of x from the forward pass,
     # whose traffic to memory costs more than it saves (docs/performance.md).
     (x,), (dx,) = primals, tangents
-    y, x, dx = mish(x), full(_stored(x)), full(dx)  # or XLA keeps the exponential, in float32
+    y, x, dx = mish(x), full(_stored(x)), full(dx)  # or XLA keeps the exponential of the forward pass, in float32
     e, n = _soft_parts(x)
     r = 1.0 / (n + 2.0)
     return y, (dx * (r * n + 4.0 * x * e * (1.0 + e) * r * r)).astype(y.dtype)
 
 
-def _like(x: Array, *arrays: Array) -> list[Array]:
-    """The arrays, rounded to bfloat16 if x is in it."""
-    return [a.astype(x.dtype) if x.dtype == jnp.bfloat16 else a for a in arrays]
+def _like(x: Array, a: Array) -> Array:
+    """a, rounded to bfloat16 if x is in it."""
+    return a.astype(x.dtype) if x.dtype == jnp.bfloat16 else a
 
 
 @jax.custom_jvp
 def affine(x: Float[Array, "... i"], weight: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "... o"]:
     """x @ weight + bias; for x in bfloat16 so is the result, of a rounded weight, and the bias is added in float32."""
-    (rounded,) = _like(x, weight)
-    return _like(x, full(x @ rounded) + bias)[0]
+    return _like(x, full(x @ _like(x, weight)) + bias)
 
 
 @partial(affine.defjvp, symbolic_zeros=True)
 def affine_jvp(primals, tangents):
     (x, weight, bias), (dx, dweight, dbias) = primals, tangents
     out = affine(x, weight, bias)
-    change = jnp.zeros_like(out) if isinstance(dx, SymbolicZero) else dx @ _like(x, weight)[0]
+    change = jnp.zeros_like(out) if isinstance(dx, SymbolicZero) else dx @ _like(x, weight)
     if not isinstance(dweight, SymbolicZero):
         change = change + _along_weight(x.reshape(-1, x.shape[-1]), dweight).reshape(out.shape)
     if not isinstance(dbias, SymbolicZero):
-        change = _like(x, full(change) + dbias)[0]
+        change = _like(x, full(change) + dbias)
     return out, _stored(change)
 
 
 def _stored(x: Array) -> Array:
-    """x, which if in bfloat16 is to be read from memory by all who need it (also its cotangent): XLA would hand them float32, twice as
-    much to write and to read, from which each rounds on its own."""
+    """x and its cotangent, if in bfloat16, as those who need them read them from memory. XLA would hand them what was not rounded, in
+    float32, as it takes rounding for a loss of precision: twice as much to write and to read (docs/performance.md)."""
     return jax.lax.optimization_barrier(x) if x.dtype == jnp.bfloat16 else x
 
 
@@ -80,21 +79,21 @@ def _along_weight(rows: Float[Array, "b i"], dweight: Float[Array, "i o"]) -> Fl
         # From a transposed copy: XLA's CPU kernels contract the last axis of the left operand, anything else falls back to slower
         # ones (docs/performance.md).
         columns = jax.lax.optimization_barrier(rows.T)
-        return jax.lax.dot_general(columns, *_like(rows, dweight), (((0,), (0,)), ((), ())))
+        return jax.lax.dot_general(columns, _like(rows, dweight), (((0,), (0,)), ((), ())))
     return along_weight.bind(rows, dweight)
 
 
-# JAX would compute the mirror image dy^T rows and turn it; XLA then updates weights and moments in turned order, at a quarter of the
-# speed of a GPU's memory (docs/performance.md).
+# What JAX makes of rows @ dweight is the gradient's mirror image, dy^T rows, turned. XLA turns it where it is used, in the update of
+# weights and moments, which then takes four times as long on a GPU and cannot be done in place (docs/performance.md).
 along_weight = Primitive("along_weight")
 
 
 def _product(rows: Float[Array, "*runs b i"], dweight: Float[Array, "*runs i o"]) -> Float[Array, "*runs b o"]:
-    return jnp.matmul(rows, *_like(rows, dweight))
+    return jnp.matmul(rows, _like(rows, dweight))
 
 
 def _along_rows(dy: Float[Array, "*runs b o"], rows: Any, dweight: Float[Array, "*runs i o"]) -> Float[Array, "*runs b i"]:
-    return jnp.matmul(dy, *_like(dy, dweight.mT))
+    return jnp.matmul(dy, _like(dy, dweight.mT))
 
 
 def _weight_gradient(dy: Float[Array, "*runs b o"], rows: Float[Array, "*runs b i"], dweight: Any) -> Float[Array, "*runs i o"]:
