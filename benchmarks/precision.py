@@ -46,7 +46,7 @@ def shortened(name: str, args: argparse.Namespace, share: float) -> tuple[Any, A
 def scores(name: str, args: argparse.Namespace, precision: Any) -> np.ndarray:
     """Mean score of each seed."""
     data, algorithm = shortened(name, args, args.share)
-    out = args.out / name / precision
+    out = args.out / data.name / precision
     if (out / "run.json").exists():
         run = srpo.resume(out, data)
     else:
@@ -107,7 +107,9 @@ def compare(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", default="halfcheetah-medium-replay-mini,hopper-medium-expert-mini", help="separated by commas"
+        "--data",
+        default="halfcheetah-medium-replay-mini,hopper-medium-expert-mini",
+        help="built-in names or files, separated by commas",
     )
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--share", type=float, default=1.0, help="of the preset's steps, for each stage")
