@@ -1,9 +1,9 @@
-"""Mixed precision: products and activations in bfloat16; parameters, their updates, statistics of normalization and losses in float32.
+"""Mixed precision: products and activations in bfloat16; parameters, their updates, sums over rows and losses in float32.
 
 The choice is made where a program is traced (`computing_in`), so that no network and no algorithm carries it. Without it
-nothing is cast. Layers cast what goes into their products; a network's first one takes and its last one gives float32
-(`Linear.entry`, `Linear.unrounded`), but for Diffuser's U-Net, whose first convolution casts as well. On a CPU
-the products of `Linear` alone are in bfloat16 (`products_alone`): activations cost more there in bfloat16 than in float32.
+nothing is cast. Layers cast what goes into their products and add their biases in float32; a network's first one takes and its
+last one gives float32 (`Linear.entry`, `Linear.unrounded`), but for Diffuser's U-Net, whose first convolution casts as well. On
+a CPU the products of `Linear` alone are in bfloat16 (`products_alone`): activations cost more there in bfloat16 than in float32.
 Values (`QEnsemble`, `ValueNet`) are always in float32.
 """
 

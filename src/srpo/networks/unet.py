@@ -54,8 +54,8 @@ class Upsample(eqx.Module):
 
     def __call__(self, x: X) -> Y:
         around, weight, c = neighbors(reduced(x), 3), reduced(self.weight), x.shape[-1]
-        rows = jnp.stack([around[..., : 2 * c] @ weight[0], around[..., c:] @ weight[1]], -2) + reduced(self.bias)
-        return rows.reshape(*x.shape[:-2], 2 * x.shape[-2], c)
+        rows = jnp.stack([around[..., : 2 * c] @ weight[0], around[..., c:] @ weight[1]], -2)
+        return reduced(full(rows) + self.bias).reshape(*x.shape[:-2], 2 * x.shape[-2], c)
 
 
 class GroupNorm(eqx.Module):
