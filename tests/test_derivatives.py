@@ -62,7 +62,7 @@ def test_a_gradient_has_its_weights_order_on_a_gpu(monkeypatch):
 
 @pytest.mark.usefixtures("backend")
 def test_in_bfloat16_the_gradient_of_a_bias_is_added_up_in_float32():
-    """A sum of 1,024 ones stops at 256 in bfloat16."""
+    """Ones that are added up one by one in bfloat16 stop at 256."""
     x, w, b = jnp.ones((1024, 3), jnp.bfloat16), jnp.ones((3, 2)), jnp.zeros(2)
     y, back = jax.vjp(affine, x, w, b)
     assert y.dtype == jnp.bfloat16
