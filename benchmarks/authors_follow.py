@@ -28,7 +28,7 @@ from srpo.cli import guarded
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.networks.layers import Linear
-from srpo.steps import step_keys
+from srpo.steps import Log, advance, step_keys
 from srpo.training.programs import stage_keys
 
 SHOWN = {1, 2, 5} | {a * 10**n for n in range(1, 6) for a in (1, 2, 5)}  # steps
@@ -38,7 +38,7 @@ Weights = dict[str, list[np.ndarray]]  # as PyTorch has them
 
 
 class Ours:
-    """A training of ours, step by step."""
+    """A training of ours."""
 
     def __init__(self, run: srpo.Run, data: srpo.Dataset, shake: float = 0.0):
         self.stage, self.view = run.algorithm.stages["policy"], treat(data, run.algorithm.data).transitions
@@ -57,15 +57,15 @@ class Ours:
             return rows, jax.random.normal(k_update, (self.stage.batch_size, self.view.action_size))
 
         @jax.jit
-        def stepped(state, step):
-            k_rows, k_update = step_keys(key, step)
-            return self.stage.update(state, self.view.take(self.stage.draw(self.view, k_rows, step)), {}, k_update, step)[0]
+        def advanced(state, start, stop):
+            return advance(self.stage, state, Log.create([]), self.view, {}, key, start, stop)[0]
 
         self.draw: Callable[[Any], tuple[jax.Array, jax.Array]] = draw
-        self._stepped = stepped
+        self._advanced, self._step = advanced, 0
 
-    def step(self, number: int) -> None:
-        self.state = self._stepped(self.state, jnp.int32(number))
+    def train(self, stop: int) -> None:
+        """Up to step `stop` (exclusive)."""
+        self.state, self._step = self._advanced(self.state, jnp.int32(self._step), jnp.int32(stop)), stop
 
     def normalized(self, rows: Rows) -> Rows:
         """By our moments: theirs are added up in float32, and differ in the fourth digit."""
@@ -131,9 +131,9 @@ def follow(args: argparse.Namespace) -> int:
             print(f"step   theirs: Q  policy   ours, {SHAKE:g} apart: Q  policy", file=sys.__stdout__)
             for step in range(args.steps):
                 theirs.step(*map(np.asarray, ours.draw(jnp.int32(step))))
-                ours.step(step)
-                shaken.step(step)
                 if step + 1 in SHOWN:
+                    ours.train(step + 1)
+                    shaken.train(step + 1)
                     mine = ours.weights()
                     told = [f"{distance(o.weights()[n], mine[n]):.1e}" for o in (theirs, shaken) for n in mine]
                     print(f"{step + 1:<6} {'  '.join(told)}", file=sys.__stdout__, flush=True)

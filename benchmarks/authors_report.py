@@ -44,9 +44,8 @@ def keep(folder: Path, about: dict[str, Any], episodes: Sequence[dict[str, Any]]
     for name, rows in (("runs.csv", [{}]), ("curves.csv", curves), ("episodes.csv", episodes)):
         others = [row for row in read(folder, name) if [row[key] for key in WHOSE] != where]
         mine = [{column: (row | about).get(column, "") for column in TABLES[name]} for row in rows]
-        both = sorted(
-            [*others, *mine], key=lambda row: (*(row[key] for key in WHOSE[:3]), int(row["seed"]))
-        )  # the order within stays
+        both = [*others, *mine]
+        both.sort(key=lambda row: ([row[key] for key in WHOSE[:3]], int(row["seed"])))  # within them the order stays
         write_csv(folder / name, both, TABLES[name])
 
 

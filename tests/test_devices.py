@@ -157,12 +157,12 @@ def test_networks_that_no_memory_holds_are_one_line(tmp_path, monkeypatch):
 
 
 def test_a_gpu_runs_kernels_side_by_side_if_this_jax_can(monkeypatch):
-    programs.options.cache_clear()
-    assert programs.options() == {}  # a CPU
+    programs.compiler_options.cache_clear()
+    assert programs.compiler_options() == {}  # a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    programs.options.cache_clear()
-    assert programs.options() == programs.SIDE_BY_SIDE
+    programs.compiler_options.cache_clear()
+    assert programs.compiler_options() == programs.SIDE_BY_SIDE
     monkeypatch.setattr(programs, "SIDE_BY_SIDE", {"xla_gpu_no_such_option": "CONCURRENT"})
-    programs.options.cache_clear()
-    assert programs.options() == {}
-    programs.options.cache_clear()
+    programs.compiler_options.cache_clear()
+    assert programs.compiler_options() == {}
+    programs.compiler_options.cache_clear()

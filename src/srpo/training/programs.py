@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srpo.core import Given, Moments, Stage
@@ -85,20 +84,22 @@ def advancing(structure: Any, taken: bool, layout: Layout, precision: Precision)
     """What advances all runs of stages of this (tree) structure, on batches that were `taken` before or on views: traced and
     compiled once for all loops of a process that train alike. The buffers of state and log that it is given are gone with it."""
     axes = ADVANCE_AXES + (TAKEN_AXES if taken else VIEW_AXES)
-    return jax.jit(computed_in(precision, layout.mapped(_advance, axes)), donate_argnums=(1, 2), compiler_options=options())
+    return jax.jit(
+        computed_in(precision, layout.mapped(_advance, axes)), donate_argnums=(1, 2), compiler_options=compiler_options()
+    )
 
 
 SIDE_BY_SIDE = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
 
 
 @lru_cache(1)
-def options() -> dict[str, Any]:
-    """Of the compiler. On a GPU, kernels that do not wait for each other run side by side, as one alone is too small to fill it
+def compiler_options() -> dict[str, Any]:
+    """On a GPU, kernels that do not wait for each other run side by side, as one alone is too small to fill it
     (docs/performance.md); a JAX that does not know that runs them one after the other."""
     if jax.default_backend() != "gpu":
         return {}
     try:
-        jax.block_until_ready(jax.jit(jnp.negative, compiler_options=SIDE_BY_SIDE)(np.float32(0)))
+        jax.block_until_ready(jax.jit(lambda x: -x, compiler_options=SIDE_BY_SIDE)(np.float32(0)))
     except jax.errors.JaxRuntimeError:
         return {}
     return SIDE_BY_SIDE
