@@ -135,8 +135,8 @@ def test_what_is_shipped_can_be_trained(name):
     suite = plan.load_suite(name)
     for algorithm in suite.algorithms:
         for source in suite.data:
-            more = suite.settings.get(algorithm, {})
-            Grid.create(configured(algorithm, source.task, suite.preset, suite.budget, more), suite.seeds, None)
+            name, preset, more = suite.recipe(source.name, algorithm)
+            Grid.create(configured(name, source.task, preset, suite.budget, more), suite.seeds, None)
 
 
 @pytest.mark.parametrize("name", ["open", "open-quick"])
@@ -282,6 +282,65 @@ def test_a_data_set_has_settings_of_its_own_and_they_are_told(command, capsys):
     file.write_text(file.read_text().replace("settings.bc ", "settings.bcc "))
     assert command() == 2
     assert "did you mean 'bc'" in capsys.readouterr().err
+
+
+VARIANTS = """
+[variants.bc-small]
+algorithm = "bc"
+settings = {"policy.batch_size" = 5}
+[variants."bc@quick"]
+algorithm = "bc"
+preset = "quick"
+"""
+
+
+def test_a_variant_is_its_algorithm_with_other_settings_beside_it(command, capsys):
+    file = command.folder / "small.toml"
+    own = 'settings.bc = {"policy.lr" = 0.01}\nsettings.bc-small = {"policy.lr" = 0.02}\n'
+    file.write_text(file.read_text().replace('"bc-gaussian"', '"bc-gaussian", "bc-small", "bc@quick"', 1) + own + VARIANTS)
+    assert command("--seeds", "1", algos="bc,bc-small,bc@quick") == 0
+    runs = {name: load_run(command.folder / "out" / NAME / name / "0") for name in ("bc", "bc-small", "bc@quick")}
+    assert {run.info["algorithm"] for run in runs.values()} == {"bc"}
+    found = {name: run.algorithm.policy for name, run in runs.items()}
+    assert {name: p.batch_size for name, p in found.items()} == {"bc": 8, "bc-small": 5, "bc@quick": 8}
+    assert {p.hidden for p in found.values()} == {(8,)}
+    assert {name: float(p.lr) for name, p in found.items()} == {"bc": 0.01, "bc-small": 0.02, "bc@quick": 0.01}
+    cells = {row["algorithm"]: row for row in rows(command.keep / "cells.csv")}
+    assert {name: row["preset"] for name, row in cells.items()} == {"bc": "paper", "bc-small": "paper", "bc@quick": "quick"}
+    assert cells["bc"]["settings"] == cells["bc@quick"]["settings"] != cells["bc-small"]["settings"]
+    assert cells["bc@quick"]["shared"] == "policy"  # all of its settings are those of bc here, so that nothing trains again
+    scores = {r["algorithm"]: r["mean"] for r in rows(command.keep / "scores.csv") if r["data"] == NAME}
+    assert scores["bc"] == scores["bc@quick"] != scores["bc-small"]
+    told = capsys.readouterr().out
+    assert "`bc-small` is `bc`, policy.batch_size 5" in told and "`bc@quick` is `bc`, preset `quick`" in told
+    assert "bc-small" in (command.keep / "report.html").read_text()
+    (command.folder / "bc.md").write_text("<!-- scores bc -->\n<!-- /scores bc -->\n")
+    assert cli.main(["suite", "report", str(command.keep), "--pages", "."]) == 0  # a variant needs no page
+    about = json.loads((command.keep / "suite.json").read_text())
+    assert command("--seeds", "1", algos="bc") == 0
+    assert json.loads((command.keep / "suite.json").read_text())["variants"] == about["variants"] != {}
+
+
+@pytest.mark.parametrize(
+    ("variants", "complaint"),
+    [
+        ('[variants.bc-wide]\nalgorithm = "bc"\n', "variants.bc-wide is not among the algorithms; add it there"),
+        ('[variants.bc]\nalgorithm = "bc"\n', "variants.bc: bc is an algorithm; give the variant another name"),
+        ('[variants."../bc"]\nalgorithm = "bc"\n', "variants.../bc: its results get a folder of this name"),
+        ('[variants.iql-2]\nalgorithm = "iqll"\n', "variants.iql-2: unknown algorithm 'iqll'; did you mean 'iql'?"),
+        ('[variants.iql-2]\nalgorithm = "iql"\npreset = "quik"\n', "unknown preset 'quik'; did you mean 'quick'?"),
+        ('[variants.iql-2]\nalgorithm = "iql"\npresets = "quick"\n', "did you mean 'preset'?"),
+        ("[variants.iql-2]\n", "missing required field `algorithm`"),
+        ('[variants]\niql-2 = "iql"\n', "Expected `object`, got `str`"),
+        ('[variants.iql-2]\nalgorithm = "iql"\nsettings = {"policy.l" = 1}\n', "did you mean 'policy.lr'?"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_one_line(command, capsys, variants, complaint):
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace('"iql"]', '"iql-2"]') + variants)
+    assert command(algos="iql-2") == 2
+    told = capsys.readouterr().err
+    assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
 
 
 def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_another(command, capsys):

@@ -354,6 +354,18 @@ def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_from_a_run_with_the_same_settings_shares_also_what_it_kept_on_the_way(swept, data, algorithm, tmp_path):
+    options = {"seeds": (3, 1), "eval_every": 0, "quiet": True}
+    first = srpo.train(algorithm, data, out=tmp_path / "first", start_from=swept.path, keep=2, **options)
+    again = srpo.train(algorithm, data, out=tmp_path / "again", start_from=first.path, keep=2, **options)
+    assert not rows(again.path / "metrics.csv") and again.kept == [5, 10]
+    assert leaves_equal(again.policies_at(5), first.policies_at(5)) and leaves_equal(again.policies, first.policies)
+    assert not leaves_equal(again.policies_at(5), again.policies)
+    more = srpo.train(algorithm, data, out=tmp_path / "more", start_from=first.path, keep=5, **options)  # not all are there
+    assert {r["stage"] for r in rows(more.path / "metrics.csv")} == {"policy"}
+    assert leaves_equal(more.policies, first.policies) and more.kept == [2, 4, 6, 8, 10] and more.policies_at(2)
+
+
 def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsys):
     options = {"seeds": (3, 1), "start_from": swept.path, "sweep": {"policy.lr": [1e-3, 1e38]}}
     run = srpo.train(algorithm, data, out=tmp_path / "run", eval_every=5, eval_episodes=1, **options)

@@ -153,7 +153,8 @@ def report(args: argparse.Namespace) -> int:
     measured = [name for name in found.names if name != RECORDED]
     if not measured:
         raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
-    pages = places(args.pages, measured, ALGORITHMS) if args.pages is not None else {}
+    named = [name for name in measured if name not in about.get("variants", {})]  # the others have no page
+    pages = places(args.pages, named, ALGORITHMS) if args.pages is not None else {}
     for name, its_page in pages.items():
         insert(its_page, f"scores {name}", one(name, found.rows, {d["name"]: d["task"] for d in about["data"]}))
     if args.into is not None:

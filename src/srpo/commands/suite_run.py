@@ -39,7 +39,7 @@ def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
             count = args.jobs or jobs.fitting(len(cells), work.data.values())
             failed = work.through(cells) if count == 1 else several(args, work, cells, count)
     finally:
-        if work.keep.folder.exists():
+        if (work.keep.folder / "suite.json").exists():
             found = work.keep.update(work.results(cells))
     tell(f"results: {work.keep.folder}")
     return found, failed

@@ -57,7 +57,7 @@ def official_run(
     sources = dict.fromkeys(kind, "checkpoint") | dict.fromkeys(changes, "--set")
     info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
     results = jax.tree.map(lambda *seeds: jax.device_put(np.stack(seeds)[:, None]), *models)  # leading axes: seed, point
-    return new_run(Run(Path(out), info, grid), results)
+    return new_run(Run(Path(out), info, grid), {(name, None): result for name, result in results.items()})
 
 
 def _models(behaviors: Sequence[File], critics: Sequence[File], data: Dataset) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -117,7 +117,7 @@ def bases_of(asked: FromSuite, source: Source, system: str) -> list[Run]:
 
 def quick_base(folder: Path, source: Source, data: Dataset, asked: FromSuite, seeds: tuple[int, ...], system: str) -> Run:
     """The base of --quick, trained here."""
-    more = {**asked.suite.settings_of(source.name, system), **QUICK.settings}
+    more = {**asked.suite.recipe(source.name, system).settings, **QUICK.settings}
     algorithm = config.assign_all(configured(system, source.task, "quick", QUICK.budget, {}), more)
     algorithm = config.assign_all(algorithm, QUICK.budget.settings(algorithm))  # of a suite's own steps as well
     return at(folder / "-".join(map(str, seeds)) / "base", algorithm, {}, data, seeds, None, asked.suite.precision)

@@ -58,11 +58,15 @@ def _require_free(path: Path) -> None:
         raise RunError(f"{path} exists and is not an empty folder; choose another --out")
 
 
-def new_run(run: Run, results: Mapping[str, Any]) -> Run:
-    """Make the folder of a run of which `results` are finished already; all of it or nothing. Raises RunError, CheckpointError."""
+def new_run(run: Run, results: Mapping[tuple[str, int | None], Any]) -> Run:
+    """Make the folder of a run of which `results` (by stage, and step or None) are finished already; all of it or nothing.
+
+    Raises RunError, CheckpointError.
+    """
     with claimed(run.path):
         try:
-            hashes = {name: save_tree(run.stage_file(name), result, run=run.identity(name)) for name, result in results.items()}
+            files = {run.stage_file(*place): (place[0], result) for place, result in results.items()}
+            hashes = {f.stem: save_tree(f, result, run=run.identity(name)) for f, (name, result) in files.items()}
             return save_info(run, stages=hashes)  # last: run.json makes it a run
         except CheckpointError:
             shutil.rmtree(run.stage_file("").parent, ignore_errors=True)

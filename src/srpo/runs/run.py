@@ -107,9 +107,7 @@ class Run:
     @property
     def kept(self) -> list[int]:
         """The steps of the last stage whose policies are kept, its end among them."""
-        steps = list(self.algorithm.stages.values())[-1].steps
-        every = -(-steps // max(self.info.get("keep", 1), 1))
-        return [*range(every, steps, every), steps]
+        return kept_steps(self.algorithm, self.info.get("keep", 1))
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -124,9 +122,10 @@ class Run:
     @in_float32
     def results(self) -> dict[str, Any]:
         """The trained result of every finished stage, with leading axes (seed, point)."""
-        return {name: self._load(name) for name in self.finished}
+        return {name: self.result_at(name) for name in self.finished}
 
-    def _load(self, name: str, step: int | None = None) -> Any:
+    def result_at(self, name: str, step: int | None = None) -> Any:
+        """A stage's result, or what was kept of it at a step. Raises RunError, CheckpointError."""
         file = self.stage_file(name, step)
         require_mine(file, load_info(file).get("run"), self.identity(name))
         found = load_tree(file, self._shapes[name], self.info.get("stages", {}).get(file.stem))
@@ -179,7 +178,7 @@ class Run:
             return jax.device_put(load_tree(file, shapes, self.info["compact"].get(file.stem, "unknown")))
         last = list(self.algorithm.stages)[-1]
         results = {
-            name: self._load(name, step if name == last and step != self.kept[-1] else None) for name in self.grid.acting
+            name: self.result_at(name, step if name == last and step != self.kept[-1] else None) for name in self.grid.acting
         }
         return self.assemble(results)
 
@@ -215,6 +214,13 @@ class Run:
             )
         policies = self.policies if step is None else self.policies_at(step)
         return entry(policies, (self.seeds.index(seed), self.points.index(chosen[0])))
+
+
+def kept_steps(algorithm: Algorithm, keep: int) -> list[int]:
+    """The steps of the last stage after which `keep` policies are kept: at even intervals, its end among them."""
+    steps = list(algorithm.stages.values())[-1].steps
+    every = -(-steps // max(keep, 1))
+    return [*range(every, steps, every), steps]
 
 
 def load_run(path: str | Path) -> Run:

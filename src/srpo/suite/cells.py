@@ -24,7 +24,7 @@ from srpo.runs.checkpoint import write_json
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
 from srpo.suite.budget import configured
-from srpo.suite.plan import Suite
+from srpo.suite.plan import Recipe, Suite
 from srpo.suite.schema import Log
 from srpo.system.files import alone, read_bytes
 from srpo.text import plain
@@ -34,7 +34,7 @@ LARGEST = 1 << 20  # bytes of a record
 
 @dataclass(frozen=True)
 class Cell:
-    """`task`: whose published settings the data set gets."""
+    """`task`: whose published settings the data set gets. `algorithm`: its name in the suite, that of a variant too."""
 
     suite: Suite
     data: str
@@ -58,9 +58,13 @@ class Cell:
         return self.folder.with_name(self.folder.name + ".json")
 
     @cached_property
+    def recipe(self) -> Recipe:
+        return self.suite.recipe(self.data, self.algorithm)
+
+    @cached_property
     def configured(self) -> Algorithm:
-        more = self.suite.settings_of(self.data, self.algorithm)
-        return configured(self.algorithm, self.task, self.suite.preset, self.suite.budget, more)
+        name, preset, more = self.recipe
+        return configured(name, self.task, preset, self.suite.budget, more)
 
     @cached_property
     def grid(self) -> Grid:
@@ -70,7 +74,7 @@ class Cell:
     def settings(self) -> str:
         """A digest of all that decides its result but seeds, machine and the library's version."""
         values = {path: repr(s.value) for path, s in config.settings(self.grid.algorithm).items()}
-        return hashlib.sha256(json.dumps([self.algorithm, self.data, self.sha256, values]).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps([self.recipe.algorithm, self.data, self.sha256, values]).encode()).hexdigest()[:12]
 
     @property
     def run(self) -> Run | None:

@@ -79,6 +79,7 @@ class Keep:
     def _remember(self, about: dict[str, Any]) -> None:
         file = self.folder / "suite.json"
         before = self.about if file.exists() else {"data": [], "algorithms": [], "seeds": [], "settings": {}}
+        variants = before.get("variants", {}) | about.get("variants", {})
         earlier = {d["name"]: d.get("settings", {}) for d in before["data"]}
         new = [d | {"settings": earlier.get(d["name"], {}) | d.get("settings", {})} for d in about["data"]]
         data = {d["name"]: d for d in (*before["data"], *new)}
@@ -87,7 +88,7 @@ class Keep:
         settings = before["settings"] | about["settings"]  # of an algorithm each
         compared = {key: before[key] for key in ("compared",) if key in before}
         union = {"algorithms": list(names), "data": list(data.values()), "seeds": seeds, "settings": settings}
-        write_json(file, about | compared | union)
+        write_json(file, about | compared | union | {"variants": variants})
 
     def compare(self, names: Sequence[str]) -> None:
         """Means and comparisons are over these data sets from here on. Raises ConfigError for one that is not there."""

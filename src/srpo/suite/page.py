@@ -117,4 +117,10 @@ def summary(about: Mapping[str, Any]) -> str:
         for name, own in each.items()
         for path, v in own.items()
     ]
-    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *given])
+    variants = [
+        "`{}` is `{}`".format(name, variant["algorithm"])
+        + (f", preset `{variant['preset']}`" if variant["preset"] else "")
+        + "".join(f", {path} {one_value(v)}" for path, v in variant["settings"].items())
+        for name, variant in about.get("variants", {}).items()
+    ]
+    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *given, *variants])

@@ -22,6 +22,11 @@ A file says
 
   [settings.iql]                    over the preset's and the budget's
   "critic.layer_init" = "torch"
+
+  [variants.srpo-bold]              another recipe of an algorithm, beside it: "srpo-bold" is listed among `algorithms` as well
+  algorithm = "srpo"                with all that the suite sets of it
+  preset = "quick"                  left out: the suite's
+  settings = {"policy.beta" = 0.5}  over all that the suite sets of its algorithm
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,7 +47,7 @@ from srpo.data import Dataset, load_dataset
 from srpo.errors import ConfigError, UserError, closest
 from srpo.networks.precision import Precision
 from srpo.suite.budget import Budget
-from srpo.suite.schema import NAME, Data, File, First
+from srpo.suite.schema import NAME, Data, File, First, Variant
 from srpo.system.files import read_bytes
 from srpo.text import plain
 
@@ -64,8 +69,18 @@ class Source:
             )
 
 
+class Recipe(NamedTuple):
+    """How a name of a suite is trained on a data set. `settings`: what the suite sets, by path."""
+
+    algorithm: str
+    preset: str
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Suite:
+    """`algorithms`: names of algorithms and of `variants`."""
+
     name: str
     title: str
     preset: str
@@ -78,13 +93,19 @@ class Suite:
     first: Mapping[str, Sequence[str]]
     settings: Mapping[str, Mapping[str, Any]]
     precision: Precision = "float32"
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     def __post_init__(self):
+        for name, variant in self.variants.items():
+            self._check_variant(name, variant)
+        known = algorithms.names()
         for name in self.algorithms:
-            algorithms.find(name)
+            if name not in (*self.variants, *known):
+                raise ConfigError(closest(name, [*self.variants, *known], "algorithm"))
+        trained = dict.fromkeys([*self.algorithms, *map(self.algorithm_of, self.algorithms)])
         for name in itertools.chain(self.settings, *(source.settings for source in self.data)):
-            if name not in self.algorithms:
-                raise ConfigError(f"suite {self.name}: settings of {closest(name, self.algorithms, 'algorithm')}")
+            if name not in trained:
+                raise ConfigError(f"suite {self.name}: settings of {closest(name, trained, 'algorithm')}")
         if self.episodes < 1:
             raise ConfigError(f"suite {self.name}: found {self.episodes} episodes, expected one or more")
         if self.curve < 1:
@@ -107,14 +128,16 @@ class Suite:
                 raise ConfigError(f"suite {self.name}: {closest(name, self.algorithms, 'algorithm')}")
         budget = self.budget if iterations is None else replace(self.budget, iterations=iterations)
         picked = tuple(names or self.algorithms)
+        trained = {*picked, *map(self.algorithm_of, picked)}
         sources = tuple(known[n] for n in data) if data else self.data
         return replace(
             self,
-            data=tuple(replace(s, settings={n: v for n, v in s.settings.items() if n in picked}) for s in sources),
+            data=tuple(replace(s, settings={n: v for n, v in s.settings.items() if n in trained}) for s in sources),
             algorithms=picked,
             budget=budget,
             seeds=tuple(seeds or self.seeds),
-            settings={n: v for n, v in self.settings.items() if n in picked},
+            settings={n: v for n, v in self.settings.items() if n in trained},
+            variants={n: v for n, v in self.variants.items() if n in picked},
         )
 
     @property
@@ -122,10 +145,21 @@ class Suite:
         """Of each policy before the last: a quarter, as a curve shows many."""
         return max(1, self.episodes // 4) if self.curve > 1 else 0
 
-    def settings_of(self, data: str, algorithm: str) -> dict[str, Any]:
-        """What the suite sets of an algorithm on a data set, by path."""
+    def algorithm_of(self, name: str) -> str:
+        """The algorithm behind a name in `algorithms`."""
+        return self.variants[name].algorithm if name in self.variants else name
+
+    def recipe(self, data: str, name: str) -> Recipe:
+        """Of a name in `algorithms`, on a data set."""
         (source,) = (s for s in self.data if s.name == data)
-        return {**self.settings.get(algorithm, {}), **source.settings.get(algorithm, {})}
+        algorithm, preset, places = self.algorithm_of(name), self.preset, [self.settings, source.settings]
+        settings = {path: value for each in places for path, value in each.get(algorithm, {}).items()}
+        if name in self.variants:
+            variant = self.variants[name]
+            preset = variant.preset or preset
+            for more in (variant.settings, *(each.get(name, {}) for each in places)):
+                settings |= more
+        return Recipe(algorithm, preset, settings)
 
     def rank(self, data: str, algorithm: str) -> tuple[int, ...]:
         """Smaller for what is more informative: what `first` names in both, then in one of them, then the rest."""
@@ -133,9 +167,24 @@ class Suite:
         missed = (data not in self.first.get("data", names)) + (algorithm not in self.first.get("algorithms", self.algorithms))
         return missed, names.index(data), self.algorithms.index(algorithm)
 
+    def _check_variant(self, name: str, variant: Variant) -> None:
+        where = f"suite {self.name}, variants.{plain(name)}"
+        if not re.fullmatch(NAME, name):
+            raise ConfigError(f"{where}: its results get a folder of this name; expected letters, digits, / and ._+=@:-")
+        if name in algorithms.names():
+            raise ConfigError(f"{where}: {name} is an algorithm; give the variant another name")
+        if name not in self.algorithms:
+            raise ConfigError(f"{where} is not among the algorithms; add it there")
+        try:
+            presets = algorithms.find(variant.algorithm).presets
+        except ConfigError as e:
+            raise ConfigError(f"{where}: {e}") from None
+        if variant.preset is not None and variant.preset not in presets:
+            raise ConfigError(f"{where}: {closest(variant.preset, presets, 'preset')}")
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return asdict(self) | {"variants": {name: msgspec.structs.asdict(each) for name, each in self.variants.items()}}
 
 
 def shipped() -> dict[str, Path]:
@@ -180,6 +229,9 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
         _known(f"{name}, data", entry, Data.__struct_fields__)
     _known(f"{name}, budget", found.get("budget"), [f.name for f in fields(Budget)])
     _known(f"{name}, first", found.get("first"), First.__struct_fields__)
+    variants = found.get("variants")
+    for each, entry in variants.items() if isinstance(variants, dict) else ():
+        _known(f"{name}, variants.{plain(each)}", entry, Variant.__struct_fields__)
     try:
         file = msgspec.convert(found, File)
     except msgspec.ValidationError as e:
@@ -189,7 +241,7 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
     for what, known in (("algorithms", file.algorithms), ("data", [source.name for source in sources])):
         for wrong in set(first.get(what, ())) - set(known):
             raise ConfigError(f"suite {name}, first: {closest(wrong, known, 'name')}")
-    rest = {key: getattr(file, key) for key in ("preset", "precision", "episodes", "curve", "budget", "settings")}
+    rest = {key: getattr(file, key) for key in ("preset", "precision", "episodes", "curve", "budget", "settings", "variants")}
     return Suite(
         name,
         title=plain(file.title or name),

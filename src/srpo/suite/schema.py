@@ -38,6 +38,14 @@ class Data(Strict):
     settings: Settings = {}
 
 
+class Variant(Strict):
+    """Another recipe of an algorithm, under a name of its own. `preset`: the suite's if None."""
+
+    algorithm: Line
+    preset: Line | None = None
+    settings: dict[Line, Value] = {}
+
+
 class First(Strict):
     algorithms: list[Line] | None = None
     data: list[Line] | None = None
@@ -57,6 +65,7 @@ class File(Strict):
     first: First = msgspec.field(default_factory=First)
     budget: Budget = msgspec.field(default_factory=Budget)
     settings: Settings = {}
+    variants: dict[Line, Variant] = {}
 
 
 class Recorded(Strict):
@@ -86,6 +95,7 @@ class About(Strict):
     first: First
     settings: Settings
     precision: Precision = "float32"
+    variants: dict[Name, Variant] = {}
     compared: list[Name] | None = None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from srpo.suite.cells import Cell
-from srpo.training.inherit import alike
+from srpo.training.inherit import alike, usable
 
 
 def relatives(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
@@ -19,7 +19,7 @@ def must_wait(cell: Cell, cells: Sequence[Cell]) -> bool:
     """Whether another process is training what this cell would share."""
     for other in relatives(cell, cells) if cell.run is None else ():
         run = other.run
-        if run is not None and all(name in run.finished for name in alike(other.grid, cell.grid)):
+        if run is not None and usable(run, cell.grid, cell.suite.curve) == alike(other.grid, cell.grid):
             continue
         with other.claimed() as mine:
             if not mine:
@@ -33,6 +33,6 @@ def donor_of(cell: Cell, cells: Sequence[Cell]) -> tuple[Path | None, list[str]]
     for other in relatives(cell, cells):
         run = other.run
         if run is not None:
-            found[other.folder] = [name for name in alike(run.grid, cell.grid) if name in run.finished]
+            found[other.folder] = usable(run, cell.grid, cell.suite.curve)
     best = max(found, key=lambda folder: len(found[folder]), default=None)
     return (best, found[best]) if best is not None and found[best] else (None, [])

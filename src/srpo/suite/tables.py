@@ -136,7 +136,7 @@ def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
     about |= {key: log[key] for key in ("train_seconds", "eval_seconds")}
     about["time_incomplete"] = log["incomplete"] or log["busy"] is not None
     about["error"] = log["error"] or "; ".join(describe_failure(f) for f in (run.failures if run else []))
-    about |= {"settings": cell.settings, "preset": cell.suite.preset, "task": cell.task, "shared": " ".join(log["shared"])}
+    about |= {"settings": cell.settings, "preset": cell.recipe.preset, "task": cell.task, "shared": " ".join(log["shared"])}
     about |= {"iterations": cell.suite.budget.iterations or "", "batch_factor": cell.suite.budget.batch_factor}
     about |= {"command": log["command"] or command, "run": os.path.relpath(cell.folder, folder)}
     if run is not None:

@@ -9,13 +9,16 @@ from srpo import config
 from srpo.data import Dataset
 from srpo.networks.precision import Precision
 from srpo.runs.grid import Grid
-from srpo.runs.run import Run, RunError, load_run
+from srpo.runs.run import Run, RunError, kept_steps, load_run
 
 
 def inherited_from(
-    path: str | Path, grid: Grid, data: Dataset, precision: Precision
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them."""
+    path: str | Path, grid: Grid, data: Dataset, precision: Precision, keep: int
+) -> tuple[dict[tuple[str, int | None], Any], list[dict[str, Any]]]:
+    """The finished stages of another run whose settings, and those of all they need, are the same here, and what failed in them.
+
+    By stage and step: that of a policy kept on the way, or None. keep: how many policies are to be kept here.
+    """
     other = load_run(path)
     if other.info["data"]["sha256"] != data.sha256:
         raise RunError(f"{path} was trained on {other.info['data']['name']}, not on {data.name}; --from needs the same data")
@@ -25,10 +28,21 @@ def inherited_from(
         raise RunError(f"{path} has seeds {', '.join(map(str, other.seeds))}; ask for the same with --seeds {same_seeds}")
     if other.precision != precision:
         raise RunError(f"{path} was trained in {other.precision}, not in {precision}; add --precision {other.precision}")
-    same = {name: other.results[name] for name in alike(other.grid, grid) if name in other.finished}
-    if not same:
+    names = usable(other, grid, keep)
+    if not names:
         raise RunError(f"{path} has no stage that fits: {_misfit(other, grid)}; choose another, or train without --from")
-    return same, [failure for failure in other.failures if failure["stage"] in same]
+    same: dict[tuple[str, int | None], Any] = {(name, None): other.results[name] for name in names}
+    last = list(grid.algorithm.stages)[-1]
+    if last in names:
+        same |= {(last, step): other.result_at(last, step) for step in kept_steps(grid.algorithm, keep)[:-1]}
+    return same, [failure for failure in other.failures if failure["stage"] in names]
+
+
+def usable(other: Run, grid: Grid, keep: int) -> list[str]:
+    """The finished stages of a run that are `alike` here; the last one only if it kept the policies that are to be kept here."""
+    names = [name for name in alike(other.grid, grid) if name in other.finished]
+    last, kept = list(grid.algorithm.stages)[-1], set(kept_steps(grid.algorithm, keep))
+    return [name for name in names if name != last or kept <= set(other.kept)]
 
 
 def alike(one: Grid, other: Grid) -> list[str]:
@@ -51,7 +65,7 @@ def _misfit(other: Run, grid: Grid) -> str:
     for path, here in config.settings(grid.algorithm).items():
         if path.startswith(("data.", f"{name}.")) and theirs[path].value != here.value:
             return f"its {path} is {theirs[path].value}, not {here.value}"
-    return f"its {name} is not finished, or not the same for all runs of a sweep"
+    return f"its {name} is not finished, not the same for all runs of a sweep, or kept other policies (--keep)"
 
 
 def require_same_units(run: Run, data: Dataset) -> None:

@@ -83,7 +83,7 @@ def train(
     if asked["eval_every"]:
         check_environment(data)
     check_sinks(sinks)
-    inherited, failures = inherited_from(start_from, grid, data, precision) if start_from is not None else ({}, [])
+    inherited, failures = inherited_from(start_from, grid, data, precision, keep) if start_from is not None else ({}, [])
     asked |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **asked)
     folder = Path(out) if out is not None else next_free(_default_folder(data, algorithm))
