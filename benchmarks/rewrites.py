@@ -1,4 +1,4 @@
-"""What the rewritten formulas of srpo.networks.layers gain: each beside the plain one, in turn, in one process.
+"""What the rewritten formulas of srpo.networks gain: each beside the plain one, in turn, in one process.
 
     python benchmarks/rewrites.py            # single operations, at the behavior model's sizes
     python benchmarks/rewrites.py --stage    # the whole step of SRPO's behavior stage, paper sizes
@@ -18,12 +18,12 @@ import numpy as np
 from jax import lax
 
 from srpo.core import Batch
-from srpo.networks import layers as nets
-from srpo.networks import score as score_nets
+from srpo.networks import derivatives, layers, score
 from srpo.stages.diffusion_behavior import DiffusionBehavior
 from srpo.steps import Log, advance, metric_names
 
-REWRITTEN = {"mish": nets.mish, "dropout": nets.dropout, "product": nets.product}
+REWRITTEN = {"mish": derivatives.mish, "dropout": layers.dropout, "affine": derivatives.affine}
+RULES = {"mish": derivatives.mish_jvp, "affine": derivatives.affine_jvp}  # the derivatives that are written out
 
 
 def plain_mish(x):
@@ -39,7 +39,7 @@ def plain_dropout(x, rate, key):
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
-PLAIN = {"mish": plain_mish, "dropout": plain_dropout, "product": lambda x, w: x @ w}
+PLAIN = {"mish": plain_mish, "dropout": plain_dropout, "affine": lambda x, w, b: x @ w + b}
 
 
 def compare(name, plain, rewritten, rounds):
@@ -76,10 +76,10 @@ def operations(rounds):
     for rows, n_in, n_out in ((256, 256, 256), (256, 14, 256), (2048, 256, 1024), (2048, 1024, 256)):
 
         def step(f):
-            return lambda x, w, dy: (x, w + 1e-6 * jax.grad(lambda w: jnp.vdot(f(x, w), dy))(w), dy)
+            return lambda x, w, dy: (x, w + 1e-6 * jax.grad(lambda w: jnp.vdot(f(x, w, jnp.zeros(w.shape[1])), dy))(w), dy)
 
         case(
-            f"product weight gradient {rows}x{n_in}x{n_out}", step, normal(rows, n_in), normal(n_in, n_out), normal(rows, n_out)
+            f"affine weight gradient {rows}x{n_in}x{n_out}", step, normal(rows, n_in), normal(n_in, n_out), normal(rows, n_out)
         )
 
     def step(f):
@@ -98,10 +98,10 @@ def stage(rounds):
     data = Batch(obs, action, obs[:, 0], obs, obs[:, 0], jnp.arange(20_000, dtype=jnp.int32))
     behavior = jax.tree.map(jnp.float32, DiffusionBehavior())
 
-    def program(functions, mish_jvp, product_jvp):
-        nets.mish.defjvp(mish_jvp)
-        nets.product.defjvp(product_jvp, symbolic_zeros=product_jvp is nets.product_jvp)
-        nets.dropout = score_nets.dropout = functions["dropout"]
+    def program(dropout, rules):
+        derivatives.mish.defjvp(rules["mish"])
+        derivatives.affine.defjvp(rules["affine"], symbolic_zeros=rules is RULES)
+        score.dropout = dropout
         jax.clear_caches()
         state = behavior.init(data, {}, key)
         log = Log.create(metric_names(behavior, state, data, {}, key))
@@ -112,8 +112,8 @@ def stage(rounds):
         return lambda primals, tangents: jax.jvp(fn, primals, tangents)
 
     # compiled in this order, so that the library's own rules are back in place at the end
-    plain = program(PLAIN, automatic(PLAIN["mish"]), automatic(PLAIN["product"]))
-    rewritten = program(REWRITTEN, nets.mish_jvp, nets.product_jvp)
+    plain = program(PLAIN["dropout"], {name: automatic(PLAIN[name]) for name in RULES})
+    rewritten = program(REWRITTEN["dropout"], RULES)
     compare("behavior stage, 2 steps", plain, rewritten, rounds)
 
 

@@ -1,5 +1,6 @@
 """The benchmarks as programs."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -7,10 +8,21 @@ import pytest
 
 import srpo
 
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import judge_report
 import training
+
+BENCHMARKS = Path(training.__file__).parent
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_what_a_benchmark_takes_from_the_library_is_there(name):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        assert e.name == "torch"  # which no test needs
 
 
 def test_the_gpu_benchmark_times_every_stage_it_is_asked_for():

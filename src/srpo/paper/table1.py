@@ -55,7 +55,7 @@ def page(found: Findings, names: Sequence[str], data: Sequence[str]) -> str:
     lines = [
         "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds; in bold what is"
         " within 5 % of the row's best.",
-        f"Seeds x episodes: {found.counts}. Budget: {summary(found.about)}.",
+        f"Seeds x episodes: {found.counts}. Budget: {summary(found)}.",
         *([found.partly] if found.partly else []),
         "",
         measured(found, names, data),

@@ -36,7 +36,7 @@ def head(found: Findings) -> str:
     title = found.about["title"]
     devices = sorted({str(r.about.get("device", "")) for r in found.results} - {""})
     facts = [
-        f"Budget: {summary(found.about)}.".replace("`", ""),
+        f"Budget: {summary(found)}.".replace("`", ""),
         f"Seeds x episodes: {found.counts}." if found.counts else "Nothing is finished yet.",
     ]
     facts += [f"Device: {'; '.join(devices)}."] if devices else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from srpo.errors import ConfigError
 from srpo.suite import published
@@ -40,7 +39,7 @@ def page(found: Findings) -> str:
         markdown(header, table),
     ]
     lines += ["", found.partly] if found.partly else []
-    lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found.about)}."] if found.counts else []
+    lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found)}."] if found.counts else []
     if found.below_cloning is not None:
         below = ", ".join(f"`{n}`" for n in found.below_cloning)
         lines += ["", f"Not above `{CLONING}` on the mean of the suite: {below or 'none'}."]
@@ -104,8 +103,10 @@ def places(folder: Path, measured: Iterable[str], others: Iterable[str]) -> dict
     return found
 
 
-def summary(about: Mapping[str, Any]) -> str:
-    """The budget of a suite, in words, from its suite.json."""
+def summary(found: Findings) -> str:
+    """The budget of a suite, in words, and what it sets of the algorithms that were trained."""
+    about, variants = found.about, {n: v for n, v in found.about.get("variants", {}).items() if n in found.names}
+    trained = {*found.names, *(variant["algorithm"] for variant in variants.values())}
     budget = about["budget"]
     steps = f"{budget['iterations']:,} iterations of every stage" if budget["iterations"] else "each algorithm's own steps"
     factor = f", batches above 256 divided by {budget['batch_factor']}" if budget["batch_factor"] > 1 else ""
@@ -115,12 +116,13 @@ def summary(about: Mapping[str, Any]) -> str:
         f"`{name}` {path} {one_value(v)}{where}"
         for where, each in places
         for name, own in each.items()
+        if name in trained
         for path, v in own.items()
     ]
-    variants = [
+    others = [
         "`{}` is `{}`".format(name, variant["algorithm"])
         + (f", preset `{variant['preset']}`" if variant["preset"] else "")
         + "".join(f", {path} {one_value(v)}" for path, v in variant["settings"].items())
-        for name, variant in about.get("variants", {}).items()
+        for name, variant in variants.items()
     ]
-    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *given, *variants])
+    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *others, *given])

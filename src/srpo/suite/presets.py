@@ -38,7 +38,10 @@ def page() -> str:
     for name in algorithms.ALGORITHMS:
         for path, (full, reduced, meaning) in changes(name, names).items():
             rows.append([f"`{name}`", f"`{path}`", shown(full), shown(reduced), meaning])
-    note = "Where a value depends on the data set, all values are listed, or the lowest and the highest."
+    note = (
+        "Only data on which the presets differ count. Where a value depends on the data set, all of theirs are listed, or the lowest"
+        " and the highest."
+    )
     return f"{markdown(['algorithm', 'setting', f'`{FULL}`', f'`{REDUCED}`', 'meaning'], rows, text=5)}\n\n{note}"
 
 
