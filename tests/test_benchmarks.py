@@ -8,7 +8,6 @@ import pytest
 
 import srpo
 
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import judge_report
