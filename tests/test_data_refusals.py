@@ -58,6 +58,10 @@ BAD = {  # what is wrong: arrays, and what the message must say
         at("observations", (1, 0), np.finfo(np.float32).max),
         ("observations[1, 0] is 3.40282e+38", "missing"),
     ),
+    "a mark for a missing reading of a time": (
+        good() | {"observations": np.where(np.arange(60).reshape(20, 3) == 5, np.iinfo(np.int64).min, 1)},
+        ("observations[1, 2] is -9.22337e+18", "missing"),
+    ),
     "action too large": (at("actions", (7, 1), 2.5), ("actions[7, 1] is 2.5", "expected [-1, 1]", "rescale")),
     "action just too large": (at("actions", (0, 0), -1.0001), ("actions[0, 0] is -1.0001",)),
     "flag": (at("terminals", 3, 0.5), ("terminals[3] is 0.5", "true or false")),

@@ -243,10 +243,41 @@ def test_nan_inside_an_episode_is_refused_and_at_its_end_accepted():
     assert "next_obs[4] is NaN in the middle of an episode; leave the field out" in refusal(**rows)
 
 
-def test_half_precision_is_read_without_a_word(recwarn):
-    rows = Happened([(9, "end"), (5, "cut")], 0).rows()
-    data = from_arrays(**{key: x.astype(np.float16) if x.dtype.kind == "f" else x for key, x in rows.items()})
-    assert data.obs.dtype == np.float32 and not recwarn.list
+@pytest.mark.parametrize("kind", ["?", "<f2", ">f2", ">f4", ">f8", "i1", "u1", ">i8"])
+def test_numbers_of_any_type_are_read_alike_and_without_a_word(kind, recwarn):
+    """Whole numbers that are 0 or 1; ends are found by next observations, which are subtracted."""
+    rows = without(Happened([(9, "end"), (15, "cut"), (8, "cut"), (12, "end")], 0).rows(), "timeout")
+    single = {key: (x > 0).astype(np.float32) for key, x in rows.items()}
+    data, wanted = (from_arrays(**{key: x.astype(t) for key, x in single.items()}) for t in (kind, np.float32))
+    for key in ("obs", "action", "reward", "terminal", "timeout", "next_obs"):
+        np.testing.assert_array_equal(getattr(data, key), getattr(wanted, key))
+    assert data.obs.dtype == data.action.dtype == np.float32 and data.timeout.dtype == bool and data.timeout.any()
+    assert data.notes == wanted.notes and not recwarn.list
+
+
+SCALES = [1e-12, 1e-7, 1.0, 1e5, 1e9]
+PRECISIONS = [(a, b) for a in (np.float32, np.float64) for b in (np.float32, np.float64)]
+
+
+@pytest.mark.parametrize("obs, following", PRECISIONS)
+@settings(max_examples=15, deadline=None)
+@given(
+    happened=HAPPENED.filter(lambda h: len(h.rows()["obs"]) > len(h.episodes) + 1),
+    scale=st.sampled_from(SCALES),
+    offset=st.sampled_from([0.0, 1e3]),
+)
+def test_cuts_are_found_in_any_units_and_precision(obs, following, happened, scale, offset):
+    """By what is taken as a time-out without the field, and by what is doubted with an empty one."""
+    rows = happened.rows()
+    apart = rows["timeout"].copy()
+    apart[-1] = False  # the end of the data is no time-out
+    moved = {key: (rows[key].astype(np.float64) + offset) * scale / 3 for key in ("obs", "next_obs")}
+    fields = without(rows, "timeout") | {"obs": moved["obs"].astype(obs), "next_obs": moved["next_obs"].astype(following)}
+    np.testing.assert_array_equal(from_arrays(**fields).timeout, apart)
+    doubts = [
+        line for line in warnings_about(from_arrays(**fields, timeout=np.zeros(len(apart), bool))) if "time-outs miss" in line
+    ]
+    assert len(doubts) == apart.any() and all(f"in {apart.sum()} rows" in line for line in doubts)
 
 
 def lines(**changes):

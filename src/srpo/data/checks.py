@@ -32,6 +32,7 @@ FIELDS = {
 }
 REQUIRED = ("obs", "action", "reward", "terminal")
 ENV_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,100}")
+FLAGS = ("terminal", "timeout")
 RANK = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "timeout": 1, "next_obs": 2}
 
 
@@ -42,7 +43,7 @@ def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str
     follows no row, in next observations at the ends of episodes, may be NaN; it becomes the observation itself.
     """
     given = {key: found[key] for key in names if found.get(key) is not None}
-    arrays = {key: _array(x, f"{where}: {names[key]}") for key, x in given.items()}
+    arrays = {key: _array(x, key, f"{where}: {names[key]}") for key, x in given.items()}
     shapes = {key: x.shape for key, x in arrays.items()}
     for key, array in arrays.items():
         arrays[key] = _ranked(array, key, f"{where}: {names[key]}", shapes)
@@ -65,8 +66,8 @@ def check_arrays(found: Mapping[str, np.ndarray], where: str, names: Mapping[str
     return fields
 
 
-def _array(found: Any, what: str) -> np.ndarray:
-    """One field as an array of numbers."""
+def _array(found: Any, key: str, what: str) -> np.ndarray:
+    """One field as an array of numbers, that can be subtracted and squared."""
     if isinstance(found, np.ma.MaskedArray) and found.mask.any():
         raise DataError(f"{what} has {int(found.mask.sum())} masked entries; fill them, or drop the episodes that hold them")
     try:
@@ -75,7 +76,10 @@ def _array(found: Any, what: str) -> np.ndarray:
         raise DataError(f"{what} has rows of different lengths; make it one rectangular array") from None
     if array.dtype.kind not in "fiub":
         raise DataError(f"{what} has type {array.dtype}, expected numbers; convert it to float32 (flags to bool)")
-    return array.astype(np.float32) if array.dtype == np.float16 else array  # whose squares would overflow
+    half = array.dtype.kind == "f" and array.dtype.itemsize == 2  # in any order of bytes
+    if half or (array.dtype.kind == "b" and key not in FLAGS):
+        return spilled.of(array, lambda rows: rows.astype(np.float32))
+    return array
 
 
 def _ranked(array: np.ndarray, key: str, what: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
@@ -100,7 +104,7 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
     )
     ends = np.zeros(len(found), bool)
     ends[-1:] = True
-    for key in ("terminal", "timeout"):
+    for key in FLAGS:
         if key in arrays and len(arrays[key]) == len(found):
             ends |= arrays[key] != 0
     if not ends[gaps].all():
@@ -120,7 +124,7 @@ def _without_gaps(arrays: Mapping[str, np.ndarray], what: str) -> np.ndarray:
 def _why(key: str, fields: Mapping[str, np.ndarray]) -> str:
     """What a field of another length than the observations' probably is."""
     shapes = {name: x.shape for name, x in fields.items()}
-    flags = [fields[name] for name in ("terminal", "timeout") if name in fields]
+    flags = [fields[name] for name in FLAGS if name in fields]
     ends = int(np.logical_or.reduce(flags).sum()) if len({len(flag) for flag in flags}) == 1 else None
     return layout.wrong_length(key, shapes, ends)
 
@@ -131,18 +135,19 @@ def _values(array: np.ndarray, key: str, what: str) -> np.ndarray:
         raise DataError(f"{what} has shape {array.shape}: its rows are empty; give at least one number per row")
     for start, (piece,) in pieces(array):
         _small(piece, key, start, what)
-    return _flags(array, what) if key in ("terminal", "timeout") else array
+    return _flags(array, what) if key in FLAGS else array
 
 
 def _small(piece: np.ndarray, key: str, start: int, what: str) -> None:
     """Refuses numbers that are not finite, or too large; `start`: the row that the piece begins with."""
-    if (np.abs(piece) <= LARGEST).all():
+    small = (piece >= -LARGEST) & (piece <= LARGEST)  # the smallest whole number of a type has no absolute value in it
+    if small.all():
         return
     if piece.dtype.kind == "f" and not np.isfinite(piece).all():
         at, value = _first(piece, ~np.isfinite(piece), start)
         raise DataError(f"{what}[{at}] is {value}, expected finite numbers; drop the episode that holds this row")
-    if key not in ("terminal", "timeout"):
-        at, value = _first(piece, ~(np.abs(piece) <= LARGEST), start)
+    if key not in FLAGS:
+        at, value = _first(piece, ~small, start)
         raise DataError(
             f"{what}[{at}] is {value:.6g}, whose square float32 cannot hold; rescale this field, or drop marks for missing readings"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from srpo.data.ends import breaks
 from srpo.data.layout import interleaved
 from srpo.data.mapped import FEW, few, pieces
 from srpo.data.recording import Dataset
@@ -175,10 +176,9 @@ def _discontinuities(data: Dataset) -> list[str]:
     """Recorded next observations that differ from the next row within an episode betray unmarked episode ends."""
     if data.next_obs is None:
         return []
-    broken: list[int] = []
-    ends = data.terminal | data.timeout
-    for start, (found, following, end) in pieces(data.next_obs[:-1], data.obs[1:], ends[:-1]):
-        broken.extend(start + np.flatnonzero(~end & (np.abs(found - following) > 1e-6).any(axis=1)))
+    offset = 0.0 if data.obs_offset is None else data.obs_offset
+    jumps = breaks(data.next_obs, data.obs, data.columns["obs"].std, offset)
+    broken = np.flatnonzero(jumps & ~(data.terminal | data.timeout)[:-1])
     if len(broken) == 0:
         return []
     return [

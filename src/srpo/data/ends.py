@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo.data.mapped import gathered, pieces
+from srpo.data.mapped import columns, gathered, pieces
 from srpo.data.spilled import taken
 
 # other tools' names of what D4RL calls timeouts; with True the field marks every end, and terminal rows are taken out
@@ -27,6 +27,8 @@ TIMEOUTS = {
     "done": True,
 }
 
+SAME = 1e-6  # of a column's deviation: as far as two readings of one observation may differ
+
 
 def from_another_name(terminal: np.ndarray, others: dict[str, Any]) -> tuple[np.ndarray | None, list[str]]:
     """Time-outs (N,) from a field of another name among `others`, or None; and what must be said about it."""
@@ -42,13 +44,26 @@ def from_another_name(terminal: np.ndarray, others: dict[str, Any]) -> tuple[np.
     return None, []
 
 
-def from_next_observations(fields: dict[str, np.ndarray], tolerance: float = 1e-6) -> tuple[np.ndarray | None, list[str]]:
+def breaks(next_obs: np.ndarray, obs: np.ndarray, std: np.ndarray, offset: np.ndarray | float = 0.0) -> np.ndarray:
+    """Rows (N - 1,) whose recorded next observation is not that of the next row.
+
+    They are the same within what float32 rounds, and SAME of each column's deviation `std`: signals come in any units. `offset`: what
+    was taken off the observations after they were rounded.
+    """
+    found = []
+    for _, (recorded, following) in pieces(next_obs[:-1], obs[1:]):
+        following = following.astype(np.float64)
+        rounding = np.spacing(np.abs(following + offset).astype(np.float32))
+        found.append((np.abs(recorded - following) > SAME * std + rounding).any(axis=1))
+    return np.concatenate(found)
+
+
+def from_next_observations(fields: dict[str, np.ndarray]) -> tuple[np.ndarray | None, list[str]]:
     """Time-outs (N,) where the recorded next observation is not that of the next row, or None; and what must be said about it."""
     if "next_obs" not in fields:
         return None, []
-    pairs = pieces(fields["next_obs"][:-1], fields["obs"][1:])
-    jumps = [(np.abs(found - following) > tolerance).any(axis=1) for _, (found, following) in pairs]
-    cut = np.append(np.concatenate(jumps) & ~fields["terminal"][:-1], False)
+    jumps = breaks(fields["next_obs"], fields["obs"], columns(fields["obs"]).std)
+    cut = np.append(jumps & ~fields["terminal"][:-1], False)
     if not cut.any():
         return None, []
     return cut, [
