@@ -1,5 +1,6 @@
 """Logs as robots and plants write them: tables, LeRobot, robomimic, d3rlpy; read as what happened, or refused in one line."""
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -129,6 +130,11 @@ def wrong(obs, action, next_obs):
     return action
 def fails(obs, action, next_obs):
     raise KeyError("torque")
+def huge(obs, action, next_obs):
+    return np.full(len(obs), 1e16)
+def writes(obs, action, next_obs):
+    obs[:, 0] = np.nan
+    return action.sum(1)
 """
 
 
@@ -163,6 +169,84 @@ def test_a_reward_function_is_named_on_the_command_line_and_never_by_a_file(tmp_
         assert error.count("\n") == 1 and said in error
     with pytest.raises(DataError, match="compute it again with --reward plant_rewards:energy"):
         load_dataset(f"{path}?obs=joint_*&action=cmd_*&reward=plant_rewards:energy")
+
+
+def logged():
+    """Two episodes, which end after rows 4 and 9, one of them by itself; the last row is open. Time-outs by any name."""
+    rng = np.random.default_rng(0)
+    end = np.isin(np.arange(12), (4, 9))
+    fields = dict(observations=rng.normal(size=(12, 3)), actions=rng.uniform(-1, 1, (12, 2)), rewards=np.zeros(12))
+    return fields | dict(terminals=end & (np.arange(12) < 5), timeouts=end & (np.arange(12) > 5))
+
+
+def save(path, fields):
+    if path.suffix == ".npz":
+        return np.savez(path, **fields)
+    with h5py.File(path, "w") as file:
+        file.update(fields)
+
+
+def with_next(fields, after):
+    """With next observations; after the end of an episode follows `after`."""
+    following = np.roll(fields["observations"], -1, 0)
+    following[[4, 9, 11]] = after
+    return fields | dict(next_observations=following)
+
+
+def renamed(fields, old, new):
+    return {new if key == old else key: x for key, x in fields.items()}
+
+
+LAYOUTS = {  # how ends are told, and the rows that the function is told that nothing follows
+    "time-outs": (lambda f: f, [4, 9, 11]),
+    "truncations": (lambda f: renamed(f, "timeouts", "truncations"), [4, 9, 11]),
+    "no time-outs": (lambda f: renamed(f, "timeouts", "unknown"), [4, 11]),
+    "columns": (lambda f: {key: x if x.ndim == 2 else x[:, None] for key, x in f.items()}, [4, 9, 11]),
+    "NaN after the end": (lambda f: with_next(f, np.nan), [4, 9, 11]),
+    "recorded rewards that are no numbers": (lambda f: f | dict(rewards=np.full(12, np.nan)), [4, 9, 11]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".npz"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_reward_function_sees_what_follows_in_any_layout(tmp_path, module, layout, suffix):
+    change, ends = LAYOUTS[layout]
+    path, fields = tmp_path / f"logs{suffix}", logged()
+    save(path, change(fields))
+    step = np.roll(fields["observations"], -1, 0)[:, 0] - fields["observations"][:, 0]
+    step[ends] = 0
+    found = load_dataset(path, reward=importlib.import_module(module).energy).reward
+    np.testing.assert_allclose(found, step - (fields["actions"] ** 2).sum(1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_reward_function_sees_next_observations_that_were_recorded(tmp_path, module):
+    fields = with_next(logged(), 7.0)
+    save(tmp_path / "logs.npz", {key: x for key, x in fields.items() if key != "timeouts"})
+    data = load_dataset(tmp_path / "logs.npz", reward=importlib.import_module(module).energy)
+    wanted = 7.0 - fields["observations"][[4, 9, 11], 0] - (fields["actions"][[4, 9, 11]] ** 2).sum(1)
+    np.testing.assert_allclose(data.reward[[4, 9, 11]], wanted, rtol=1e-5)
+    assert np.flatnonzero(data.timeout).tolist() == [9]
+
+
+UNUSABLE = {  # logs, or what a function does, that no reward can be computed of
+    "terminals has 11 rows, but observations has 12": (lambda f: f | dict(terminals=f["terminals"][:-1]), "energy"),
+    "observations has shape (12,), expected (rows, size)": (lambda f: f | dict(observations=f["observations"][:, 0]), "energy"),
+    "observations[3, 1] is nan": (
+        lambda f: f | dict(observations=np.where(np.arange(36).reshape(12, 3) == 10, np.nan, f["observations"])),
+        "energy",
+    ),
+    "gave numbers that are not finite, or beyond 1e+15": (lambda f: f, "huge"),
+    "failed (ValueError: assignment destination is read-only)": (lambda f: f, "writes"),
+}
+
+
+@pytest.mark.parametrize("said", UNUSABLE)
+def test_a_reward_function_is_called_for_checked_arrays_alone(tmp_path, module, capsys, said):
+    change, how = UNUSABLE[said]
+    save(tmp_path / "logs.hdf5", change(logged()))
+    assert main(["data", "info", str(tmp_path / "logs.hdf5"), "--reward", f"{module}:{how}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error
 
 
 def test_a_run_on_a_table_is_trained_exported_and_resumed_with_its_names(tmp_path, module, capsys):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from srpo.data import ends, precision, ranges, sources
-from srpo.data.checks import FIELDS, DataError, check_arrays, check_env_id
+from srpo.data.checks import FIELDS, LARGEST, DataError, check_arrays, check_env_id
 from srpo.data.mapped import pieces
 from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
@@ -33,16 +33,16 @@ def load_dataset(
     env_id: the environment that was recorded, if it is not the one that the data name. action_range: the recorded actions
     that training sees as -1 and 1, (low, high) as numbers or per column, "env" for the environment's bounds, "recorded" for
     what the recording states, else its smallest and largest; policies act in recorded units. reward: computes rewards (N,)
-    from obs, action and next_obs, in recorded units; the next observation of an episode's last row is its own. Runs remember
-    the function's name, such as "rewards:energy", as a part of which data these are.
+    from obs, action and next_obs, in recorded units and read-only; the next observation of an episode's last row, where none
+    was recorded, is its own. Runs remember the function's name, such as "rewards:energy", as a part of which data these are.
     """
     fields, attributes = sources.read(str(source))
-    if reward is not None or "reward" not in fields:
+    if reward is not None:
         attributes = _rewarded(attributes, "reward" in fields, place_of(reward))
-        fields = fields | {"reward": computed(fields, attributes, reward)}
+        fields = {key: x for key, x in fields.items() if key != "reward"}
     if env_id is not None:
         attributes = attributes._replace(env_id=env_id)
-    return build(fields, attributes, FIELDS, action_range)
+    return build(fields, attributes, FIELDS, action_range, reward)
 
 
 def from_arrays(
@@ -66,15 +66,13 @@ def from_arrays(
     return build(owned, Attributes(name, "arrays", env_id), {key: key for key in FIELDS}, action_range)
 
 
-def place_of(reward: Reward | None) -> str | None:
+def place_of(reward: Reward) -> str:
     """module:function of a function, as `--reward` names it."""
-    if reward is None:
-        return None
     kind = reward if hasattr(reward, "__qualname__") else type(reward)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _rewarded(about: Attributes, recorded: bool, place: str | None) -> Attributes:
+def _rewarded(about: Attributes, recorded: bool, place: str) -> Attributes:
     """What is known of a recording whose rewards a function computes; in the place of recorded ones, they are other data."""
     told = about._replace(reward=about.reward or place)
     if not recorded or about.sha256 is None:
@@ -82,8 +80,8 @@ def _rewarded(about: Attributes, recorded: bool, place: str | None) -> Attribute
     return told._replace(sha256=hashlib.sha256(f"{about.sha256} {place}".encode()).hexdigest())
 
 
-def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None) -> np.ndarray:
-    """Rewards (N,) by a function of obs, action and next_obs. Raises DataError if there is none or it cannot be used."""
+def _computed(fields: Mapping[str, np.ndarray], about: Attributes, reward: Reward | None) -> np.ndarray:
+    """Rewards (N,) by a function of the checked obs, action and next_obs. Raises DataError if there is none or it cannot be used."""
     if reward is None:
         named = (
             f"compute it again with --reward {about.reward}"
@@ -91,19 +89,20 @@ def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None
             else "name its column, or a function: --reward module:function"
         )
         raise DataError(f"{about.source.partition('?')[0]}: no reward is recorded; {named}")
-    obs, end = np.asarray(fields["obs"]), np.asarray(fields["terminal"], bool) | np.asarray(fields["timeout"], bool)
+    obs, end = fields["obs"], fields["terminal"] | fields["timeout"]
     following = fields.get("next_obs")
     if following is None:
         rows = np.arange(1, len(obs) + 1)
         following = obs[np.where(end | (rows == len(obs)), rows - 1, rows)]
     try:
-        found = np.asarray(reward(obs, np.asarray(fields["action"]), following), np.float64)
+        found = np.asarray(reward(*map(_read_only, (obs, fields["action"], following))), np.float64)
     except Exception as e:  # anything may go wrong in another's function
         raise DataError(
             f"{about.source.partition('?')[0]}: the reward function failed ({type(e).__name__}: {plain(e, 120)}); mend it"
         ) from e
-    if found.shape != (len(obs),) or not np.isfinite(found).all():
-        what = f"an array of shape {found.shape}" if found.shape != (len(obs),) else "numbers that are not finite"
+    if found.shape != (len(obs),) or not (np.abs(found) <= LARGEST).all():
+        large = f"numbers that are not finite, or beyond {LARGEST:g}"
+        what = f"an array of shape {found.shape}" if found.shape != (len(obs),) else large
         raise DataError(
             f"{about.source.partition('?')[0]}: the reward function gave {what}, expected ({len(obs)},) finite numbers from "
             f"obs {obs.shape}, action and next_obs of all rows"
@@ -111,8 +110,24 @@ def computed(fields: Mapping[str, Any], about: Attributes, reward: Reward | None
     return found
 
 
-def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] = FIELDS, asked: Asked = None) -> Dataset:
-    """The data set of unchecked arrays by our names, which the user knows by `names`. Raises DataError."""
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """For another's function: what was checked stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def build(
+    found: Mapping[str, Any],
+    about: Attributes,
+    names: Mapping[str, str] = FIELDS,
+    asked: Asked = None,
+    reward: Reward | None = None,
+) -> Dataset:
+    """The data set of unchecked arrays by our names, which the user knows by `names`; `reward` computes what was not recorded.
+
+    Raises DataError.
+    """
     check_env_id(about.env_id, about.source)
     about = about._replace(name=plain(about.name, NAME))
     place = about.source if names is FIELDS else about.name
@@ -121,6 +136,8 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
     known = recognized(about.name, about.env_id, sizes, about.d4rl)
     by_d4rl, where = about.d4rl and known is not None, f"{place}: {names['action']}"
     fields, timeouts_from, notes = _with_timeouts(fields, about, known)
+    if "reward" not in fields:
+        fields["reward"] = _computed(fields, about, reward)
     if not by_d4rl:
         fields, said = ends.reconciled(fields)
         notes += said
