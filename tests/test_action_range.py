@@ -12,6 +12,7 @@ from srpo.data.info import summary, warnings_about
 from srpo.data.treated import treat
 from srpo.deploy import Policy, export_run
 from srpo.deploy.ctarget import CompiledPolicy
+from srpo.deploy.graph import DeployError
 from srpo.deploy.onnx_file import act as onnx_act
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import evaluate
@@ -46,7 +47,14 @@ class Valve(gymnasium.Env):
         return np.zeros(3, np.float32), float(action[0]), False, self.step_count == 2, {}
 
 
-for name, bounds in {"Valve": ((0, -0.4), (10, 0.4)), "Wide": ((-2, -2), (2, 2)), "Narrow": ((-0.4, -0.4), (0.4, 0.4))}.items():
+MOST = np.finfo(np.float32).max
+ENVIRONMENTS = {
+    "Valve": ((0, -0.4), (10, 0.4)),
+    "Wide": ((-2, -2), (2, 2)),
+    "Narrow": ((-0.4, -0.4), (0.4, 0.4)),
+    "Unbounded": ((-MOST, -MOST), (MOST, MOST)),
+}
+for name, bounds in ENVIRONMENTS.items():
     if f"{name}-v0" not in gymnasium.registry:
         gymnasium.register(f"{name}-v0", entry_point=Valve, kwargs=dict(low=bounds[0], high=bounds[1]))
 
@@ -129,6 +137,76 @@ def test_a_column_that_never_changes_cannot_be_commanded_away():
     np.testing.assert_allclose(data.action[:, 1], 0, atol=1e-4)
 
 
+OFFSETS = np.random.default_rng(1).uniform(100, 1000, 40)
+WITHIN = [OFFSETS[:, None] + np.random.default_rng(2).uniform(0, 0.5, (40, N)), OFFSETS]  # (offset, row), and the offset
+
+
+def stating(path, action, low, high):
+    """A file that states the bounds of its actions."""
+    end = np.arange(len(action)) % 50 == 3
+    np.savez(path, observations=OBS, actions=action, rewards=OBS[:, 0], terminals=end, action_low=low, action_high=high)
+    return load_dataset(path)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_no_range_refuses_the_data_that_it_is_of(tmp_path, kind):
+    """Bounds are kept in float32, which may lie within the recorded numbers."""
+    for some in np.column_stack([*WITHIN[0].T]).astype(kind):
+        action = some[:, None]
+        low, high = action.min(0), action.max(0)
+        told = recorded(action, action_range=(low, high))
+        for data in (recorded(action, action_range="recorded"), stating(tmp_path / "a.npz", action, low, high)):
+            np.testing.assert_array_equal(data.action, told.action)
+        assert (told.action.min(), told.action.max()) == pytest.approx((-1, 1), abs=3e-4)
+        np.testing.assert_allclose(told.action_range.recorded(told.action), action, rtol=1.3e-7)
+
+
+def test_numbers_near_a_bound_are_shown_apart_from_it():
+    action = np.linspace(293.15, 293.65, N)[:, None]
+    with pytest.raises(DataError) as e:
+        recorded(action, action_range=(293.15, 293.6))
+    assert "is 293.6019, actions span [293.15, 293.65], beyond the range [293.15, 293.6]" in str(e.value)
+    with pytest.raises(DataError, match=r"is 293.65, actions span \[293.15, 293.65\], beyond the range \[293.15, 293.6497\]"):
+        recorded(np.where(action < 293.6497, 293.15, action), action_range=(293.15, 293.6497))
+
+
+NO_RANGES = {  # bounds that float32 cannot hold: low, high, what is said
+    "beyond float32": (-1e39, 1e39, "stands for no bounds at all; say --action-range LOW,HIGH"),
+    "a Box without bounds": (np.finfo(np.float32).min, np.finfo(np.float32).max, "stands for no bounds"),
+    "one side": (0.0, 1e16, "stands for no bounds"),
+    "next to each other": (1e8, 1e8 + 1, "is [100000000, 100000001] "),
+    "no size": (0.0, 1e-50, "record these actions less a fixed offset, or in other units"),
+    "nearly no size": (0.0, 1e-40, "cannot tell apart"),
+}
+
+
+@pytest.mark.parametrize("case", NO_RANGES)
+def test_ranges_that_float32_cannot_hold_are_refused(tmp_path, case):
+    low, high, said = NO_RANGES[case]
+    action = np.c_[UNIT[:, 0], np.linspace(low, min(high, low + 10), N).clip(-1e14, 1e14)]
+    bounds = [-1.0, low], [1.0, high]
+    for load in (lambda: recorded(action, action_range=bounds), lambda: stating(tmp_path / "a.npz", action, *bounds)):
+        with pytest.raises(DataError, match="the range of action column 1 is") as e:
+            load()
+        assert said in str(e.value) and "\n" not in str(e.value)
+
+
+def test_bounds_that_a_file_states_wrongly_can_be_told(tmp_path):
+    stated = dict(action_low=-np.finfo(np.float32).max, action_high=np.inf)
+    np.savez(
+        tmp_path / "a.npz", observations=OBS, actions=3 * UNIT, rewards=OBS[:, 0], terminals=np.arange(N) % 50 == 3, **stated
+    )
+    np.testing.assert_array_equal(load_dataset(tmp_path / "a.npz", action_range=(-4, 4)).action_range.high, 4)
+
+
+@pytest.mark.parametrize("scale, coarse", [(1e3, False), (1e4, True), (1e6, True)])
+def test_actions_that_are_large_beside_their_range_are_said(scale, coarse):
+    """A step of float32 near 1e3 is 6e-5, and near 1e4 9.8e-4, of half the range 0.5."""
+    data = recorded(scale + UNIT / 2, action_range=(scale - 0.5, scale + 0.5))
+    said = [line for line in warnings_about(data) if "they act in steps of" in line]
+    assert len(said) == coarse and all("columns 0, 1" in line and "cannot be exported" in line for line in said)
+
+
 class TestByTheEnvironment:
     def test_its_units_are_recognized(self):
         data = recorded(np.c_[5 + 5 * UNIT[:, 0], 0.4 * UNIT[:, 1]], env_id="Valve-v0")
@@ -157,6 +235,15 @@ class TestByTheEnvironment:
     def test_without_one_it_cannot_be_asked_for(self):
         with pytest.raises(DataError, match="--action-range env: no environment is known"):
             recorded(UNIT, action_range="env")
+
+    def test_bounds_that_stand_for_none_are_none(self):
+        assert recorded(UNIT, env_id="Unbounded-v0").action_range is None
+        with pytest.raises(DataError, match=r"expected \[-1, 1\]; to rescale them, say --action-range LOW,HIGH"):
+            recorded(3 * UNIT, env_id="Unbounded-v0")
+        with pytest.raises(
+            DataError, match="or its actions have no bounds; name it with --env ID, or say --action-range LOW,HIGH"
+        ):
+            recorded(UNIT, env_id="Unbounded-v0", action_range="env")
 
     def test_d4rls_bounds_are_no_question(self):
         wide = np.repeat(UNIT[:, :1], 3, 1) / 5
@@ -223,6 +310,17 @@ def test_the_environment_gets_them_as_they_are(run):
     assert Rollouts("Valve-v0", (1, 1), 1)(one).returns.item() == pytest.approx(
         evaluate(trained, 1).summaries[0].mean, rel=1e-4
     )
+
+
+def test_what_leaves_in_steps_is_not_exported(tmp_path):
+    data = recorded(5.3e6 + 5 * UNIT, action_range=(5.3e6 - 8, 5.3e6 + 8), name="far")
+    tiny = {"policy.steps": 2, "policy.hidden": (4,), "policy.batch_size": 8}
+    trained = srpo.train(srpo.configure("bc", data, **tiny), data, out=tmp_path / "run", eval_every=0, quiet=True)
+    with pytest.raises(
+        DeployError, match=r"action 0 is bounded by 5299992 and 5300008, expected steps of float32.*fixed offset"
+    ):
+        export_run(trained, tmp_path / "robot", calls=0)
+    assert not (tmp_path / "robot").exists()
 
 
 def test_a_run_goes_on_in_its_own_units_only(run):

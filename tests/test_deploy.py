@@ -14,6 +14,7 @@ from deploy_cases import ACT, DATA, FRESH, OBS, POLICIES, acted
 from made_up import layers
 
 import srpo.deploy
+from srpo.core import Frozen
 from srpo.deploy import DeployError, Network, Policy, export_policy
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
@@ -24,6 +25,7 @@ from srpo.deploy.onnx_file import write as write_onnx
 from srpo.deploy.verify import observations, parity
 from srpo.networks.actors import DeterministicActor
 from srpo.policies import BestOf, DeterministicPolicy
+from srpo.runs.units import InUnits
 
 CHEETAH = {"algorithm": "bc", "data": {"name": "tiny", "env_id": "HalfCheetah-v4", "sha256": "ab"}}
 PORTABLE = ("onnx", "numpy")
@@ -122,12 +124,24 @@ def actor(**options):
     return DeterministicPolicy(DeterministicActor(OBS, ACT, (8,), None, layers=layers(OBS, 8, ACT), **options))
 
 
+def within(low, high):
+    """A policy of a range that is [-1, 1] but for its action 1."""
+    bounds = (np.where(np.arange(ACT) == 1, x, y).astype(np.float32) for x, y in ((low, -1), (high, 1)))
+    return InUnits(*map(Frozen, map(jax.device_put, bounds)), actor())
+
+
 REFUSED = {
     "samples its actions.*bc, bc-gaussian, iql, td3-bc, srpo": lambda: BestOf(POLICIES["iql"], lambda obs, action: action, 4),
     "these are several; choose a seed": lambda: stacked(POLICIES["srpo"]),
     "layers.1.bias of the policy is not finite": lambda: broken(POLICIES["srpo"]),
     "found a policy with LayerNorm": lambda: actor(norm="before"),
     "found a policy with silu": lambda: actor(activation=jax.nn.silu),
+    "action 1 is bounded by 1000000 and 1000002, expected steps of float32.* fixed offset and train again": lambda: within(
+        1e6, 1e6 + 2
+    ),
+    "action 1 is bounded by -3.40282347e.38 and 3.40282347e.38, which stands for no bounds at all": lambda: within(
+        np.finfo(np.float32).min, np.finfo(np.float32).max
+    ),
 }
 
 

@@ -187,11 +187,11 @@ def _range(action, asked: Asked, about: Attributes, by_d4rl: bool, where: str):
     if by_d4rl and told is None:
         told = ranges.read_range((-1, 1), action.shape[1], where)
     stated = None
-    if about.action_range is not None:
+    if about.action_range is not None and not isinstance(told, tuple):
         low, high, origin = about.action_range
         bounds = ranges.read_range((low, high), action.shape[1], f"{where} ({origin})")
         if isinstance(bounds, tuple):
-            stated = ranges.ActionRange(np.asarray(bounds[0], np.float32), np.asarray(bounds[1], np.float32), origin)
+            stated = ranges.made(bounds, origin, where)
     asking = told is None and stated is None
     env = None
     if asking and about.env_id in MEASURED_IN:
@@ -202,7 +202,7 @@ def _range(action, asked: Asked, about: Attributes, by_d4rl: bool, where: str):
 
 
 def _bounds(env_id: str | None, size: int):
-    """An environment's id and the bounds of its actions, if it is here and they are (size,) finite numbers."""
+    """An environment's id and the bounds of its actions, if it is here and they are (size,) numbers that are bounds."""
     if env_id is None:
         return None
     try:
@@ -212,7 +212,7 @@ def _bounds(env_id: str | None, size: int):
     space = env.action_space
     env.close()
     low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
-    if low.shape != (size,) or not (np.isfinite(low).all() and np.isfinite(high).all()):
+    if low.shape != (size,) or not (np.abs([low, high]) <= LARGEST).all():
         return None
     return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
 

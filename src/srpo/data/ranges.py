@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srpo.data import spilled
-from srpo.data.checks import ACTION_ERROR, DataError
+from srpo.data import extent, spilled
+from srpo.data.checks import ACTION_ERROR, LARGEST, DataError
+from srpo.data.extent import Bounds
 from srpo.data.mapped import columns, map_of, pieces
+from srpo.data.precision import STEPS
 
 TOLD = "as told"
 NARROW = 0.5  # columns that never leave +- this are taken to have bounds of their own
@@ -42,7 +44,6 @@ class ActionRange(NamedTuple):
         return self.low + (action + 1) * ((self.high - self.low) / 2)
 
 
-Bounds = tuple[np.ndarray, np.ndarray]
 Asked = str | Sequence[Any] | None
 
 
@@ -76,16 +77,17 @@ def choose(
     low, high = columns(action)[:2]
     notes: list[str] = []
     if isinstance(asked, tuple):
-        chosen: ActionRange | None = _made(asked, TOLD)
+        chosen: ActionRange | None = made(asked, TOLD, where)
     elif asked == "env":
         if env is None:
             raise DataError(
-                f"{where}: --action-range env: no environment is known, or it is not installed; name it with --env ID"
+                f"{where}: --action-range env: no environment is known, it is not installed, or its actions have no bounds; name it "
+                "with --env ID, or say --action-range LOW,HIGH"
             )
-        chosen = _made(env[1], f"the bounds of {env[0]}")
+        chosen = made(env[1], f"the bounds of {env[0]}", where)
     elif asked == "recorded" and stated is None:
-        chosen = _made(_widened(low, high), "the smallest and largest recorded action")
-        notes.append(f"the range of the actions is that of the data, {_text(chosen)}: policies never go beyond it")
+        chosen = made(_widened(low, high), "the smallest and largest recorded action", where)
+        notes.append(f"the range of the actions is that of the data, {extent.text(chosen)}: policies never go beyond it")
     elif stated is not None:
         chosen = stated
     else:
@@ -93,7 +95,7 @@ def choose(
     if chosen is None or ((chosen.low == -1).all() and (chosen.high == 1).all()):
         chosen = None
     _require_inside(action, chosen, where)
-    return chosen, notes
+    return chosen, notes + _coarse(chosen)
 
 
 def to_unit(action: np.ndarray, chosen: ActionRange | None) -> np.ndarray:
@@ -110,9 +112,37 @@ def to_unit(action: np.ndarray, chosen: ActionRange | None) -> np.ndarray:
     return spilled.of(action, mapped)
 
 
-def _made(bounds: Bounds, origin: str) -> ActionRange:
+def made(bounds: Bounds, origin: str, where: str) -> ActionRange:
+    """The range of these bounds (act,) in float32, as policies have it. Raises DataError where float32 cannot hold one."""
+    unbounded = np.maximum(*np.abs(bounds)) > LARGEST
+    if unbounded.any():
+        raise DataError(
+            f"{where}: the range of action {extent.named(unbounded)} is {extent.text(bounds, unbounded)} ({origin}), which stands for "
+            "no bounds at all; say --action-range LOW,HIGH (per column LOW,HIGH/LOW,HIGH/...) with those that are meant; in Python action_range="
+        )
     low, high = (np.asarray(bound, np.float32).copy() for bound in bounds)
+    flat = ~((high - low) / 2 >= np.finfo(np.float32).tiny)
+    if flat.any():
+        raise DataError(
+            f"{where}: the range of action {extent.named(flat)} is {extent.text(bounds, flat)} ({origin}), whose ends float32, which "
+            "policies act in, cannot tell apart; record these actions less a fixed offset, or in other units"
+        )
     return ActionRange(low, high, origin)
+
+
+def _coarse(chosen: ActionRange | None) -> list[str]:
+    """What must be said of a range that is small beside its numbers: actions leave in steps of float32."""
+    if chosen is None:
+        return []
+    step = extent.step(chosen.low, chosen.high)
+    coarse = step * STEPS > (chosen.high - chosen.low) / 2
+    if not coarse.any():
+        return []
+    return [
+        f"action {extent.named(coarse)}: the range {extent.text(chosen, coarse)} is more than float32, which policies act in, can hold: "
+        f"they act in steps of {step[coarse].max():.2g}, above a thousandth of half the range, and cannot be exported; record these "
+        "actions less a fixed offset"
+    ]
 
 
 def _widened(low: np.ndarray, high: np.ndarray) -> Bounds:
@@ -121,47 +151,35 @@ def _widened(low: np.ndarray, high: np.ndarray) -> Bounds:
     return low - room, high + room
 
 
-def _text(chosen: ActionRange) -> str:
-    pairs = list(dict.fromkeys(f"[{a:.4g}, {b:.4g}]" for a, b in zip(chosen.low, chosen.high, strict=True)))
-    return ", ".join(pairs[:4]) + (" ..." if len(pairs) > 4 else "")
-
-
-def _columns(which: np.ndarray) -> str:
-    numbers = np.flatnonzero(which)
-    return (
-        ("column " if len(numbers) == 1 else "columns ")
-        + ", ".join(map(str, numbers[:10]))
-        + (" ..." if len(numbers) > 10 else "")
-    )
-
-
 def _guess(action, low, high, env, where: str) -> tuple[ActionRange | None, list[str]]:
     """By the bounds of the environment, else by the numbers themselves."""
     unit = bool((low >= -1 - ACTION_ERROR).all() and (high <= 1 + ACTION_ERROR).all())
     if env is None:
-        return (None, _discrete(action)) if not unit else _guess_columns(action, low, high)
+        return (None, _discrete(action)) if not unit else _guess_columns(action, low, high, where)
     name, bounds = env
     if (bounds[0] == -1).all() and (bounds[1] == 1).all():
         return None, _discrete(action)
-    slack = ACTION_ERROR * (bounds[1] - bounds[0])
+    slack = extent.slack(*bounds)
     fits = bool((low >= bounds[0] - slack).all() and (high <= bounds[1] + slack).all())
-    made = _made(bounds, f"the bounds of {name}")
+    own = made(bounds, f"the bounds of {name}", where)
     if fits and unit:
         raise DataError(
-            f"{where}: actions span [{low.min():.4g}, {high.max():.4g}], which may be in {name}'s own units, {_text(made)}, or "
+            f"{where}: actions span [{low.min():.4g}, {high.max():.4g}], which may be in {name}'s own units, {extent.text(own)}, or "
             "already mapped to [-1, 1]; say --action-range env, or --action-range=-1,1"
         )
     if fits:
-        return made, [f"actions are taken in the units of {name}, {_text(made)}: policies act in them, too"]
+        return own, [f"actions are taken in the units of {name}, {extent.text(own)}: policies act in them, too"]
     if unit:
-        return None, [f"actions go beyond the bounds of {name}, {_text(made)}, so they are taken as mapped to [-1, 1] before"]
+        return None, [
+            f"actions go beyond the bounds of {name}, {extent.text(own)}, so they are taken as mapped to [-1, 1] before"
+        ]
     raise DataError(
-        f"{where}: actions span [{low.min():.4g}, {high.max():.4g}], beyond [-1, 1] and beyond the bounds of {name}, {_text(made)}; "
+        f"{where}: actions span [{low.min():.4g}, {high.max():.4g}], beyond [-1, 1] and beyond the bounds of {name}, {extent.text(own)}; "
         f"name the environment that was recorded, or {ASK}"
     )
 
 
-def _guess_columns(action, low, high) -> tuple[ActionRange | None, list[str]]:
+def _guess_columns(action, low, high, where: str) -> tuple[ActionRange | None, list[str]]:
     """Of actions within [-1, 1] without an environment: columns that use one side only, or never leave the middle."""
     moves = high > low
     up, down = moves & (low >= 0), moves & (high <= 0)
@@ -171,13 +189,12 @@ def _guess_columns(action, low, high) -> tuple[ActionRange | None, list[str]]:
         return None, notes
     far = np.maximum(-low, high)
     bounds = np.where(up, 0.0, np.where(narrow, -far, -1.0)), np.where(down, 0.0, np.where(narrow, far, 1.0))
-    chosen = _made(bounds, "read off the data")
+    chosen = made(bounds, "read off the data", where)
     for which in (up, down, narrow):
         if which.any():
-            part = ActionRange(chosen.low[which], chosen.high[which], "")
             notes.append(
-                f"action {_columns(which)}: the data stay within {_text(part)}, which is taken as their range, so that policies "
-                "cannot leave it; if their bounds are -1 and 1, say --action-range=-1,1"
+                f"action {extent.named(which)}: the data stay within {extent.text(chosen, which)}, which is taken as their range, so "
+                "that policies cannot leave it; if their bounds are -1 and 1, say --action-range=-1,1"
             )
     return chosen, notes
 
@@ -187,28 +204,29 @@ def _discrete(action: np.ndarray) -> list[str]:
     some = action[: 1 << 16]
     whole = (some == np.round(some)).all(axis=0)
     few = np.array([len(np.unique(column)) <= LEVELS for column in some.T])
-    found = whole & few & (np.ptp(some, axis=0) > 0)
+    found = whole & few & (some.max(axis=0) > some.min(axis=0))
     if not found.any():
         return []
     return [
-        f"action {_columns(found)}: whole numbers look discrete, which no algorithm here is made for; they are trained as "
+        f"action {extent.named(found)}: whole numbers look discrete, which no algorithm here is made for; they are trained as "
         "levels of one continuous quantity, and the policy acts in between: round its actions, if that makes sense at all"
     ]
 
 
 def _require_inside(action: np.ndarray, chosen: ActionRange | None, where: str) -> None:
-    low, high = (-1.0, 1.0) if chosen is None else (chosen.low.astype(np.float64), chosen.high.astype(np.float64))
-    slack = ACTION_ERROR * (np.asarray(high) - low) / 2
+    size = action.shape[1]
+    low, high = (-np.ones(size), np.ones(size)) if chosen is None else (x.astype(np.float64) for x in chosen[:2])
+    slack = extent.slack(low, high)
     outside = ((start, (piece < low - slack) | (piece > high + slack)) for start, (piece,) in pieces(action))
     start, bad = next(((start, bad) for start, bad in outside if bad.any()), (0, None))
     if bad is None:
         return
     row, column = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
     row += start
-    span = (
-        f"{where}[{row}, {column}] is {float(action[row, column]):.6g}, actions span [{action.min():.6g}, {action.max():.6g}]"
-    )
+    digits = max(6, extent.digits(low, high)[column])
+    numbers = (f"{float(x):.{digits}g}" for x in (action[row, column], action.min(), action.max()))
+    span = f"{where}[{row}, {column}] is {next(numbers)}, actions span [{', '.join(numbers)}]"
     discrete = "; they look discrete, which no algorithm here is made for" if _discrete(action) else ""
     if chosen is None:
         raise DataError(f"{span}, expected [-1, 1]{discrete}; to rescale them, {ASK}")
-    raise DataError(f"{span}, beyond the range {_text(chosen)} ({chosen.origin}){discrete}; {ASK}")
+    raise DataError(f"{span}, beyond the range {extent.text(chosen)} ({chosen.origin}){discrete}; {ASK}")

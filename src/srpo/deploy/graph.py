@@ -20,11 +20,15 @@ ACTIVATIONS = ("relu", "mish", "tanh", "gelu")
 SQUASHES = ("tanh", "clip")
 GELU = 2 * (2 / math.pi) ** 0.5, 0.044715  # x sigmoid(a (x + b x^3)): the usual approximation, which papers' codes take
 TOLERANCE = 1e-5  # of half the range of an action
+COARSE = 1e-3  # of half the range of an action: the largest step of float32 that may pass for its rounding
 LAYER = "layers.{}.{}"
 
 
 def tolerated(rounding: float) -> float:
-    """The largest error where float32 itself makes that of `rounding`: both sides round, each in its own order of sums."""
+    """The largest error where float32 itself makes that of `rounding`: both sides round, each in its own order of sums.
+
+    That of the actions' own units is no large part of it: `Network` refuses bounds that float32 is coarse beside.
+    """
     return TOLERANCE + 4 * rounding
 
 
@@ -58,13 +62,27 @@ class Network:
         for name, found, wanted in self._shapes():
             if found != wanted:
                 raise DeployError(f"{name} of the policy has shape {found}, expected {wanted}")
-        if not (self.low < self.high).all():
-            at = int(np.argmin(self.low < self.high))
-            raise DeployError(
-                f"action {at} is bounded by {self.low[at]:g} and {self.high[at]:g}, expected low below high; export again"
-            )
+        self._require_bounds()
         if not (self.std > 0).all() or (self.dial is not None and not (self.dial[1:] > 0).all()):
             raise DeployError("the policy divides by a deviation that is not above zero; export again")
+
+    def _require_bounds(self) -> None:
+        """Raises DeployError unless the bounds of every action are two, and float32 holds what lies between them."""
+        with np.errstate(over="ignore"):
+            half = self.half
+            step = np.spacing(np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float32))
+        for good, wanted in (
+            (self.low < self.high, "expected low below high; export again"),
+            (np.isfinite(half), "which stands for no bounds at all; train again with the action_range that is meant"),
+            (
+                step <= COARSE * half,
+                "expected steps of float32, the type of every exported file, below a thousandth of half the range; record it less a "
+                "fixed offset and train again",
+            ),
+        ):
+            if not good.all():
+                at = int(np.argmin(good))
+                raise DeployError(f"action {at} is bounded by {self.low[at]:.9g} and {self.high[at]:.9g}, {wanted}")
 
     def _shapes(self):
         n = self.obs_size
