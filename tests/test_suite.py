@@ -18,6 +18,7 @@ import srpo
 from srpo import algorithms, cli, config
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
+from srpo.runs.checkpoint import CheckpointError, NotWritten
 from srpo.runs.description import describe
 from srpo.runs.folder import new_run
 from srpo.runs.grid import Grid
@@ -254,12 +255,174 @@ def test_kept_results_stand_for_runs_that_are_gone(command, monkeypatch, capsys)
     assert rows("keep/scores.csv") == before
     held = (command.folder / "keep" / "episodes.csv").read_text()
     capsys.readouterr()
-    assert command(*keep, "--iterations", "7") == 2  # another question must not lose the answer to this one
+    file = command.folder / "small.toml"
+    text = file.read_text()
+    file.write_text(text.replace('"policy.batch_size" = 8', '"policy.batch_size" = 7', 1))
+    assert command(*keep, "--out", "another") == 2  # another question must not lose the answer to this one
     assert "which would be lost; choose another --keep" in capsys.readouterr().err
+    file.write_text(text)
     assert (command.folder / "keep" / "episodes.csv").read_text() == held
     (command.folder / "keep" / "episodes.csv").unlink()
     assert command(*keep) == 2
     assert "choose another --keep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("iterations = 6", "iterations = 7"), "holds results with budget 6 iterations, this suite has 7 iterations"),
+        (("episodes = 2", "episodes = 3"), "holds results with episodes 2, this suite has 3"),
+        (("curve = 2", "curve = 3"), "holds results with curve 2, this suite has 3"),
+        (("title", 'preset = "quick"\ntitle'), "holds results with preset paper, this suite has quick"),
+    ],
+)
+def test_what_a_table_says_once_is_the_same_for_all_of_it(command, capsys, change, complaint):
+    assert command("--seeds", "1", "--keep", "keep") == 0
+    before = {path.name: path.read_bytes() for path in (command.folder / "keep").iterdir()}
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace(*change, 1))
+    assert command("--seeds", "1", "--keep", "keep", "--out", "other", algos="iql") == 2
+    assert f"{complaint}; choose another --keep" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in (command.folder / "keep").iterdir()}
+
+
+def test_a_run_whose_data_or_curve_changed_is_not_passed_off_as_new(command, capsys):
+    assert command("--seeds", "1") == 0
+    file = command.folder / "small.toml"
+    text = file.read_text()
+    file.write_text(text.replace("curve = 2", "curve = 3"))
+    assert command("--seeds", "1", "--keep", "other") == 2
+    assert "kept 2 policies for its curve, this suite keeps 3; choose another --out" in capsys.readouterr().err
+    file.write_text(text)
+    with h5py.File(command.folder / f"{NAME}.hdf5", "a") as data:
+        data["rewards"][0] = 5.0
+    assert command("--seeds", "1", "--keep", "other") == 2
+    assert f"{NAME} was changed since; choose another --out" in capsys.readouterr().err
+
+
+def test_a_result_that_is_kept_is_not_replaced(command, capsys):
+    assert command("--seeds", "1") == 0
+    held = (command.keep / "episodes.csv").read_text()
+    run = command.folder / "out" / NAME / "bc" / "0"
+    assert cli.main(["eval", str(run), "--episodes", "2", "--max-steps", "3", "--quiet"]) == 0  # other episodes, as many
+    assert command("--seeds", "1") == 0 and (command.keep / "episodes.csv").read_text() == held
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace('"policy.batch_size" = 8', '"policy.batch_size" = 7', 1))
+    assert command("--seeds", "1", "--out", "other") == 0
+    capsys.readouterr()
+    assert cli.main(["suite", "evaluate", str(command.folder / "other" / "results"), "--keep", str(command.keep)]) == 2
+    assert f"hold results of bc on {NAME} with different settings or data" in capsys.readouterr().err
+    assert (command.keep / "episodes.csv").read_text() == held
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "complaint"),
+    [
+        ("cells", 0, "cells.csv is empty, expected a line of names"),
+        ("episodes", 0, "episodes.csv is empty"),
+        ("episodes", 3, f"no episode of seed 1 of bc on {NAME}, which cells.csv calls finished"),
+        ("suite", None, "suite.json is damaged"),
+    ],
+)
+def test_tables_that_were_cut_off_are_refused_and_left_as_they_are(command, capsys, name, keep, complaint):
+    assert command() == 0
+    file = command.keep / (f"{name}.csv" if keep is not None else "suite.json")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[: keep or 0]))
+    before = {path.name: path.read_bytes() for path in command.keep.iterdir()}
+    capsys.readouterr()
+    for argv in (["suite", "report", str(command.keep)], ["suite", "evaluate", str(command.keep)]):
+        assert cli.main(argv) == 2
+        told = capsys.readouterr().err
+        assert complaint in told and told.count("\n") == 1
+    assert command() == 2 and complaint in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in command.keep.iterdir()}
+
+
+def test_results_that_say_less_than_they_might_are_shown(command, capsys):
+    assert command("--seeds", "1") == 0
+    file = command.keep / "suite.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"compared": None, "budget": {}}))
+    assert cli.main(["suite", "report", str(command.keep)]) == 0
+    assert "each algorithm's own steps" in capsys.readouterr().out
+    (command.folder / "page.md").write_bytes(b"<!-- scores -->\n<!-- /scores -->\n\xff")
+    assert cli.main(["suite", "report", str(command.keep), "--into", "page.md"]) == 2
+    assert "it is no text in UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"env_id": None}, "names no environment to be scored in; set the file's attribute env_id, or train with --no-eval"),
+        ({"env_id": "Nowhere-v0"}, "Nowhere-v0"),
+        ({"env_id": "InvertedPendulum-v5", "obs": 4, "act": 1}, "no returns are known that stand for the scores 0 and 100"),
+    ],
+)
+def test_data_that_cannot_be_scored_are_refused_before_anything_is_trained(command, capsys, change, complaint):
+    path = command.folder / f"{NAME}.hdf5"
+    with h5py.File(path, "a") as file:
+        del file.attrs["env_id"]
+        if change["env_id"] is not None:
+            file.attrs["env_id"] = change["env_id"]
+        if "act" in change:
+            file.attrs["action_low"], file.attrs["action_high"] = [-3.0], [3.0]
+        for name, size in (("observations", "obs"), ("actions", "act")):
+            if size in change:
+                cut = file[name][:, : change[size]]
+                del file[name]
+                file[name] = cut
+    assert command("--seeds", "1") == 2
+    told = capsys.readouterr().err
+    assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
+    assert command("--seeds", "1", "--no-eval") == 0
+    assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 1
+    with h5py.File(path, "a") as file:
+        file.attrs["reference"] = [0.0, 10.0]
+    if "obs" in change:
+        assert command("--seeds", "1", "--out", "other") == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [(CheckpointError("0/state is damaged"), 1), (NotWritten("no space left"), 2)])
+def test_a_damaged_cell_is_left_behind_and_a_full_disk_ends_all(command, monkeypatch, capsys, error, code):
+    train = srpo.train
+
+    def failing(algorithm, *args, **options):
+        if algorithms.name_of(algorithm) == "bc-gaussian":
+            raise error
+        return train(algorithm, *args, **options)
+
+    monkeypatch.setattr(srpo, "train", failing, raising=False)
+    assert command("--seeds", "1", algos="bc-gaussian,bc") == code
+    assert str(error) in capsys.readouterr().err
+    assert ("finished" in {r["status"] for r in rows(command.keep / "cells.csv")}) == (code == 1)
+
+
+def test_a_cell_that_failed_does_not_stand_against_a_mended_suite(command, monkeypatch):
+    def failing(*args, **options):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(srpo, "train", failing, raising=False)
+        assert command("--seeds", "1") == 1
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace('"policy.batch_size" = 8', '"policy.batch_size" = 7', 1))
+    assert command("--seeds", "1") == 0
+    assert {r["status"] for r in rows(command.keep / "cells.csv")} == {"finished"}
+
+
+def test_policies_that_are_gone_are_named(command, capsys):
+    assert command("--no-eval") == 0
+    shutil.rmtree(command.keep / "policies" / NAME / "bc" / "0")
+    capsys.readouterr()
+    assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 1
+    assert f"{NAME} bc: {command.keep}/policies/{NAME}/bc/0 is not there; put it back" in capsys.readouterr().err
+
+
+def test_names_of_any_length_and_kind_are_kept(command):
+    file = command.folder / "small.toml"
+    file.write_text(file.read_text().replace('"small"', f'"{chr(0x7B56) * 60}"', 1))
+    assert command("--seeds", "1", "--keep", "a\tb") == 0
+    assert command("--seeds", "1", "--keep", "a\tb") == 0  # what was written can be read
+    assert len(json.loads((command.folder / "a\tb" / "suite.json").read_text())["title"]) <= 200
 
 
 def test_other_settings_in_the_same_folder_are_refused(command, capsys):
@@ -350,10 +513,12 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
     assert command("--seeds", "1", "--keep", "other") == 2
     assert "holds a run in bfloat16, this suite is in float32; choose another --out" in capsys.readouterr().err
     assert command("--seeds", "1", "--out", "other") == 0  # of its own
-    with pytest.raises(ConfigError, match="holds results in float32, this suite is in bfloat16; choose another --keep"):
+    with pytest.raises(
+        ConfigError, match="holds results with precision float32, this suite has bfloat16; choose another --keep"
+    ):
         Keep(command.folder / "other" / "results").adopt(Keep(command.keep))
     assert command("--seeds", "1", "--out", "new", "--keep", str(command.keep)) == 2
-    assert "holds results in bfloat16, this suite is in float32; choose another --keep" in capsys.readouterr().err
+    assert "holds results with precision bfloat16, this suite has float32; choose another --keep" in capsys.readouterr().err
     file = command.folder / "small.toml"
     file.write_text('precision = "bfloat16"\n' + file.read_text())
     assert command("--seeds", "1") == 0
@@ -372,7 +537,13 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
         (["--minutes", "0"], "--minutes 0"),
         (["--jobs", "0"], "--jobs 0: expected one process or more"),
         (["--iterations", "0"], "iterations is 0"),
-        (["--episodes", "0"], "0 episodes"),
+        (["--iterations", str(2**31)], "expected less than 2^31"),
+        (["--episodes", "0"], "--episodes 0: expected one or more"),
+        (["--seeds", "0"], "one or more different seeds, found 0"),
+        (["--seeds", ","], "one or more different seeds, found 0"),
+        (["--minutes", "nan"], "--minutes nan: expected a number above zero"),
+        (["--keep", "small.toml"], "small.toml is no folder; choose another --keep"),
+        (["--out", "small.toml", "--keep", "new"], "small.toml is no folder; choose another --out"),
     ],
 )
 def test_a_mistake_is_one_line(command, capsys, more, complaint):

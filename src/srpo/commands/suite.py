@@ -78,8 +78,10 @@ def main(args: argparse.Namespace) -> int:
     if args.suite is None and args.action not in ("list", "presets"):
         needed = "a suite" if args.action == "run" else "a folder of results"
         raise ConfigError(f"srpo suite {args.action} needs {needed}; see --help")
-    if args.minutes is not None and args.minutes <= 0:
-        raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
+    if args.minutes is not None and not 0 < args.minutes < float("inf"):
+        raise ConfigError(f"--minutes {args.minutes:g}: expected a number above zero")
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: expected one process or more")
     for option in ("address", "cores", "gpus", "storage"):
@@ -113,13 +115,19 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from srpo.evaluation.scores import evaluate as play
     from srpo.suite.keep import Keep, scored
+    from srpo.suite.work import require_reference
     from srpo.training.progress import Bars
 
     source, keep = Keep(Path(args.suite)), Keep(args.keep or Path(args.suite))
     episodes, failed = args.episodes or source.about["episodes"], 0
+    if keep.folder != source.folder and keep.folder.exists():
+        keep.check(source.about)
     for result, trained in source.waiting():
         begin = time.monotonic()
         try:
+            if trained is None:
+                raise UserError(f"{source.policies(*result.where, result.seeds)} is not there; put it back, or train it again")
+            require_reference(*(trained.info["data"][key] for key in ("source", "env_id", "reference")))
             with Bars(args.quiet) as bars:
                 bars.open(" ".join(result.where), 1000)
                 play(trained, episodes, progress=bars.update, curve=max(1, episodes // 4))
@@ -141,18 +149,18 @@ def report(args: argparse.Namespace) -> int:
     from srpo.suite.keep import Keep
     from srpo.suite.page import one, page, places
     from srpo.suite.pages import check_place, insert
-    from srpo.suite.tables import RECORDED
+    from srpo.suite.tables import RECORDED, read
 
     keep = Keep(Path(args.suite))
     about = keep.about
+    if not read(keep.folder):
+        raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
     if args.into is not None:
         check_place(args.into, "scores")
     if args.data is not None:
         keep.compare(args.data.split(","))
     found = keep.update([])
     measured = [name for name in found.names if name != RECORDED]
-    if not measured:
-        raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
     named = [name for name in measured if name not in about.get("variants", {})]  # the others have no page
     pages = places(args.pages, named, ALGORITHMS) if args.pages is not None else {}
     for name, its_page in pages.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srpo.errors import ConfigError, UserError
-from srpo.text import tell
+from srpo.text import command, tell
 
 if TYPE_CHECKING:
     from srpo.suite.cells import Cell
@@ -30,7 +29,7 @@ def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
     from srpo.suite import jobs
     from srpo.system.clock import Clock
 
-    work, cells = planned(args, shlex.join(["srpo", *sys.argv[1:]]), Clock(args.minutes))
+    work, cells = planned(args, command("srpo", *sys.argv[1:]), Clock(args.minutes))
     work.check(cells)
     try:
         if args.on == "ray":

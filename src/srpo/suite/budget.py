@@ -27,8 +27,8 @@ class Budget:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value is not None and value < 1:
-                raise ConfigError(f"budget: {name} is {value}, expected one or more")
+            if value is not None and not 1 <= value < 2**31:
+                raise ConfigError(f"budget: {name} is {value}, expected {'one or more' if value < 1 else 'less than 2^31'}")
 
     def __str__(self):
         batches = f", batches above {LEAST_BATCH} divided by {self.batch_factor}" if self.batch_factor > 1 else ""

@@ -20,9 +20,9 @@ import msgspec
 
 from srpo import config
 from srpo.core import Algorithm
-from srpo.runs.checkpoint import write_json
+from srpo.runs.checkpoint import NotWritten, write_json
 from srpo.runs.grid import Grid
-from srpo.runs.run import Run, RunError, load_run
+from srpo.runs.run import Run, RunError, kept_steps, load_run
 from srpo.suite.budget import configured
 from srpo.suite.plan import Recipe, Suite
 from srpo.suite.schema import Log
@@ -109,8 +109,14 @@ class Cell:
     def claimed(self) -> Iterator[bool]:
         """Whether this process has the cell for itself while the context lasts; another one may be at work on it."""
         lock = self.folder.with_name(self.folder.name + ".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with alone(lock) as mine:
+        with contextlib.ExitStack() as held:
+            try:
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(alone(lock))
+            except OSError as e:
+                raise NotWritten(
+                    f"cannot write {lock} ({e.strerror}); give yourself the right to, or choose another --out"
+                ) from None
             yield mine
 
     def check(self) -> None:
@@ -118,6 +124,13 @@ class Cell:
         wanted, run = config.settings(self.grid.algorithm), self.run
         if run is None:
             return
+        if run.info["data"]["sha256"] != self.sha256:
+            raise RunError(f"{self.folder} holds a run on other data: {self.data} was changed since; choose another --out")
+        if len(run.kept) != len(kept_steps(self.grid.algorithm, self.suite.curve)):
+            raise RunError(
+                f"{self.folder} holds a run that kept {len(run.kept)} policies for its curve, this suite keeps {self.suite.curve}; choose "
+                "another --out"
+            )
         if run.precision != self.suite.precision:
             raise RunError(
                 f"{self.folder} holds a run in {run.precision}, this suite is in {self.suite.precision}; choose another --out"

@@ -72,7 +72,7 @@ class Findings:
 def findings(about: Mapping[str, Any], results: Sequence[Result]) -> Findings:
     """What results of the suite `about` come to."""
     data = {d["name"]: d["mean_score"] for d in about["data"]}
-    compared = [name for name in data if name in about.get("compared", data)]
+    compared = [name for name in data if name in (about.get("compared") or data)]
     used, scores = everywhere(compared, results)
     comparison = compare(used, {name: values.mean(-1).T for name, values in scores.items()})
     return Findings(about, results, score_rows(data, results, compared), comparison)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import msgspec
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
-from srpo.networks.precision import Precision
-from srpo.runs.checkpoint import write_atomically, write_json
+from srpo.runs.checkpoint import NotWritten, write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.run import Run, load_run
 from srpo.runs.tables import write_csv
 from srpo.suite import measures, tables
+from srpo.suite.budget import Budget
 from srpo.suite.findings import Findings, findings
 from srpo.suite.html_page import html_page
 from srpo.suite.page import page
@@ -27,6 +27,14 @@ from srpo.suite.schema import About
 from srpo.suite.tables import Result
 from srpo.system.files import alone, read_bytes
 from srpo.text import plain
+
+ALIKE = {
+    "preset": None,
+    "budget": None,
+    "precision": "float32",
+    "episodes": None,
+    "curve": None,
+}  # in all of a folder; where it is not said
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Keep:
         file = self.folder / "suite.json"
         try:
             found = json.loads(read_bytes(file, LARGEST))
-            msgspec.convert(found, About)
-            return found
+            checked = msgspec.convert(found, About)
+            return found | {"budget": asdict(checked.budget), "compared": checked.compared}
         except OSError as e:
             raise ConfigError(
                 f"{self.folder} holds no results of a suite (suite.json: {e.strerror}); srpo suite run --keep makes them"
@@ -56,15 +64,25 @@ class Keep:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time reads and rewrites the tables."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone(self.folder / ".lock", wait=True):
+        with contextlib.ExitStack() as held:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone(self.folder / ".lock", wait=True))
+            except OSError as e:
+                raise NotWritten(
+                    f"cannot write in {self.folder} ({e.strerror}); give yourself the right to, or choose another --keep"
+                ) from None
             yield
 
-    def check(self, precision: Precision) -> None:
-        """Raises ConfigError if what is kept was trained in another precision."""
-        kept = self.about.get("precision", "float32") if (self.folder / "suite.json").exists() else precision
-        if kept != precision:
-            raise ConfigError(f"{self.folder} holds results in {kept}, this suite is in {precision}; choose another --keep")
+    def check(self, about: Mapping[str, Any]) -> None:
+        """Raises ConfigError if what is kept was trained or played in another way than the suite `about` says, which is said once for all."""
+        kept = self.about if (self.folder / "suite.json").exists() else about
+        for key, default in ALIKE.items():
+            mine, theirs = (each.get(key, default) for each in (about, kept))
+            if mine != theirs:
+                raise ConfigError(
+                    f"{self.folder} holds results with {key} {_shown(theirs)}, this suite has {_shown(mine)}; choose another --keep"
+                )
 
     def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:
         """Say which suite it is and what its data are; those of earlier commands stay."""
@@ -86,7 +104,7 @@ class Keep:
         names = dict.fromkeys([*before["algorithms"], *about["algorithms"]])
         seeds = sorted({*before["seeds"], *about["seeds"]})
         settings = before["settings"] | about["settings"]  # of an algorithm each
-        compared = {key: before[key] for key in ("compared",) if key in before}
+        compared = {"compared": before["compared"]} if before.get("compared") else {}
         union = {"algorithms": list(names), "data": list(data.values()), "seeds": seeds, "settings": settings}
         write_json(file, about | compared | union | {"variants": variants})
 
@@ -101,8 +119,15 @@ class Keep:
             write_json(self.folder / "suite.json", about | {"compared": list(names)})
 
     def adopt(self, other: Keep) -> None:
-        """Put the results of another folder beside those in this one. Raises ConfigError for another precision."""
-        self.check(other.about.get("precision", "float32"))
+        """Put the results of another folder beside those in this one. Raises ConfigError for those of another suite or other settings."""
+        self.check(other.about)
+        mine, theirs = (tables.by_place([r for r in tables.read(k.folder) if r.settled]) for k in (self, other))
+        for where in mine.keys() & theirs.keys():
+            if len({r.about["settings"] for r in (*mine[where], *theirs[where])}) > 1:
+                raise ConfigError(
+                    f"{other.folder} and {self.folder} hold results of {where[1]} on {where[0]} with different settings or data; "
+                    "choose another --keep"
+                )
         with self.locked():
             self._remember(other.about)
         self.update(tables.read(other.folder))
@@ -117,14 +142,19 @@ class Keep:
             write_atomically(self.folder / "report.html", html_page(found, self.folder).encode())
         return found
 
-    def waiting(self) -> list[tuple[Result, Run]]:
-        """What was trained and not evaluated, with its policies."""
-        out = []
+    def waiting(self) -> list[tuple[Result, Run | None]]:
+        """What was trained and not evaluated, with its policies, if they are there."""
+        out: list[tuple[Result, Run | None]] = []
         for result in tables.read(self.folder):
             path = self.policies(*result.where, result.seeds)
-            if not result.finished and (path / "run.json").exists():
-                out.append((result, load_run(path)))
+            there = (path / "run.json").exists()
+            if not result.finished and (there or result.settled):
+                out.append((result, load_run(path) if there else None))
         return out
+
+
+def _shown(value: Any) -> Any:
+    return Budget(**value) if isinstance(value, dict) else value
 
 
 def scored(result: Result, run: Run, seconds: float) -> Result:

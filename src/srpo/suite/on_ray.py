@@ -17,7 +17,7 @@ from typing import Any
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError
-from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.checkpoint import NotWritten
 from srpo.runs.storage import Storage
 from srpo.suite import tables
 from srpo.suite.cells import Cell
@@ -157,12 +157,12 @@ def _finished(ray: Any, work: Work, cells: Sequence[Cell], tasks: dict[Any, Cell
 
 
 def _outcome(ray: Any, ref: Any, name: str, cell: Cell) -> bool:
-    """Say how a task ended. Raises CheckpointError: the disk is full, and the others would fail as well."""
+    """Say how a task ended. Raises NotWritten: the disk is full, and the others would fail as well."""
     try:
         ok = ray.get(ref)
     except ray.exceptions.RayError as e:
         cause = getattr(e, "cause", None) or e
-        if isinstance(cause, CheckpointError):
+        if isinstance(cause, NotWritten):
             raise cause from None
         tell(f"{name}: failed: {str(cause).splitlines()[0]}; the same command goes on")
         return False

@@ -42,9 +42,10 @@ def insert(page: Path, name: str, text: str) -> None:
 def _split(page: Path, name: str) -> tuple[str, str]:
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     try:
-        text = page.read_text()
-    except OSError as e:
-        raise ConfigError(f"cannot read {page}: {e.strerror}; give a page that exists") from None
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"cannot read {page}: {why}; give a page that exists") from None
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ConfigError(
             f"{page} has no place for this table: expected one line {begin} and, after it, one line {end}; add them"

@@ -135,7 +135,7 @@ class Suite:
             data=tuple(replace(s, settings={n: v for n, v in s.settings.items() if n in trained}) for s in sources),
             algorithms=picked,
             budget=budget,
-            seeds=tuple(seeds or self.seeds),
+            seeds=self.seeds if seeds is None else tuple(seeds),
             settings={n: v for n, v in self.settings.items() if n in trained},
             variants={n: v for n, v in self.variants.items() if n in picked},
         )
@@ -204,9 +204,9 @@ def load_suite(name: str) -> Suite:
         raise ConfigError(
             f"{path} cannot be read ({e.strerror}); give a .toml file, or one of {', '.join(shipped())}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is no TOML ({e}); mend it") from None
-    return read_suite(found, path.stem)
+    except (ValueError, RecursionError) as e:  # also a number of too many digits, and tables in tables without end
+        raise ConfigError(f"{path} is no TOML ({plain(e, 200)}); mend it") from None
+    return read_suite(found, plain(path.stem, 200))
 
 
 def load_data(name: str, folder: Path | None) -> Dataset:
@@ -244,7 +244,7 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
     rest = {key: getattr(file, key) for key in ("preset", "precision", "episodes", "curve", "budget", "settings", "variants")}
     return Suite(
         name,
-        title=plain(file.title or name),
+        title=plain(file.title or name, 200),
         data=sources,
         algorithms=tuple(file.algorithms),
         seeds=tuple(file.seeds),

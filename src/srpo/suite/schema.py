@@ -96,7 +96,7 @@ class About(Strict):
     settings: Settings
     precision: Precision = "float32"
     variants: dict[Name, Variant] = {}
-    compared: list[Name] | None = None
+    compared: list[Name] | None = None  # none: all
 
 
 class Log(Strict):

@@ -120,7 +120,11 @@ def alive(run: Run) -> list[int]:
 
 
 def evaluated(run: Run | None, episodes: int) -> bool:
-    return run is not None and run.complete and len(rows_of(run)) == episodes * len(alive(run)) > 0
+    """Whether the last policies played so many episodes, in an environment that gives scores."""
+    if run is None or not run.complete:
+        return False
+    rows = rows_of(run)
+    return len(rows) == episodes * len(alive(run)) > 0 and all(row["score"] != "" for row in rows)
 
 
 def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
@@ -138,7 +142,7 @@ def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
     about["error"] = log["error"] or "; ".join(describe_failure(f) for f in (run.failures if run else []))
     about |= {"settings": cell.settings, "preset": cell.recipe.preset, "task": cell.task, "shared": " ".join(log["shared"])}
     about |= {"iterations": cell.suite.budget.iterations or "", "batch_factor": cell.suite.budget.batch_factor}
-    about |= {"command": log["command"] or command, "run": os.path.relpath(cell.folder, folder)}
+    about |= {"command": log["command"] or command, "run": plain(os.path.relpath(cell.folder, folder))}
     if run is not None:
         about |= {"device": run.info["device"], "created": run.info["created"]}
         about |= {name: run.info["versions"].get(name, "") for name in VERSIONS}
@@ -176,6 +180,8 @@ def read(folder: Path) -> list[Result]:
                 [e for e in table if (e["data"], e["algorithm"]) == place and e["seed"] in seeds]
                 for table in (episodes, curves)
             )
+            if row["status"] == "finished":
+                _require_episodes(row, {e["seed"] for e in mine})
             out.append(Result(about, mine, before) if row["status"] == "finished" else Result(about, []))
         return out
     except (OSError, ValueError, csv.Error) as e:
@@ -185,17 +191,30 @@ def read(folder: Path) -> list[Result]:
 def _rows(folder: Path, name: str) -> list[Row]:
     """The lines of a table, as text. Raises OSError, ValueError."""
     text = read_bytes(folder / f"{name}.csv", LARGEST).decode()
-    rows: list[Row] = list(csv.DictReader(io.StringIO(text, newline="")))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows: list[Row] = list(reader)
+    if not reader.fieldnames:
+        raise ValueError(f"{name}.csv is empty, expected a line of names")
     check_rows(name, rows)
     return rows
 
 
+def _require_episodes(cell: Row, seeds: set[str]) -> None:
+    """Raises ValueError for a finished cell one of whose seeds has no episode, unless it failed."""
+    for seed in cell["seeds"].split():
+        if seed not in seeds and f"seed {seed}:" not in cell["error"]:
+            raise ValueError(
+                f"episodes.csv has no episode of seed {seed} of {cell['algorithm']} on {cell['data']}, which cells.csv calls finished"
+            )
+
+
 def merged(mine: Sequence[Result], kept: Sequence[Result]) -> list[Result]:
-    """Every seed once: what is finished before what is trained before anything else, and new results before kept ones."""
+    """Every seed once: what is finished before what is trained before anything else. What was kept as finished stays; else new comes first."""
     order = {"finished": 0, "trained": 1, "unfinished": 2, "failed": 2}
     taken: set[tuple[str, str, int]] = set()
     out = []
-    for result in sorted([*mine, *kept], key=lambda r: order[r.about["status"]]):
+    done, rest = [r for r in kept if r.finished], [r for r in kept if not r.finished]
+    for result in sorted([*done, *mine, *rest], key=lambda r: order[r.about["status"]]):
         places = {(*result.where, seed) for seed in result.seeds}
         if not places & taken:
             out.append(result)

@@ -16,8 +16,8 @@ import jax
 
 import srpo
 from srpo.data import Dataset
-from srpo.errors import UserError
-from srpo.runs.checkpoint import CheckpointError
+from srpo.errors import ConfigError, UserError
+from srpo.runs.checkpoint import NotWritten
 from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
 from srpo.suite.keep import Keep
@@ -27,6 +27,7 @@ from srpo.system.clock import Clock, stopping
 from srpo.text import tell
 from srpo.training.progress import Bars
 from srpo.training.saving import Saving
+from srpo.worlds.environments import check_environment
 
 WAIT_SECONDS = 2.0  # between two looks at what another process is at work on
 
@@ -61,12 +62,17 @@ class Work:
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raises what would keep a cell from being trained, or its result from being kept; nothing is written yet."""
-        self.keep.check(self.suite.precision)
-        kept = {where: here[0] for where, here in tables.by_place(tables.read(self.keep.folder)).items()}
+        for folder, option in ((self.out, "--out"), (self.keep.folder, "--keep")):
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"{folder} is no folder; choose another {option}")
+        if self.evaluate:
+            for data in self.data.values():
+                require_scores(data)
+        self.keep.check(self.suite.as_dict())
+        kept = tables.by_place([r for r in tables.read(self.keep.folder) if r.settled])
         for cell in cells:
             cell.check()
-            there = kept.get((cell.data, cell.algorithm))
-            if there is not None and there.about["settings"] != cell.settings:
+            if any(r.about["settings"] != cell.settings for r in kept.get((cell.data, cell.algorithm), ())):
                 raise UserError(
                     f"{self.keep.folder} holds a result of {cell.algorithm} on {cell.data} with other settings or data, which would be "
                     "lost; choose another --keep"
@@ -130,7 +136,7 @@ class Work:
                     srpo.evaluate(run, self.suite.episodes, progress=bars.update, curve=self.suite.curve_episodes)
             else:
                 run.save_compact(self.keep.policies(cell.data, cell.algorithm, cell.seeds))
-        except CheckpointError:
+        except NotWritten:
             raise  # the disk is full, or something like it: the others would fail as well
         except Exception as e:  # whatever it is, the other cells must go on; the next command tries this one again
             error = f"{type(e).__name__}: {e}".splitlines()[0]
@@ -162,6 +168,25 @@ class Work:
                 precision=self.suite.precision,
                 saving=self.saving,
             )
+
+
+def require_scores(data: Dataset) -> None:
+    """Raises ConfigError, MissingEnvironment where nothing can be scored in an environment on one scale with other data."""
+    if data.env_id is None:
+        raise ConfigError(
+            f"{data.source} names no environment to be scored in; set the file's attribute env_id, or train with --no-eval"
+        )
+    check_environment(data)
+    require_reference(data.source, data.env_id, data.reference)
+
+
+def require_reference(source: str, env_id: str | None, reference: Sequence[float] | None) -> None:
+    """Raises ConfigError where no scores are known."""
+    if reference is None:
+        raise ConfigError(
+            f"{source}: no returns are known that stand for the scores 0 and 100 in {env_id}; set the file's attribute reference to "
+            "the mean returns of a random and of a good policy, then train"
+        )
 
 
 def time_for(clock: Clock, cell: Cell, results: Sequence[tables.Result]) -> bool:
