@@ -73,6 +73,7 @@ class Data(Strict):
     obs_statistics: tuple[list[float], list[float]] | None = None
     longest_episode: Size | None = None
     obs_offset: list[float] | None = None
+    obs_deviation: list[float] | None = None  # of the columns, where there are offsets
     action_range: ActionRange | None = None
     labels: tuple[list[Line], list[Line]] | None = None
     reward: Line | None = None
@@ -142,8 +143,11 @@ def _check_columns(data: Data) -> None:
     """Raises ValueError for numbers per column that are not one per column, or make no sense."""
     mean, std = data.obs_statistics or ([0.0] * data.obs_size, [1.0] * data.obs_size)
     offset = data.obs_offset or [0.0] * data.obs_size
-    if not len(mean) == len(std) == len(offset) == data.obs_size or min(std) <= 0:
-        raise ValueError(f"obs_statistics or obs_offset are not for {data.obs_size} columns, or a deviation is not above zero")
+    spread = data.obs_deviation or [0.0] * data.obs_size
+    if not len(mean) == len(std) == len(offset) == len(spread) == data.obs_size or min(std) <= 0 or min(spread) < 0:
+        raise ValueError(
+            f"obs_statistics, obs_offset or obs_deviation are not for {data.obs_size} columns, or a deviation is not above zero"
+        )
     if data.labels and tuple(map(len, data.labels)) != (data.obs_size, data.action_size):
         raise ValueError(f"labels are not for {data.obs_size} observations and {data.action_size} actions")
     if (bounds := data.action_range) is not None:
