@@ -142,7 +142,12 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
             )
         return dataset.recorded_obs, None
     source = recorded_source(known)
-    if source not in BUILTIN and not Path(source.partition("?")[0]).exists():
+    if source == "arrays":
+        return (
+            None,
+            "it was trained on arrays in memory, so there are no statistics of them; give observations to export_policy",
+        )
+    if source not in BUILTIN and not any(Path(path).exists() for path in (source, source.partition("?")[0])):
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
     dataset = observed(known)
     if dataset.sha256 != known["sha256"]:

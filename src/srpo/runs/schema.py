@@ -21,6 +21,7 @@ from srpo.text import plain
 FORMAT = 2
 LARGEST = 64 << 20  # bytes of run.json
 RUNS = 100_000  # seeds times swept values
+EPISODES, KEPT = 10**6, 10_000  # per evaluation; policies of a run
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -89,7 +90,7 @@ class Info(Strict):
     sweep: Annotated[dict[Word, Annotated[list[float], Meta(min_length=1, max_length=RUNS)]], Meta(max_length=20)]
     data: Data
     eval_every: Step
-    eval_episodes: Annotated[int, Meta(ge=1, le=10**6)]
+    eval_episodes: Annotated[int, Meta(ge=1, le=EPISODES)]
     created: Annotated[str, Meta(max_length=100)]
     device: Annotated[str, Meta(max_length=300)]
     versions: dict[Word, Annotated[str, Meta(max_length=100)]]
@@ -99,7 +100,7 @@ class Info(Strict):
     stages: dict[Word, Hash] = {}  # SHA-256 of each file in stages/ by its stem
     compact: dict[Word, Hash] | None = None  # of the policies' files, which are all that a compact run has
     max_steps: Annotated[int, Meta(ge=1, lt=2**31)] | None = None  # of an episode of an evaluation
-    keep: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    keep: Annotated[int, Meta(ge=1, le=KEPT)] = 1
     precision: Word = "float32"
     class_: Line | None = msgspec.field(default=None, name="class")  # of an algorithm of another package
     converted: dict[Word, list[File]] | None = None
