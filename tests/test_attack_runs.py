@@ -121,7 +121,7 @@ EDITS = {  # of run.json
     "env_id runs": set_in("data", "env_id", to="a b;c"), "env_id escapes": set_in("data", "env_id", to=ESCAPES),
     "reference one": set_in("data", "reference", to=[1.0]), "statistics": set_in("data", "obs_statistics", to=[[0.0], [1.0]]),
     "range backwards": set_in("data", "action_range", to={"low": [1.0, 1.0], "high": [0.0, 2.0], "origin": ""}),
-    "offset": set_in("data", "obs_offset", to=[1.0]),
+    "offset": set_in("data", "obs_offset", to=[1.0]), "deviation": set_in("data", "obs_deviation", to=[1.0]),
     "eval_every negative": set_in("eval_every", to=-1), "eval_episodes zero": set_in("eval_episodes", to=0),
     "keep zero": set_in("keep", to=0), "keep huge": set_in("keep", to=10**9), "keep beyond": set_in("keep", to=7),
     "failures text": set_in("failures", to="x"), "failure of nobody": set_in("failures", to=[{"stage": "policy", "step": 1, "metric": "loss", "seed": 9, "point": []}]),

@@ -35,13 +35,17 @@ def expected():
     return dict(np.load(FIXTURES / "official_expected.npz"))
 
 
+def recording(path, center=0.0, **more):
+    rng, n = np.random.default_rng(0), 120
+    rows = {"rewards": rng.normal(size=n), "terminals": np.zeros(n, bool), "timeouts": np.arange(n) % 20 == 19}
+    obs = rng.normal(size=(n, 3)) + np.array([center, 0, 0])
+    np.savez(path, observations=obs, actions=rng.uniform(-0.9, 0.9, (n, 2)), **rows, **more)
+    return path
+
+
 @pytest.fixture
 def data(tmp_path):
-    rng, n = np.random.default_rng(0), 120
-    path = tmp_path / "tiny.npz"
-    rows = {"rewards": rng.normal(size=n), "terminals": np.zeros(n, bool), "timeouts": np.arange(n) % 20 == 19}
-    np.savez(path, observations=rng.normal(size=(n, 3)), actions=rng.uniform(-0.9, 0.9, (n, 2)), **rows)
-    return path
+    return recording(tmp_path / "tiny.npz")
 
 
 @jax.jit
@@ -152,6 +156,14 @@ def test_policies_train_from_a_converted_run(models, data, tmp_path, capsys):
     assert run.policy().act(np.zeros(3, "f4")).shape == (2,)
 
 
+def test_a_converted_critic_sees_what_was_recorded(models, tmp_path):
+    """Data whose stated range changes nothing are taken, and its value of a recorded observation is that of the file."""
+    data = srpo.load_dataset(recording(tmp_path / "told.npz", action_low=-1.0, action_high=1.0))
+    run = srpo.convert.official_run(BEHAVIOR, CRITIC, data, tmp_path / "run")
+    critic = jax.tree.map(lambda x: x[0, 0], run.results["critic"])
+    np.testing.assert_allclose(critic.v(data.obs), models["critic"].v(data.recorded_obs), atol=1e-6)
+
+
 def test_several_seeds_make_one_run(models, data, tmp_path, capsys):
     shifted = {k: x + 1 if k == "vf.v.4.bias" else x for k, x in read_tensors(CRITIC).items()}
     other = write_zip(tmp_path / "other.pth", tensors(shifted))
@@ -186,6 +198,10 @@ def test_refusals_of_the_command(data, tmp_path, capsys):
     assert "unknown preset 'papre'" in refused("--data", data, *to, "--preset", "papre")
     assert "behavior.width is read off the files (8)" in refused("--data", data, *to, "--set", "behavior.width=16")
     assert "data.normalize_obs: found true, expected false" in refused("--data", data, *to, "--set", "data.normalize_obs=true")
+    far = recording(tmp_path / "far.npz", center=300.0)
+    assert "training sees observations less an offset" in refused("--data", far, *to)
+    wide = recording(tmp_path / "wide.npz", action_low=-2.0, action_high=2.0)
+    assert "training sees actions mapped to [-1, 1] from another range" in refused("--data", wide, *to)
     assert "found 2 behavior and 1 critic files" in refused("--data", data, *to, "--behavior", BEHAVIOR, BEHAVIOR)
     deeper = {k.replace(".4.", ".6.") if k.startswith("vf") else k: x for k, x in read_tensors(CRITIC).items()}
     deeper |= {"vf.v.4.weight": np.ones((8, 8), "f4"), "vf.v.4.bias": np.ones(8, "f4")}

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from test_data import arrays
 
+from srpo.cli import main
 from srpo.data import DataError, from_arrays, load_dataset, mapped, sources
 from srpo.data.checks import FIELDS
 from srpo.data.sources.builtin import BUILTIN, builtin_path
 from srpo.data.treated import treat
+from srpo.errors import ConfigError
 
 
 def write(path, raw, **attributes):
@@ -100,6 +102,94 @@ def test_a_source_from_outside_is_asked_first(monkeypatch):
     raw["reward"] = np.full(30, np.nan)
     with pytest.raises(DataError, match=r"^telemetry:7: rewards\[0\] is nan"):
         load_dataset("telemetry:7")
+
+
+def slip(change):
+    """A source from outside whose `read` gives what `change` makes of the arrays and what is known of them."""
+
+    def read(source):
+        return change(arrays(30, terminal=[5], timeout=[17]), sources.Attributes("flight", source))
+
+    return SimpleNamespace(__name__="my_telemetry", matches=lambda source: source.startswith("flight:"), read=read)
+
+
+NAMES = "expected arrays called obs, action, reward, terminal, timeout, next_obs; rename or add it"
+PAIR = r"expected \(arrays by name, Attributes\(name=..., source=...\)\)"
+SLIPS = {
+    "no obs": (lambda found, about: ({k: x for k, x in found.items() if k != "obs"}, about), f"gave no obs, {NAMES}"),
+    "no action": (lambda found, about: (found | {"action": None}, about), f"gave no action, {NAMES}"),
+    "no terminal": (
+        lambda found, about: ({k: x for k, x in found.items() if k != "terminal"}, about),
+        f"gave no terminal, {NAMES}",
+    ),
+    "D4RL's names": (lambda found, about: ({FIELDS[k]: x for k, x in found.items()}, about), f"gave no obs, {NAMES}"),
+    "one of D4RL's names": (lambda found, about: (found | {"timeouts": found["timeout"]}, about), f"gave timeouts, {NAMES}"),
+    "the arrays alone": (lambda found, about: found, f"gave dict, {PAIR}"),
+    "nothing": (lambda found, about: None, f"gave NoneType, {PAIR}"),
+    "something else": (lambda found, about: (found, {"name": "x"}), rf"gave \(dict, dict\), {PAIR}"),
+    "a name that is none": (lambda found, about: (found, about._replace(name=7)), PAIR),
+    "AttributeError": (lambda found, about: found.observations, r"failed in read \(AttributeError: 'dict' object .*; mend it"),
+    "ZeroDivisionError": (lambda found, about: 1 / 0, r"failed in read \(ZeroDivisionError: division by zero\); mend it"),
+    "KeyError": (lambda found, about: found["speed"], r"failed in read \(KeyError: 'speed'\); mend it"),
+    "a missing file": (lambda found, about: np.loadtxt("nowhere.csv"), r"failed in read \(FileNotFoundError: .*nowhere.csv"),
+}
+
+
+@pytest.mark.parametrize("case", SLIPS)
+def test_a_slip_in_a_source_from_outside_is_named_in_one_line(monkeypatch, case):
+    change, said = SLIPS[case]
+    monkeypatch.setattr(sources, "registered", [slip(change)])
+    with pytest.raises(DataError, match=f"^flight:7: the data source my_telemetry .*{said}") as refusal:
+        load_dataset("flight:7")
+    assert "\n" not in str(refusal.value)
+
+
+def test_so_is_one_in_its_other_functions(monkeypatch):
+    broken = slip(lambda found, about: (found, about))
+    monkeypatch.setattr(sources, "registered", [broken])
+    assert len(load_dataset("flight:7")) == 30
+    broken.listing = lambda: [{"name": "flight:7"}]
+    with pytest.raises(
+        DataError, match="the data source my_telemetry lists a name without 'kind'; give each name, kind, meaning"
+    ):
+        sources.listing()
+    broken.listing = lambda: 1 / 0
+    with pytest.raises(DataError, match=r"^the data source my_telemetry failed in listing \(ZeroDivisionError"):
+        sources.listing()
+    broken.matches = lambda source: source.begins("flight:")
+    with pytest.raises(DataError, match=r"^logs.npz: the data source my_telemetry failed in matches \(AttributeError"):
+        load_dataset("logs.npz")
+    for none in (5, "my_telemetry", SimpleNamespace(read=broken.read)):
+        with pytest.raises(ConfigError, match="is no data source; expected a module, or an object, with the functions matches"):
+            sources.register(none)
+
+
+def test_a_source_is_named_on_the_command_line(tmp_path, monkeypatch, capsys):
+    text = "import numpy as np\nfrom srpo.data.sources import Attributes\n"
+    text += "def matches(source):\n    return source.startswith('flight:')\n"
+    text += "def read(source):\n    flat = np.zeros(9)\n    obs = np.random.default_rng(0).normal(size=(9, 3))\n"
+    text += "    return dict(obs=obs, action=obs[:, :1] % 1, reward=flat, terminal=flat, timeout=flat), Attributes('july', source)\n"
+    (tmp_path / "source_of_tests.py").write_text(text)
+    monkeypatch.setattr(sources, "registered", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+
+    def said(*more):
+        code = main(["data", "info", "flight:july", "--json", *more])
+        return code, capsys.readouterr()
+
+    code, refused = said()
+    assert code == 2 and "unknown data set 'flight:july'" in refused.err and "--source MODULE" in refused.err
+    for place, why in (
+        ("absent_of_tests", "ModuleNotFoundError"),
+        ("json", "json is no data source"),
+        ("json:no", "AttributeError"),
+    ):
+        code, refused = said("--source", place)
+        assert code == 2 and why in refused.err and refused.err.count("\n") == 1
+    code, found = said("--source", "source_of_tests")
+    assert code == 0 and json.loads(found.out)["rows"] == 9
+    sys.modules.pop("source_of_tests")
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (11, 3)])

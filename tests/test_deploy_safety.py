@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from deploy_cases import ACT, DATA, OBS, POLICIES
 
+from srpo.core import Frozen
 from srpo.deploy import DeployError, Policy, SafePolicy, Support, export_policy
+from srpo.runs.units import InUnits
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +85,15 @@ def test_near_the_data_the_policy_acts(policy):
 def test_far_from_the_data_the_fallback_acts(policy, bad):
     obs = DATA[0].astype(np.float64)
     obs[4] = bad
-    safe = SafePolicy(policy, fallback=np.full(ACT, 3.0))
-    np.testing.assert_array_equal(safe.act(obs), np.ones(ACT))  # the fall-back, clamped
+    held = np.full(ACT, 0.25)
+    safe = SafePolicy(policy, fallback=held)
+    held += 1  # theirs again
+    np.testing.assert_array_equal(safe.act(obs), np.full(ACT, 0.25))
     assert safe.reason.startswith("obs[4]")
     brake = SafePolicy(policy, fallback=lambda obs: np.nan_to_num(-0.1 * obs[:ACT]))
     np.testing.assert_allclose(brake.act(obs), np.clip(np.nan_to_num(-0.1 * np.float32(obs[:ACT])), -1, 1))
+    beyond = SafePolicy(policy, fallback=lambda obs: np.full(ACT, 3.0))
+    np.testing.assert_array_equal(beyond.act(obs), np.ones(ACT))  # what a function gives is clamped
 
 
 def test_actions_change_slowly(policy):
@@ -97,6 +103,18 @@ def test_actions_change_slowly(policy):
     actions = np.array([np.zeros(ACT)] + [safe.act(obs) for obs in (*DATA[:20], far, far, *DATA[20:40])])
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.05 + 1e-6
     assert np.abs(np.diff([policy.act(row) for row in DATA[:20]], axis=0)).max() > 0.05
+
+
+def test_actions_are_the_callers_own(policy):
+    """Changing one in place does not move what the next change is measured against."""
+    safe = SafePolicy(policy, max_change=0.05)
+    safe.reset(np.zeros(ACT))
+    before = np.zeros(ACT)
+    for obs in (*DATA[:20], np.full(OBS, 1e6)):
+        action = safe.act(obs)
+        assert np.abs(action - before).max() <= 0.05 + 1e-6
+        before = action.copy()
+        action *= 20
 
 
 def test_the_first_action_is_near_what_the_actuators_hold(policy):
@@ -127,9 +145,22 @@ def test_mistakes_of_the_caller_are_raised(policy, tmp_path):
     for obs in (np.zeros(OBS - 1), np.zeros(OBS, int), np.zeros((1, OBS))):
         with pytest.raises(DeployError):
             safe.act(obs)
-    for fallback in (np.zeros(ACT + 1), lambda obs: np.full(ACT, np.nan)):
-        with pytest.raises(DeployError, match="fall-back"):
-            SafePolicy(policy, fallback).act(np.full(OBS, 1e6))
+    with pytest.raises(DeployError, match="the fall-back gave .* expected 6 finite numbers"):
+        SafePolicy(policy, lambda obs: np.full(ACT, np.nan)).act(np.full(OBS, 1e6))
+    for fallback in (np.zeros(ACT + 1), 0.0, np.full(ACT, np.nan), np.full(ACT, np.inf), "brake", [[0.0], [0.0, 1.0]]):
+        with pytest.raises(DeployError, match="the fall-back is .* expected 6 finite numbers"):
+            SafePolicy(policy, fallback)
+    for fallback in (np.full(ACT, 3.0), np.eye(ACT)[2] * -1.01):
+        with pytest.raises(DeployError, match=r"the fall-back is -?[13.01]+ for action [02], expected -1 to 1; give fallback="):
+            SafePolicy(policy, fallback)
+    export_policy(
+        InUnits(*(Frozen(np.full(ACT, x, np.float32)) for x in (0.5, 3.0)), POLICIES["bc"]),
+        tmp_path / "p.safetensors",
+        data=DATA,
+        calls=0,
+    )
+    with pytest.raises(DeployError, match=r"the fall-back is 0 for action 0, expected 0\.5 to 3; give fallback="):
+        SafePolicy(Policy(tmp_path / "p.safetensors"))  # nobody said what is safe where zero is out of bounds
     export_policy(POLICIES["bc"], tmp_path / "bare.safetensors", calls=0)
     with pytest.raises(DeployError, match="no statistics of the data"):
         SafePolicy(Policy(tmp_path / "bare.safetensors"))

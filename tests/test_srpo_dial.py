@@ -113,9 +113,15 @@ def test_every_exported_form_takes_the_temperature(name, tmp_path):
     for command in (["gcc", "-std=c99"], ["g++", "-x", "c++"]):
         subprocess.run([*command, "-Wall", "-Wextra", "-Werror", "-pedantic", *check], cwd=tmp_path / "robot", check=True)
         assert subprocess.run([tmp_path / "robot/check"], capture_output=True).returncode == 0
-    for beta in (0.0, np.nan, [0.1, -1.0]):
+    for beta in (0.0, np.nan, [0.1, -1.0], "warm", [[0.1], [0.1, 0.2]]):
         with pytest.raises(DeployError, match="expected a number above zero, from 0.0"):
             runtime.act(FRESH[:2], beta)
+    for shape in ((2, 1), (3,), (1, 2)):
+        with pytest.raises(DeployError, match=r"found beta of shape .*, expected one number or one per observation, \(2,\)"):
+            runtime.act(FRESH[:2], np.full(shape, 0.1))
+    for act in (runtime.act, SafePolicy(runtime).act):
+        with pytest.raises(DeployError, match=r"found beta of shape \(1,\), expected one number$"):
+            act(DATA[0], np.full(1, 0.1))
 
 
 def test_a_policy_without_a_dial_refuses_a_temperature(tmp_path):

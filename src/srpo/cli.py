@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import srpo
+from srpo.commands import use_source
 from srpo.errors import UserError, closest
 from srpo.system.surroundings import missing, require_devices
 from srpo.text import plain
@@ -99,6 +100,7 @@ def _run(argv: Sequence[str]) -> int:
     os.environ["JAX_ENABLE_X64"] = "0"  # nothing here is made for double precision
     if name not in WITHOUT_JAX:
         require_devices()
+    use_source(args)
     return module.main(args)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -82,6 +83,17 @@ def inside(x: float, interval: str) -> bool:
     """Whether `x` is in an interval such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(","))
     return (low <= x if interval[0] == "[" else low < x) and (x <= high if interval[-1] == "]" else x < high)
+
+
+def whole(value: Any, what: str, least: int = 1, most: int = 2**31 - 1, none: str = "one or more") -> int:
+    """`value` as a whole number, of whatever type; `what` it counts and `none`, what is at least expected, for messages. Raises ConfigError."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"found {value!r} {what}, expected a whole number, {none}") from None
+    if not least <= found <= most:
+        raise ConfigError(f"found {found} {what}, expected {none if found < least else f'at most {most}'}")
+    return found
 
 
 _hints: dict[type, dict[str, Any]] = {}

@@ -57,6 +57,21 @@ COLUMNS = {
 }
 
 
+def add_source(add: Any) -> None:
+    """The option `--source` of a command that reads data."""
+    add("--source", metavar="MODULE", help="a module (or module:object) of your own that reads DATA; see docs/extending.md")
+
+
+def use_source(args: Any) -> None:
+    """Imports and registers the data source that `--source` names, if the command has it and it names one. Raises ConfigError."""
+    place = getattr(args, "source", None)
+    if place is None:
+        return
+    from srpo.data.sources import register
+
+    register(named(place, "a module with the functions matches and read"))
+
+
 def add_columns(add: Any) -> None:
     """The options that say which columns of a table are what."""
     for name, meaning in COLUMNS.items():

@@ -65,11 +65,12 @@ def _file(args: argparse.Namespace, folder: Path) -> Path:
     from srpo.commands.export import read_point
     from srpo.deploy.bundle import Bundle
     from srpo.deploy.describe import describe
-    from srpo.deploy.export import choose
+    from srpo.deploy.export import choose, deviation_of
     from srpo.deploy.numpy_file import write
 
     run = open_run(args.policy, args.algo)
-    network = describe(choose(run, args.seed, read_point(args.set_point), args.step)[0])
+    policy, about = choose(run, args.seed, read_point(args.set_point), args.step)
+    network = describe(policy, deviation=deviation_of(about))
     write(Bundle.bare(network), folder / "policy.safetensors")
     return folder / "policy.safetensors"
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from srpo.commands import add_columns, add_units, open_data
+from srpo.commands import add_columns, add_source, add_units, open_data
 from srpo.system import strict_json
 from srpo.text import NAME, plain
 
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for reads in (about, to):
         add_units(reads.add_argument)
         add_columns(reads.add_argument)
+        add_source(reads.add_argument)
     known = commands.add_parser("list", help="names that can be used as DATA", description="Lists data sets by name.", **raw)
+    add_source(known.add_argument)
     known.add_argument("filter", nargs="?", metavar="WORD", help="the names that hold it, or are of this kind, one by one")
     make = commands.add_parser("make", help="record a maze on this machine", description=MAKE, **raw)
     make.add_argument("name", metavar="NAME", help="pointmaze-umaze, pointmaze-medium or pointmaze-large")

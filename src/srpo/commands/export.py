@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from srpo.commands import add_algo, add_step, open_run
+from srpo.commands import add_algo, add_source, add_step, open_run
 from srpo.system import strict_json
 from srpo.text import plain
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_step(add)
     add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add_source(add)
     add("--force", action="store_true", help="replace files that are there")
     add_algo(add)
     add("--json", action="store_true", help="print the contract on standard output and nothing else there")

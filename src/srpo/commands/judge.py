@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from srpo.commands import add_source
 from srpo.system import strict_json
 from srpo.text import command, plain
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change how it judges (repeatable), such as q.steps=10000",
     )
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
+    add_source(add)
     add("--reward", dest="column_reward", metavar="MODULE:FUNCTION", help="computes the rewards, if it did in training")
     add(
         "--algo",

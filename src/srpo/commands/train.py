@@ -23,6 +23,7 @@ from srpo.commands import (
     PRECISIONS,
     add_checkpoints,
     add_columns,
+    add_source,
     add_units,
     located,
     open_data,
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_units(add)
     add_columns(add)
+    add_source(add)
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting (repeatable); --dry-run lists them")
     add("--sweep", action="append", default=[], metavar="PATH=V1,V2,...", help="train for several values (repeatable)")
     add("--seed", help=argparse.SUPPRESS)  # other tools' word for something else: refused with the right one
@@ -120,6 +122,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         "data_in",
         "env",
         "resume",
+        "source",
         "devices",
         "checkpoint_every",
         "sinks",

@@ -24,7 +24,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srpo.commands import add_checkpoints, add_columns, add_units, open_data
+from srpo.commands import add_checkpoints, add_columns, add_source, add_units, open_data
 from srpo.commands.reading import pair, parse_seeds, refuse_one_seed
 from srpo.errors import ConfigError, UserError
 from srpo.system import strict_json
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-steps", type=int, metavar="N", help="cut episodes after N steps; for environments without a limit")
     add_units(add)
     add_columns(add)
+    add_source(add)
     _add_places(parser)
 
 

@@ -43,6 +43,7 @@ def official_run(
     if len(behaviors) != len(critics):
         raise ConfigError(f"found {len(behaviors)} behavior and {len(critics)} critic files, expected one of each per seed")
     data = data if isinstance(data, Dataset) else load_dataset(data)
+    _require_recorded(data)
     models, kind = _models(behaviors, critics, data)
     changes = dict(changes or {})
     if fixed := sorted(changes.keys() & kind.keys()):
@@ -58,6 +59,20 @@ def official_run(
     info = describe(grid, treat(data, algorithm.data), sources, eval_every=0, eval_episodes=10, start_from="", converted=files)
     results = jax.tree.map(lambda *seeds: jax.device_put(np.stack(seeds)[:, None]), *models)  # leading axes: seed, point
     return new_run(Run(Path(out), info, grid), {(name, None): result for name, result in results.items()})
+
+
+def _require_recorded(data: Dataset) -> None:
+    """Raises ConfigError for data that training sees otherwise than they were recorded: the networks in the files do not."""
+    changed = {
+        "observations less an offset, as they are large beside how they vary": data.obs_offset is not None,
+        "actions mapped to [-1, 1] from another range": data.action_range is not None
+        and not ((data.action_range.low == -1).all() and (data.action_range.high == 1).all()),
+    }
+    if found := [what for what, so in changed.items() if so]:
+        raise ConfigError(
+            f"{data.source}: training sees {found[0]}, but the networks in the files take what was recorded; give the data that "
+            "they were trained on, or use them from Python, by srpo.convert.official"
+        )
 
 
 def _models(behaviors: Sequence[File], critics: Sequence[File], data: Dataset) -> tuple[list[dict[str, Any]], dict[str, Any]]:

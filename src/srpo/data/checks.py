@@ -183,7 +183,7 @@ def text_of(found: Any, what: str) -> str | None:
 
 def check_env_id(env_id: str | None, where: str) -> None:
     """Raises DataError unless it is None or made of what Gymnasium's ids are made of: it is printed and looked up."""
-    if env_id is not None and not ENV_ID.fullmatch(env_id):
+    if env_id is not None and not (isinstance(env_id, str) and ENV_ID.fullmatch(env_id)):
         raise DataError(
             f"{where}: env_id is {plain(repr(env_id), NAME)}, expected the id of a Gymnasium environment, such as Hopper-v4; correct it"
         )

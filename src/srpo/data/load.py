@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from srpo.data import ends, precision, ranges, sources
-from srpo.data.checks import FIELDS, LARGEST, DataError, check_arrays, check_env_id
+from srpo.data.checks import FIELDS, LARGEST, REQUIRED, DataError, check_arrays, check_env_id
 from srpo.data.mapped import pieces
 from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
@@ -62,8 +62,18 @@ def from_arrays(
     The arrays are copied. `action_range` as in `load_dataset`.
     """
     found = dict(obs=obs, action=action, reward=reward, terminal=terminal, timeout=timeout, next_obs=next_obs)
-    owned = {key: x.copy() if isinstance(x, np.ndarray) else x for key, x in found.items()}
+    if missing := [key for key in REQUIRED if found[key] is None]:
+        raise DataError(f"{name}: {missing[0]} is None, expected an array with a row for each step; give it")
+    owned = {key: _copied(x) for key, x in found.items() if x is not None}
     return build(owned, Attributes(name, "arrays", env_id), {key: key for key in FIELDS}, action_range)
+
+
+def _copied(x: Any) -> Any:
+    """An array of one's own, whatever holds the numbers; what cannot be one array is left for the checks to name."""
+    try:
+        return np.asanyarray(x).copy()  # a masked one stays masked
+    except ValueError:
+        return x
 
 
 def place_of(reward: Reward) -> str:

@@ -92,7 +92,18 @@ def about(run: Any, seed: int, point: dict[str, float], step: int) -> dict[str, 
     settings = run.info["settings"] | point
     data = {
         key: run.info["data"].get(key)
-        for key in ("name", "source", "sha256", "rows", "env_id", "reference", "action_range", "labels", "reward")
+        for key in (
+            "name",
+            "source",
+            "sha256",
+            "rows",
+            "env_id",
+            "reference",
+            "obs_deviation",
+            "action_range",
+            "labels",
+            "reward",
+        )
     }
     return {
         "algorithm": run.info["algorithm"],

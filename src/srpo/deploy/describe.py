@@ -20,18 +20,19 @@ NAMES = {jax.nn.relu: "relu", mish: "mish", jnp.tanh: "tanh", jax.nn.tanh: "tanh
 COARSE = 0.05  # of a deviation: the largest step of float32 at which an observation still says something
 
 
-def describe(policy: Any, low: Any = -1.0, high: Any = 1.0) -> Network:
+def describe(policy: Any, low: Any = -1.0, high: Any = 1.0, deviation: np.ndarray | None = None) -> Network:
     """The network of a policy that is one (its `chain`), with its actions moved to [low, high].
 
-    A policy that acts in recorded units keeps its own range. Raises DeployError, naming what can be exported, for a policy
+    A policy that acts in recorded units keeps its own range. deviation: of each column of the data (obs,), if it is known; else
+    the one by which the policy divides tells how the column varies. Raises DeployError, naming what can be exported, for a policy
     that samples, for one that is not trained, and for offsets of observations that float32 cannot hold.
     """
     if isinstance(policy, InUnits):
-        return describe(policy.policy, _array(policy.low.value, 1), _array(policy.high.value, 1))
+        return describe(policy.policy, _array(policy.low.value, 1), _array(policy.high.value, 1), deviation)
     if isinstance(policy, Normalized):  # ((x - m) / s - mean) / std is one normalization
-        network = describe(policy.policy, low, high)
         m, s = _array(policy.normalizer.mean.value, 1), _array(policy.normalizer.std.value, 1)
-        return _behind(m, s, network)
+        network = describe(policy.policy, low, high, None if deviation is None else deviation / s)
+        return _behind(m, s, network, deviation)
     if not hasattr(policy, "chain"):
         raise DeployError(
             f"{type(policy).__name__} samples its actions and is no single network; what can be exported: policies with a "
@@ -68,13 +69,13 @@ def _inner(policy: Any) -> Any:
     return policy
 
 
-def _behind(m: np.ndarray, s: np.ndarray, network: Network) -> Network:
+def _behind(m: np.ndarray, s: np.ndarray, network: Network, deviation: np.ndarray | None) -> Network:
     """The network on (x - m) / s as one network: with one normalization, as far as float32 holds its mean exactly enough.
 
     Where it does not, m large beside the deviation, the mean stays m and the rest goes into the first layer's bias.
     """
     exact, std = m + s * network.mean.astype(np.float64), s * network.std
-    _require_fine(exact, std)
+    _require_fine(exact, std if deviation is None else np.where(deviation > 0, deviation, std))
     mean = m + s * network.mean
     rough = np.abs(mean - exact) > 1e-6 * std
     if rough.any():

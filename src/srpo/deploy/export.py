@@ -13,12 +13,13 @@ import numpy as np
 
 from srpo.data import DataError
 from srpo.data.again import observed, recorded_source
+from srpo.data.mapped import columns
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe, notes
 from srpo.deploy.formats import CONTRACT, FORMATS, targets
-from srpo.deploy.graph import DeployError
+from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.latency import measure
 from srpo.deploy.safety import FEW, Support
 from srpo.deploy.signals import signals
@@ -69,9 +70,11 @@ def export_policy(
 
 def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> tuple[Bundle, dict[str, np.ndarray]]:
     """What the files say, and the observations that each is verified on."""
-    obs_signals, action_signals, low, high, about_signals = _environment(policy, info)
+    deviation = deviation_of(info, data)
+    probe = describe(policy, deviation=deviation)
+    obs_signals, action_signals, low, high, about_signals = _environment(probe, info)
     told = [*info.get("notes", ()), *notes(policy), *about_signals]
-    network = describe(policy, low, high)
+    network = describe(policy, low, high, deviation)
     support = None if data is None else Support.of(data)
     if data is not None and len(data) < FEW:
         told.append(
@@ -81,6 +84,14 @@ def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> t
     golden = sets["in-distribution"][:GOLDEN]
     about = contract.static(network, support, {**info, "notes": told}, (obs_signals, action_signals))
     return Bundle(network, (golden, reference(policy, network, golden)), support, about), sets
+
+
+def deviation_of(info: Mapping[str, Any], data: np.ndarray | None = None) -> np.ndarray | None:
+    """How each column of the data varies (obs,): as its run knows, before float32 rounds it, else as the observations at hand do."""
+    known = (info.get("data") or {}).get("obs_deviation")
+    if known is not None:
+        return np.asarray(known)
+    return None if data is None else columns(data).std
 
 
 def choose(
@@ -131,7 +142,12 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
             )
         return dataset.recorded_obs, None
     source = recorded_source(known)
-    if source not in BUILTIN and not Path(source.partition("?")[0]).exists():
+    if source == "arrays":
+        return (
+            None,
+            "it was trained on arrays in memory, so there are no statistics of them; give observations to export_policy",
+        )
+    if source not in BUILTIN and not any(Path(path).exists() for path in (source, source.partition("?")[0])):
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
     dataset = observed(known)
     if dataset.sha256 != known["sha256"]:
@@ -139,11 +155,10 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
     return dataset.recorded_obs, None
 
 
-def _environment(policy: Any, info: Mapping[str, Any]):
+def _environment(network: Network, info: Mapping[str, Any]):
     """Signals, bounds and notes, from the environment of the data where there is one that fits."""
     data = info.get("data") or {}
-    probe = describe(policy)
-    sizes = probe.obs_size, probe.action_size
+    sizes = network.obs_size, network.action_size
     try:
         return *signals(data.get("env_id"), *sizes, data.get("labels")), []
     except MissingEnvironment as e:

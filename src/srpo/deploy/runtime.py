@@ -130,24 +130,33 @@ class Policy:
 
         `beta`: the temperature of a policy with a dial, one number or (...); beyond the range the nearest end acts. Raises
         DeployError if the observations are not floating-point numbers, have another size, or are not finite, and for a beta
-        that is not above zero or that the policy does not know.
+        that is not above zero, of another shape, or that the policy does not know.
         """
-        return self.forward(self.check(obs), self.check_beta(beta))
+        obs = self.check(obs)
+        return self.forward(obs, self.check_beta(beta, obs.shape[:-1]))
 
     def forward(self, obs: np.ndarray, beta: float | np.ndarray | None = None) -> np.ndarray:
         """`act` without any check."""
         return self.network.forward(obs, beta)
 
-    def check_beta(self, beta: float | np.ndarray | None) -> np.ndarray | None:
-        """The temperature as float32. Raises DeployError as `act` does."""
+    def check_beta(self, beta: float | np.ndarray | None, lead: tuple[int, ...] = ()) -> np.ndarray | None:
+        """The temperature as float32, for observations with these leading axes. Raises DeployError as `act` does."""
         if beta is None:
             return None
         if self.network.dial is None:
             raise DeployError(f"found beta {beta}, but the policy has no dial; train one with --algo srpo-dial")
-        if not (np.all(np.isfinite(beta)) and np.all(np.asarray(beta) > 0)):
+        try:
+            found = np.asarray(beta, np.float64)
+        except (TypeError, ValueError):
+            found = np.full((), np.nan)
+        if not (np.isfinite(found).all() and (found > 0).all()):
             low, high = self.network.beta_range
             raise DeployError(f"found beta {beta}, expected a number above zero, from {low:.3g} to {high:.3g}")
-        return np.asarray(beta, np.float32)
+        if found.shape not in ((), lead):
+            raise DeployError(
+                f"found beta of shape {found.shape}, expected one number{f' or one per observation, {lead}' if lead else ''}"
+            )
+        return found.astype(np.float32)
 
     def check(self, obs: np.ndarray, finite: bool = True) -> np.ndarray:
         """The observations as float32. Raises DeployError as `act` does."""

@@ -109,10 +109,10 @@ def _beyond_the_others(rows: np.ndarray, quantile: float) -> float:
 class SafePolicy:
     """A policy whose actions are clamped, change slowly, and give way to a fall-back far from the data.
 
-    policy: a `srpo.deploy.Policy`. fallback: an action (act,) or a function of the observation; zeros if none is
-    given. max_change: the most that an action may change between two calls, (act,) or one number; it also bounds the
+    policy: a `srpo.deploy.Policy`. fallback: an action (act,) within the bounds, or a function of the observation, whose
+    actions are clamped; zeros if none is given. max_change: the most that an action may change between two calls, (act,) or one number; it also bounds the
     step to and from the fall-back. hold: observations in a row that must be fine before the policy acts again.
-    Raises DeployError if the file carries no statistics of the data, or for a limit that is none.
+    Raises DeployError if the file carries no statistics of the data, and for a limit or a fall-back that is none.
     """
 
     def __init__(
@@ -135,7 +135,9 @@ class SafePolicy:
         if hold < 0:
             raise DeployError(f"hold: found {hold}, expected zero or more observations")
         self.policy, self.max_change, self.hold = policy, max_change, hold
-        self.fallback = np.zeros(policy.action_size, np.float32) if fallback is None else fallback
+        self.fallback = (
+            fallback if callable(fallback) else self._constant(np.zeros(policy.action_size) if fallback is None else fallback)
+        )
         self.reason: str | None = None  # why the last action is the fall-back, if it is
         self.reset()
 
@@ -166,13 +168,27 @@ class SafePolicy:
         if self.max_change is not None and self._last is not None:
             action = np.clip(action, self._last - self.max_change, self._last + self.max_change)
         self._last = np.asarray(action, np.float32)
-        return self._last
+        return self._last.copy()  # whoever changes it in place must not change what the next action is measured against
+
+    def _constant(self, given: np.ndarray) -> np.ndarray:
+        """A copy of a fall-back that is one action. Raises DeployError now, not when the first sensor breaks."""
+        action, low, high = self._checked(given, "the fall-back is").copy(), self.policy.low, self.policy.high
+        outside = (action < low) | (action > high)
+        if outside.any():
+            i = int(np.argmax(outside))
+            raise DeployError(
+                f"the fall-back is {action[i]:g} for action {i}, expected {low[i]:g} to {high[i]:g}; give fallback= within the bounds"
+            )
+        return action
 
     def _fallback(self, obs):
         return self._checked(self.fallback(obs) if callable(self.fallback) else self.fallback, "the fall-back gave")
 
     def _checked(self, action, who: str) -> np.ndarray:
-        action = np.asarray(action, np.float32)
-        if action.shape != (self.policy.action_size,) or not np.isfinite(action).all():
+        try:
+            found = np.asarray(action, np.float32)
+        except (TypeError, ValueError):
+            found = np.zeros(0, np.float32)
+        if found.shape != (self.policy.action_size,) or not np.isfinite(found).all():
             raise DeployError(f"{who} {action}, expected {self.policy.action_size} finite numbers")
-        return action
+        return found

@@ -55,6 +55,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
             "longest_episode": int(np.diff(recording.episodes).max()),
             "obs_statistics": data.obs_statistics and [x.tolist() for x in data.obs_statistics],
             "obs_offset": None if recording.obs_offset is None else recording.obs_offset.tolist(),
+            "obs_deviation": None if recording.obs_offset is None else recording.columns["obs"].std.tolist(),
             "action_range": recording.action_range and recording.action_range.as_dict(),
             "labels": recording.labels,
             "reward": recording.reward_by,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from srpo.config import whole
 from srpo.errors import ConfigError
 from srpo.runs.mapping import Axes, Mapping
 
@@ -22,8 +23,9 @@ from srpo.runs.mapping import Axes, Mapping
 def local_devices(wanted: int | None, runs: int) -> tuple[jax.Device, ...]:
     """The devices that `runs` runs train on: `wanted` of them, or all there are, and no more than runs. Raises ConfigError."""
     found = jax.local_devices()
-    if wanted is not None and not 1 <= wanted <= len(found):
-        raise ConfigError(f"found {wanted} devices to train on, expected 1 to {len(found)}, what this machine has")
+    here = f"1 to {len(found)}, what this machine has"
+    if wanted is not None and whole(wanted, "devices to train on", none=here) > len(found):
+        raise ConfigError(f"found {wanted} devices to train on, expected {here}")
     return tuple(found[: min(wanted or len(found), runs)])
 
 

@@ -33,7 +33,7 @@ class Grid:
     def create(cls, algorithm: Algorithm, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[Any]] | None) -> Grid:
         """Raises ConfigError for repeated or negative seeds, and for paths that cannot be swept."""
         try:
-            seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(operator.index, seeds))
+            seeds = _seeds(seeds)
         except TypeError:
             raise ConfigError(f"seeds: found {seeds!r}, expected how many, or which ones as whole numbers") from None
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
@@ -41,15 +41,15 @@ class Grid:
                 f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0"
             )
         axes = {}
-        for path, values in (sweep or {}).items():
+        for path, values in _swept(sweep).items():
             found = config.lookup(algorithm, path)
             if not found.sweepable:
                 raise ConfigError(
                     f"{path} is a size or a choice and cannot be swept; train one run per value with --set {path}=..."
                 )
             axis = axes[found.path] = tuple(found.read(v) for v in values)
-            if not axis or len(set(axis)) < len(axis):
-                raise ConfigError(f"{path}: expected one or more different values to sweep, found {list(values)}")
+            if len(set(axis)) < len(axis):
+                raise ConfigError(f"{path}: expected one or more different values to sweep, found {values}")
         return cls(algorithm, seeds, axes)
 
     @property
@@ -123,6 +123,29 @@ class Grid:
     def acting(self) -> tuple[str, ...]:
         """The stages whose results the policies are made of: the others', which may be tables over all data, are not needed to act."""
         return self.algorithm.acts_with or tuple(self.algorithm.stages)
+
+
+def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
+    """How many, or which ones, of whatever type. Raises TypeError for what are no whole numbers."""
+    try:
+        return tuple(range(operator.index(asked)))  # type: ignore[arg-type]
+    except TypeError:
+        return tuple(map(operator.index, asked))  # type: ignore[arg-type]
+
+
+def _swept(sweep: Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:
+    """The values to sweep by path. Raises ConfigError for what is no list of them."""
+    if sweep is not None and not isinstance(sweep, Mapping):
+        raise ConfigError(f"sweep: found {sweep!r}, expected values by path, such as {{'policy.lr': [1e-3, 3e-4]}}")
+    axes = {}
+    for path, values in (sweep or {}).items():
+        try:
+            axes[path] = list(() if isinstance(values, str) else values)
+        except TypeError:
+            axes[path] = []
+        if not axes[path]:
+            raise ConfigError(f"{path}: found {values!r}, expected one or more different values to sweep, such as [0.1, 0.2]")
+    return axes
 
 
 def without(axes: int, tree: Any) -> Any:

@@ -21,6 +21,7 @@ from srpo.text import plain
 FORMAT = 2
 LARGEST = 64 << 20  # bytes of run.json
 RUNS = 100_000  # seeds times swept values
+EPISODES, KEPT = 10**6, 10_000  # per evaluation; policies of a run
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -73,6 +74,7 @@ class Data(Strict):
     obs_statistics: tuple[list[float], list[float]] | None = None
     longest_episode: Size | None = None
     obs_offset: list[float] | None = None
+    obs_deviation: list[float] | None = None  # of the columns, where there are offsets
     action_range: ActionRange | None = None
     labels: tuple[list[Line], list[Line]] | None = None
     reward: Line | None = None
@@ -88,7 +90,7 @@ class Info(Strict):
     sweep: Annotated[dict[Word, Annotated[list[float], Meta(min_length=1, max_length=RUNS)]], Meta(max_length=20)]
     data: Data
     eval_every: Step
-    eval_episodes: Annotated[int, Meta(ge=1, le=10**6)]
+    eval_episodes: Annotated[int, Meta(ge=1, le=EPISODES)]
     created: Annotated[str, Meta(max_length=100)]
     device: Annotated[str, Meta(max_length=300)]
     versions: dict[Word, Annotated[str, Meta(max_length=100)]]
@@ -98,7 +100,7 @@ class Info(Strict):
     stages: dict[Word, Hash] = {}  # SHA-256 of each file in stages/ by its stem
     compact: dict[Word, Hash] | None = None  # of the policies' files, which are all that a compact run has
     max_steps: Annotated[int, Meta(ge=1, lt=2**31)] | None = None  # of an episode of an evaluation
-    keep: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    keep: Annotated[int, Meta(ge=1, le=KEPT)] = 1
     precision: Word = "float32"
     class_: Line | None = msgspec.field(default=None, name="class")  # of an algorithm of another package
     converted: dict[Word, list[File]] | None = None
@@ -142,8 +144,11 @@ def _check_columns(data: Data) -> None:
     """Raises ValueError for numbers per column that are not one per column, or make no sense."""
     mean, std = data.obs_statistics or ([0.0] * data.obs_size, [1.0] * data.obs_size)
     offset = data.obs_offset or [0.0] * data.obs_size
-    if not len(mean) == len(std) == len(offset) == data.obs_size or min(std) <= 0:
-        raise ValueError(f"obs_statistics or obs_offset are not for {data.obs_size} columns, or a deviation is not above zero")
+    spread = data.obs_deviation or [0.0] * data.obs_size
+    if not len(mean) == len(std) == len(offset) == len(spread) == data.obs_size or min(std) <= 0 or min(spread) < 0:
+        raise ValueError(
+            f"obs_statistics, obs_offset or obs_deviation are not for {data.obs_size} columns, or a deviation is not above zero"
+        )
     if data.labels and tuple(map(len, data.labels)) != (data.obs_size, data.action_size):
         raise ValueError(f"labels are not for {data.obs_size} observations and {data.action_size} actions")
     if (bounds := data.action_range) is not None:

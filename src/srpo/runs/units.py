@@ -26,12 +26,11 @@ class Normalized(eqx.Module):
 
     @in_float32
     def act(self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, **dial: ScalarLike) -> Float[Array, "... act"]:
-        """`dial`: beta, for a policy that has one. NumPy's float64 observations are normalized in double precision."""
-        mean, std = self.normalizer.mean.value, self.normalizer.std.value
-        double = isinstance(obs, np.ndarray) and obs.dtype == np.float64 and obs.shape[-1:] == mean.shape
-        if double and not isinstance(mean, jax.core.Tracer):
-            return self.policy.act((obs - np.asarray(mean, np.float64)) / np.asarray(std, np.float64), key, **dial)
-        return self.policy.act(self.normalizer(jnp.asarray(obs)), key, **dial)
+        """`dial`: beta, for a policy that has one. Observations that are no JAX array are normalized in double precision."""
+        if isinstance(obs, jax.Array) or isinstance(self.normalizer.mean.value, jax.core.Tracer):
+            return self.policy.act(self.normalizer(jnp.asarray(obs)), key, **dial)
+        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), self.normalizer)
+        return self.policy.act(exact(np.asarray(obs, np.float64)), key, **dial)
 
 
 class InUnits(eqx.Module):

@@ -55,7 +55,7 @@ def expanded(path: str | Path) -> Path | None:
 
 
 def named(place: str, expected: str) -> Any:
-    """What a person, never a file, names as `module:name`; looked for as Python does, then in the working folder.
+    """What a person, never a file, names as `module:name`, or as `module`; looked for as Python does, then in the working folder.
 
     Raises ConfigError, with what was `expected`, for what cannot be imported.
     """
@@ -65,10 +65,11 @@ def named(place: str, expected: str) -> Any:
 
 
 def imported(place: str, expected: str) -> Any:
-    """What is at `module:name`. Raises ConfigError, with what was `expected`, for what cannot be imported."""
-    module, _, attribute = place.partition(":")
+    """What is at `module:name`, or the module. Raises ConfigError, with what was `expected`, for what cannot be imported."""
+    module, colon, attribute = place.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if colon else found
     except Exception as e:  # anything may go wrong in another's module
         raise ConfigError(f"{place!r} cannot be imported ({type(e).__name__}: {e}); expected {expected}") from e
 

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, closest
 from srpo.runs.run import Run
 from srpo.runs.tables import metrics_table
 from srpo.system.surroundings import missing
@@ -223,8 +223,12 @@ SINKS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def check_sinks(names: Sequence[str]) -> None:
-    """Raises ConfigError, before anything is written, for a logger that is not installed."""
+    """Raises ConfigError, before anything is written, for a logger that is unknown or not installed."""
+    if isinstance(names, str):
+        raise ConfigError(f"sinks: found {names!r}, expected a list of {', '.join(SINKS)}, such as ['wandb']")
     for name in names:
+        if name not in SINKS:
+            raise ConfigError(f"sinks: {closest(str(name), SINKS, 'logger')}")
         try:
             importlib.import_module(SINKS[name].module)
         except ImportError as e:

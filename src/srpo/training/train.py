@@ -24,6 +24,7 @@ from srpo.runs.devices import local_devices
 from srpo.runs.folder import new_run, next_free
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
+from srpo.runs.schema import EPISODES, KEPT
 from srpo.system.surroundings import in_float32, require_devices
 from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_units
@@ -33,8 +34,11 @@ from srpo.worlds.environments import check_environment
 
 
 def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
-    """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it."""
+    """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it. Raises ConfigError."""
     cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
+    algorithms.check(cls)
+    if not isinstance(data, Dataset):
+        raise ConfigError(f"found {data!r} as data, expected a data set; load it first, with srpo.load_dataset")
     return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.task or "") | changes)
 
 
@@ -74,6 +78,8 @@ def train(
     SIGINT or SIGTERM.
     """
     require_devices()
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(f"found {algorithm!r} to train, expected an algorithm with its settings: srpo.configure('bc', data)")
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
     asked = _asked(algorithm, data, eval_every, eval_episodes, max_steps, keep, precision)
@@ -101,18 +107,18 @@ def _asked(
 ) -> dict[str, Any]:
     """What run.json says of evaluations, kept policies and precision. Raises ConfigError for what cannot be meant."""
     last = list(algorithm.stages.values())[-1]
-    if eval_every is not None and eval_every < 0:
-        raise ConfigError(f"found {eval_every} steps between evaluations, expected zero (never) or more")
-    if eval_episodes < 1:
-        raise ConfigError(f"found {eval_episodes} episodes per evaluation, expected one or more")
+    if eval_every is not None:
+        eval_every = config.whole(eval_every, "steps between evaluations", 0, none="zero (never) or more")
+    eval_episodes = config.whole(eval_episodes, "episodes per evaluation", most=EPISODES)
     if eval_every and data.env_id is None:
         raise ConfigError(
             f"{data.source} names no environment to evaluate in; set its attribute env_id, or leave evaluation out"
         )
-    if not 1 <= keep <= last.steps:
+    keep = config.whole(keep, "policies to keep", most=KEPT, none=f"1 to {last.steps}, the steps of the last stage")
+    if keep > last.steps:
         raise ConfigError(f"found {keep} policies to keep, expected 1 to {last.steps}, the steps of the last stage")
-    if max_steps is not None and max_steps < 1:
-        raise ConfigError(f"found {max_steps} steps at most per episode, expected one or more")
+    if max_steps is not None:
+        max_steps = config.whole(max_steps, "steps at most per episode")
     if precision not in get_args(Precision):
         raise ConfigError(closest(str(precision), get_args(Precision), "precision"))
     if eval_every is None:

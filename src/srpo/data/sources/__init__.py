@@ -2,7 +2,8 @@
 
 A source is a module of two functions, `matches` and `read` (see `Source`); with a third, `listing`, its names are in
 `srpo data list` and in the hints about misspelled names. To add one: a file here and its name in `MODULES`, or, from
-outside, `register(module)`, or an entry point of the group `srpo.sources` in an installed package.
+outside, `register(module)`, `--source module` on the command line, or an entry point of the group `srpo.sources` in an
+installed package. What goes wrong in one from outside is reported in one line that names it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from srpo.data.checks import DataError
-from srpo.errors import UserError
-from srpo.text import plain
+from srpo.data.checks import FIELDS, DataError
+from srpo.errors import ConfigError, UserError
+from srpo.text import NAME, plain
 
 MODULES = [
     f"srpo.data.sources.{name}"
@@ -34,6 +35,8 @@ DAMAGE = (
     zlib.error,
 )  # what reading it raises
 GROUP = "srpo.sources"  # of entry points
+NEEDED = ("obs", "action", "terminal")  # of what a source reads; rewards may be computed
+LISTED = ("name", "kind", "meaning", "path", "here")  # of each name that a source lists
 registered: list[Source] = []
 
 
@@ -65,7 +68,14 @@ class Source(Protocol):
 
 
 def register(source: Source) -> None:
-    """Adds a source from outside; it is asked before those of the package. Again the same one: nothing changes."""
+    """Adds a source from outside; it is asked before those of the package. Again the same one: nothing changes.
+
+    Raises ConfigError for what is none.
+    """
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"{_called(source)} is no data source; expected a module, or an object, with the functions matches and read"
+        )
     if source not in registered:
         registered.append(source)
 
@@ -86,10 +96,12 @@ def _installed(point: metadata.EntryPoint) -> Source:
 def find(source: str) -> Source:
     """The first source that `source` matches. Raises DataError, with the closest known name."""
     for each in sources():
-        if each.matches(source):
+        if _answer(each, "matches", source):
             return each
     near = difflib.get_close_matches(source, [row["name"] for row in listing()], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "give a path to a .hdf5 or .npz file, or a name of `srpo data list`"
+    if ":" in source and not near:
+        hint += ", or the module that reads it: --source MODULE, in Python srpo.data.sources.register"
     raise DataError(f"unknown data set {source!r}; {hint}")
 
 
@@ -97,7 +109,8 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording that `source` names, by the first source that it matches. Raises DataError, whatever is wrong with a file."""
     found = find(source)
     try:
-        return found.read(source)
+        given = _answer(found, "read", source)
+        return given if _ours(found) else _checked(given, f"{source}: the data source {_called(found)}")
     except UserError:
         raise
     except DAMAGE as e:
@@ -106,4 +119,51 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
 
 def listing() -> list[dict[str, Any]]:
     """Every name that is known, as name, kind, meaning, path and whether its file is here."""
-    return [row for each in sources() if hasattr(each, "listing") for row in each.listing()]
+    return [row for each in sources() if hasattr(each, "listing") for row in _listed(each)]
+
+
+def _listed(source: Source) -> list[dict[str, Any]]:
+    rows = list(_answer(source, "listing"))
+    for row in rows:
+        if missing := [key for key in LISTED if key not in row]:
+            raise DataError(
+                f"the data source {_called(source)} lists a name without {missing[0]!r}; give each {', '.join(LISTED)}"
+            )
+    return rows
+
+
+def _ours(source: Source) -> bool:
+    return getattr(source, "__name__", None) in MODULES
+
+
+def _called(source: Any) -> str:
+    """A source's name in messages: that of its module, or of its class."""
+    return plain(getattr(source, "__name__", type(source).__name__), NAME)
+
+
+def _answer(source: Source, function: str, *args: str) -> Any:
+    """What a function of a source gives. Raises DataError for whatever goes wrong in one from outside."""
+    try:
+        return getattr(source, function)(*args)
+    except (UserError, MemoryError):
+        raise
+    except Exception as e:
+        if _ours(source):
+            raise
+        about = f"{args[0]}: " if args else ""
+        raise DataError(
+            f"{about}the data source {_called(source)} failed in {function} ({type(e).__name__}: {plain(e, 150)}); mend it, or what it reads"
+        ) from e
+
+
+def _checked(given: Any, who: str) -> tuple[dict[str, Any], Attributes]:
+    """What a source from outside has read: arrays by our names, and what else is known. Raises DataError, naming the source."""
+    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping) and isinstance(given[1], Attributes)
+    if not pair or not all(isinstance(text, str) for text in given[1][:2]):
+        found = f"({', '.join(type(part).__name__ for part in given)})" if isinstance(given, tuple) else type(given).__name__
+        raise DataError(f"{who} gave {found}, expected (arrays by name, Attributes(name=..., source=...)), both of them text")
+    arrays, about = given
+    wrong = [f"no {key}" for key in NEEDED if arrays.get(key) is None] + [f"{key}" for key in arrays if key not in FIELDS]
+    if wrong:
+        raise DataError(f"{who} gave {plain(wrong[0], NAME)}, expected arrays called {', '.join(FIELDS)}; rename or add it")
+    return dict(arrays), about
