@@ -12,6 +12,7 @@ import srpo
 from srpo.cli import main
 from srpo.data import DataError, load_dataset
 from srpo.data.again import observed, reload
+from srpo.data.doubts import warnings_about
 from srpo.data.info import summary
 from srpo.data.writing import write_recording
 from srpo.runs.run import RunError
@@ -297,11 +298,36 @@ def test_what_a_file_states_of_itself_is_written_and_read_back(tmp_path):
         ({"obs_names": ["a", "b"]}, "obs_names holds 2 names, expected one per column, 3"),
         ({"action_names": [1, 2]}, "action_names is .*expected one piece of text per column"),
         ({"reference": [2, 0]}, "reference scores are 2.* and 0.*, expected two numbers, the smaller first"),
+        ({"obs_offset": [1, 2]}, "obs_offset is .*expected one number per column, 3"),
+        ({"obs_offset": ["a", "b", "c"]}, "obs_offset is .*expected one number per column, 3"),
+        ({"obs_offset": [1, 2, 1e300]}, "obs_offset is .*expected one number per column, 3"),
         ({"reference": [1]}, "expected two numbers, the returns of score 0 and 100"),
     ):
         np.savez(tmp_path / "wrong.npz", **arrays, **names | wrong)
         with pytest.raises(DataError, match=said):
             load_dataset(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize("following", [False, True])
+@pytest.mark.parametrize("timeouts", [False, True])
+@pytest.mark.parametrize(
+    "start, step, n", [(1.7e9, 0.01, 60), (1e4, 0.01, 51), (-12345.678, 1 / 3, 40), (0, 1, 40), (1e12, 1, 40)]
+)
+def test_what_is_written_trains_as_what_was_read(tmp_path, start, step, n, timeouts, following):
+    """A column that float32 holds too little of, its offset, be its mean halfway between two of them, and unknown time-outs."""
+    rng = np.random.default_rng(0)
+    obs = np.stack([start + step * np.arange(n), rng.normal(size=n)], 1)
+    last = np.arange(n) == n - 1
+    told = {"timeout": last} if timeouts else {"terminal": last}
+    told |= {"next_obs": np.concatenate([obs[1:], obs[-1:] + step])} if following else {}
+    read = srpo.from_arrays(obs, rng.uniform(-1, 1, (n, 1)), np.ones(n), **{"terminal": np.zeros(n, bool)} | told)
+    for name in ("first", "second"):
+        again = load_dataset(write_recording(read, tmp_path / f"{name}.hdf5"))
+        for key in ("obs", "next_obs", "timeout", "terminal", "obs_offset", "timeouts_from"):
+            np.testing.assert_array_equal(getattr(again, key), getattr(read, key))
+        assert (again.obs_offset is None) == (start == 0) and len(np.unique(again.obs[:, 0])) == n
+        assert len(warnings_about(again)) == len(warnings_about(read))
+        read = again
 
 
 def test_any_source_is_written_in_our_layout(tmp_path, capsys):

@@ -128,7 +128,7 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
     notes += said
     fields["action"] = ranges.to_unit(fields["action"], chosen)
     fields["reward"], said = precision.rewards(fields["reward"])
-    offset, notes = _center(fields, by_d4rl, notes + said)
+    offset, notes = _center(fields, about.obs_offset, by_d4rl, notes + said)
     sha256 = about.sha256 or _array_hash(
         fields if timeouts_from != "none" else {k: x for k, x in fields.items() if k != "timeout"}
     )
@@ -200,14 +200,14 @@ def _bounds(env_id: str | None, size: int):
     return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
 
 
-def _center(fields: dict[str, np.ndarray], by_d4rl: bool, notes: list[str]):
-    """Observations as float32, less an offset where it is large; the offset, and what to say."""
+def _center(fields: dict[str, np.ndarray], stated: np.ndarray | None, by_d4rl: bool, notes: list[str]):
+    """Observations as float32, less an offset where it is large, or `stated`; the offset, and what to say."""
     if by_d4rl:
         for key in ("obs", "next_obs"):
             if key in fields:
                 fields[key] = precision.float32(fields[key])
         return None, notes
-    obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"))
+    obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"), stated)
     fields["obs"] = obs
     if next_obs is not None:
         fields["next_obs"] = next_obs

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from srpo.data.checks import DataError
 from srpo.errors import UserError
 from srpo.text import plain
@@ -49,6 +51,7 @@ class Attributes(NamedTuple):
     others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
     labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of observations and of actions
     reference: tuple[float, float] | None = None  # returns of a random and of an expert policy that the recording states
+    obs_offset: np.ndarray | None = None  # (obs,) float32 that training takes off; None: it finds out
     reward: str | None = None  # module:function that computes it: on the command line alone
     notes: tuple[str, ...] = ()  # what was left out, to be said
 

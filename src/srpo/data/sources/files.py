@@ -22,7 +22,7 @@ from srpo.text import plain
 
 SUFFIXES = (*HDF5, ".npz")
 BOUNDS = ("action_low", "action_high")  # attributes: the recorded actions that are -1 and 1, one number or one per column
-ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.REFERENCE)
+ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.OFFSET, stated.REFERENCE)
 
 
 def matches(source: str) -> bool:
@@ -51,6 +51,7 @@ def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
         others=others,
         labels=stated.labels(told, fields, str(path)),
         reference=stated.pair(told, str(path)),
+        obs_offset=stated.offset(told, np.shape(fields["obs"])[-1:], str(path)),
     )
     return fields, about
 
