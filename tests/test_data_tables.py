@@ -94,9 +94,77 @@ def test_missing_values_are_refused_dropped_or_held(tmp_path):
     assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
 
 
+FLAG = [0, 0, 0, 1] * 3
+PLAIN = "obs=temp&action=cmd_*&reward=r"
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop", "hold"])
+@pytest.mark.parametrize(
+    "key, found",
+    [
+        ("terminal", pa.array([*FLAG[:5], None, *FLAG[6:]])),
+        ("terminal", pa.array([False] * 5 + [None] + [True] * 6)),
+        ("terminal", np.where(np.arange(12) == 5, np.nan, FLAG)),
+        ("episode", pa.array([7, 7, 7, 7, 8, None, 8, 8, 9, 9, 9, 9])),
+        ("episode", pa.array(["a"] * 5 + [None] + ["b"] * 6)),
+        ("episode", pa.array(["a"] * 5 + [""] + ["b"] * 6)),
+        ("time", pa.array([*range(5), None, *range(6, 12)])),
+        ("time", pa.array([*range(5), None, *range(6, 12)], pa.timestamp("us"))),
+        ("time", pa.array([*range(5), None, *range(6, 12)], pa.float64())),
+    ],
+)
+def test_a_row_without_an_end_an_episode_or_a_time_is_refused_whatever_is_told(tmp_path, key, found, missing):
+    path = write(tmp_path / "a.parquet", columns() | {"x": found})
+    with pytest.raises(DataError, match="a.parquet: x has no value in row 5; ") as refused:
+        load_dataset(f"{path}?{PLAIN}&{key}=x&missing={missing}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("found", [FLAG, np.array(FLAG, bool), np.array(FLAG, np.float32)])
+def test_ends_are_flags_whatever_their_type_and_name(tmp_path, found):
+    path = write(tmp_path / "a.parquet", columns() | {"flag:end": found})
+    data = load_dataset(f"{path}?{PLAIN}&terminal=flag:end&episode=trip")
+    assert np.flatnonzero(data.terminal).tolist() == [3, 7, 11] and not data.timeout.any()
+
+
+@pytest.mark.parametrize("wrong", [7, -3, 0.5, 2**60, np.inf])
+def test_other_numbers_are_no_flags(tmp_path, wrong):
+    path = write(tmp_path / "a.parquet", columns() | {"x": np.where(np.arange(12) == 3, wrong, FLAG)})
+    with pytest.raises(DataError, match=r"x is .* in row 3, expected true or false \(1 or 0\)"):
+        load_dataset(f"{path}?{PLAIN}&terminal=x")
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), *(pa.timestamp(unit) for unit in ("ms", "us", "ns"))])
+@pytest.mark.parametrize("start, step", [(1_700_000_000_000_000_003, 100), (1_700_000_000_000_000_000, 10**7), (10**12, 1)])
+def test_time_in_whole_numbers_is_exact(tmp_path, kind, start, step):
+    """Beyond 2^53, which float64 does not hold; a gap cuts where a step is longer, and not where it is as long."""
+    count = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12])
+    path = write(tmp_path / "a.parquet", columns() | {"t": pa.array((start + step * count).tolist(), kind)})
+    per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}.get(getattr(kind, "unit", None), 1)
+    for gap, last in ((step, [4, 11]), (2 * step, [11]), (step / 2, list(range(12)))):
+        data = load_dataset(f"{path}?{PLAIN}&time=t&gap={gap / per_second}")
+        assert np.flatnonzero(data.timeout).tolist() == last
+    for row, said in ((5, "row 6 has the same time as row 5"), (4, "row 6 has an earlier time than row 5")):
+        again = start + step * np.where(np.arange(12) == 6, count[row], count)
+        write(path, columns() | {"t": pa.array(again.tolist(), kind)})
+        with pytest.raises(DataError, match=said):
+            load_dataset(f"{path}?{PLAIN}&time=t")
+
+
+def test_whole_numbers_beyond_those_of_float64_are_observed(tmp_path):
+    stamps = 2**53 + 1 + np.arange(12) * 10**7
+    path = write(tmp_path / "a.parquet", columns() | {"t": stamps - 2**53, "far": 3 * 10**14 + np.arange(12)})
+    data = load_dataset(f"{path}?obs=t,far&action=cmd_*&reward=r")
+    np.testing.assert_allclose(np.diff(data.obs, axis=0), [[10**7, 1]] * 11, rtol=1e-6)
+    write(path, columns() | {"t": stamps})
+    with pytest.raises(DataError, match=r"observations\[0, 0\] is 9.0072e\+15, whose square float32 cannot hold; rescale"):
+        load_dataset(f"{path}?obs=t&action=cmd_*&reward=r")
+
+
 @pytest.mark.parametrize(
     "change, query, said",
     [
+        ({"t": np.full(12, np.inf)}, MAP, "t is inf in row 0, expected a time"),
         ({}, "obs=join_*&action=cmd_*&reward=r", "no column is called join_.*did you mean joint_"),
         ({}, "obs=note&action=cmd_*&reward=r", "note holds string such as 'ok', expected numbers"),
         ({}, "obs=temp,temp&action=cmd_*&reward=r", "temp is named twice for obs"),

@@ -32,7 +32,7 @@ class Spec:
     reward: str | None = None  # a column, or module:function
     terminal: str | None = None  # a column: the episode ended by itself
     episode: str | None = None  # a column: another value is another episode; without it each file is one
-    time: str | None = None  # a column: seconds or time stamps, in order
+    time: str | None = None  # a column, in order: time stamps, or numbers, which count as seconds
     gap: float | None = None  # seconds: a longer step in time cuts the episode
     missing: str = "refuse"  # values that are not there: refuse, drop (their episode), hold (the value before)
     files: str | None = None  # pattern of the files in a folder
