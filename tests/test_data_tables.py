@@ -7,6 +7,8 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import srpo
 from srpo.cli import main
@@ -14,6 +16,7 @@ from srpo.data import DataError, load_dataset
 from srpo.data.again import observed, reload
 from srpo.data.doubts import warnings_about
 from srpo.data.info import summary
+from srpo.data.sources.spec import Spec, read_spec, resolved, split
 from srpo.data.writing import write_recording
 from srpo.runs.run import RunError
 
@@ -92,6 +95,63 @@ def test_missing_values_are_refused_dropped_or_held(tmp_path):
     dropped, held = (load_dataset(f"{path}?{MAP}&missing={how}") for how in ("drop", "hold"))
     assert len(dropped) == 8 and np.flatnonzero(dropped.timeout).tolist() == [3, 7]
     assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
+
+
+ODD = [
+    "joint[0]",
+    "x[1]",
+    "x1",
+    "a*",
+    "ab",
+    "pos, x",
+    '5" disk',
+    '"',
+    " led",
+    "led ",
+    "100%",
+    "a%2Cb",
+    "p&q=1",
+    "c#+d",
+    "größe",
+    "e\nf",
+    "!",
+]
+
+
+NAMES = st.one_of(st.sampled_from(ODD), st.text(min_size=1, max_size=6).filter(str.strip))
+
+
+@given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
+def test_names_of_any_characters_are_read_back_as_they_were_told(names):
+    spec = Spec(tuple(names), ("u",))
+    path, told = split(f"a.csv?{spec.query()}")
+    again = read_spec(told, path)
+    assert again == spec and resolved(again, [*names, "u"], "a.csv") == spec
+
+
+@pytest.mark.parametrize(
+    "wanted, found", [([name], [name]) for name in ODD] + [(["a?"], ["a*", "ab"]), (["x*"], ["x[1]", "x1"])]
+)
+def test_an_exact_name_comes_first_and_a_run_finds_it_again(tmp_path, wanted, found):
+    table = columns() | {name: np.arange(12.0) + i for i, name in enumerate(ODD)}
+    path = write(tmp_path / "a.parquet", table)
+    (tmp_path / "a.toml").write_text(f'obs = {json.dumps(wanted)}\naction = ["cmd_*"]\nreward = "r"\n')
+    data = load_dataset(path)
+    assert list(data.labels[0]) == found
+    np.testing.assert_array_equal(data.recorded_obs, np.stack([table[name] for name in found], 1))
+    again = load_dataset(data.source)
+    assert (again.sha256, again.labels, again.source) == (data.sha256, data.labels, data.source)
+
+
+def test_names_on_the_command_line(tmp_path, capsys):
+    path = write(tmp_path / "a.parquet", columns() | {"pos, x": np.arange(12.0), "y[0]": np.arange(12.0) ** 2})
+    for told in ("'pos, x',y[0]".replace("'", '"'), ' "pos, x" , y[0] ', "pos?*,y[[]0]"):
+        arguments = ["data", "info", str(path), "--obs", told, "--action", "cmd_*", "--reward", "r", "--json"]
+        code, (out, error) = main(arguments), capsys.readouterr()
+        if "[[]" in told:
+            assert code == 2 and "no column is called y[[]0]; did you mean y[0]?" in error
+        else:
+            assert code == 0 and json.loads(out)["obs_names"] == ["pos, x", "y[0]"]
 
 
 FLAG = [0, 0, 0, 1] * 3

@@ -7,6 +7,7 @@ outside, `register(module)`, or an entry point of the group `srpo.sources` in an
 
 from __future__ import annotations
 
+import csv
 import difflib
 import importlib
 import zipfile
@@ -32,6 +33,7 @@ DAMAGE = (
     LookupError,
     ValueError,
     TypeError,
+    csv.Error,
     zipfile.BadZipFile,
     zlib.error,
 )  # what reading it raises
