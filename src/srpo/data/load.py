@@ -16,7 +16,7 @@ from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
-from srpo.text import NAME, plain
+from srpo.text import NAME, encodable, plain
 from srpo.worlds.environments import MissingEnvironment, make_env
 
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of obs (N, obs), action (N, act), next_obs (N, obs)
@@ -145,9 +145,17 @@ def build(found: Mapping[str, Any], about: Attributes, names: Mapping[str, str] 
         action_range=chosen,
         obs_offset=offset,
         notes=(*about.notes, *notes),
-        labels=about.labels,
+        labels=_labels(about),
         reward_by=about.reward,
     )
+
+
+def _labels(about: Attributes):
+    """The names of the columns, as a file can hold them."""
+    if about.labels is None:
+        return None
+    obs, action = (tuple(map(encodable, names)) for names in about.labels)
+    return obs, action
 
 
 def _with_timeouts(fields: dict[str, np.ndarray], about: Attributes, known: Environment | None):

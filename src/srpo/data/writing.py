@@ -19,23 +19,26 @@ from srpo.system.files import unfinished
 
 
 def check_destination(path: Path) -> None:
-    """Raises DataError, before anything is recorded, if `path` cannot become a new HDF5 file."""
+    """Raises DataError, before anything is recorded, if `path` cannot become a new HDF5 file. Makes nothing."""
     if path.suffix.lower() not in HDF5:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; give a name that ends in .hdf5")
-    if path.exists():
-        raise DataError(f"{path} exists; remove it first, or give another name")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise DataError(f"{path} exists; remove it first, or give another name")
+        folder = next(each for each in path.absolute().parents if each.exists())
     except OSError as error:
-        raise DataError(f"{path}: its folder cannot be made ({error.strerror or error}); give another place") from None
-    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); give another place") from None
+    if not folder.is_dir():
+        raise DataError(f"{path}: its folder cannot be made, as {folder} is a file; give another place")
+    if not os.access(folder, os.W_OK):
         raise DataError(f"{path}: its folder cannot be written; give another place")
 
 
 def write_hdf5(path: Path, fields: Mapping[str, np.ndarray | None], attributes: Mapping[str, Any]) -> Path:
     """The fields, by our names, as a file that `load_dataset` reads; completely or not at all. The same bytes for the same
-    content. Raises DataError if it cannot be written."""
+    content. Its folder is made if it is not there. Raises DataError if it cannot be written."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(path) as part:
             with h5py.File(part, "w") as file:
                 for key, name in FIELDS.items():

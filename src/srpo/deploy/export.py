@@ -131,7 +131,7 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
             )
         return dataset.recorded_obs, None
     source = recorded_source(known)
-    if source not in BUILTIN and not Path(source.partition("?")[0]).exists():
+    if source not in BUILTIN and not os.path.exists(source.partition("?")[0]):
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
     dataset = observed(known)
     if dataset.sha256 != known["sha256"]:

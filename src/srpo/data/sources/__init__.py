@@ -63,7 +63,8 @@ class Source(Protocol):
     """One kind of source, as a module or an object."""
 
     def matches(self, source: str) -> bool:
-        """Whether `source`, as a user writes it, is of this kind. Opens nothing that is not local."""
+        """Whether `source`, as a user writes it, is of this kind. Opens nothing that is not local, and looks for it with `os.path`:
+        it may be longer than a name of a file can be, of which `pathlib` raises."""
 
     def read(self, source: str) -> tuple[dict[str, Any], Attributes]:
         """The arrays by our names (`srpo.data.checks.FIELDS`), unchecked, and what else is known. Raises DataError."""

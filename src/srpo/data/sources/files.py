@@ -28,7 +28,7 @@ ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.OFFSET, stated.R
 def matches(source: str) -> bool:
     """A path that ends like a file of ours, or at which there is something."""
     path = expanded(source) or Path(source)
-    return path.suffix.lower() in SUFFIXES or path.exists()
+    return path.suffix.lower() in SUFFIXES or os.path.exists(path)
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
@@ -58,9 +58,9 @@ def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The fields of a file by our names, unchecked, and what else it says, by the names of ATTRIBUTES. Raises DataError."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file; give the path of a {', '.join(SUFFIXES)} file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: is not a file; give the path of a {', '.join(SUFFIXES)} file")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")

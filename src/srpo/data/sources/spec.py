@@ -13,6 +13,7 @@ import csv
 import difflib
 import fnmatch
 import io
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -87,7 +88,7 @@ def split(source: str) -> tuple[Path, dict[str, Any]]:
 def read_spec(told: dict[str, Any], path: Path) -> Spec:
     """The columns of the table at `path`: as told, else as a TOML file beside it says. Raises DataError."""
     toml = path if path.suffix.lower() == ".toml" else path.with_suffix(".toml")
-    beside = _toml(toml) if toml.is_file() else {}
+    beside = _toml(toml) if os.path.isfile(toml) else {}
     return _spec(beside | told, f"{toml}" if beside and not told else f"{path}")
 
 

@@ -8,6 +8,7 @@ Row i holds what was observed, what was done then, and the reward of it. An epis
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +26,13 @@ SUFFIXES = (".csv", ".parquet", ".pq")
 
 def matches(source: str) -> bool:
     path, told = split(source)
-    return path.suffix.lower() in (*SUFFIXES, ".toml") or bool(told) or (path.is_dir() and bool(_inside(path, None)))
+    return path.suffix.lower() in (*SUFFIXES, ".toml") or bool(told) or (os.path.isdir(path) and bool(_inside(path, None)))
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in one table or a folder of tables. Raises DataError."""
     path, told = split(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder; give the path of {', '.join(SUFFIXES)} files")
     spec = read_spec(told, path)
     folder = path.parent if path.suffix.lower() == ".toml" else path
@@ -76,8 +77,15 @@ def load(path: Path, columns: Sequence[str] | None = None) -> Any:
         raise DataError(f"{path}: tables need pyarrow, which is not installed; pip install 'srpo[tables]'") from None
     try:
         if path.suffix.lower() == ".csv":
-            return csv.read_csv(path)
-        return parquet.read_table(path, columns=None if columns is None else list(columns))
+            table = csv.read_csv(path)
+        else:
+            table = parquet.read_table(path, columns=None if columns is None else list(columns))
+        table.column_names  # noqa: B018, decodes them
+        return table
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: the name of the file is not UTF-8; rename it") from None
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: a column's name is not UTF-8 ({plain(e.object, NAME)}); save the file as UTF-8") from None
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise DataError(f"{path}: cannot be read as a table ({plain(e, 120)}); look whether it is complete") from None
 
