@@ -117,6 +117,7 @@ EDITS = {  # of run.json
     "sha256 short": set_in("data", "sha256", to="ab"), "sha256 other": set_in("data", "sha256", to="0" * 64),
     "obs size zero": set_in("data", "obs_size", to=0), "obs size huge": set_in("data", "obs_size", to=10**12),
     "obs size text": set_in("data", "obs_size", to="3"), "obs size other": set_in("data", "obs_size", to=4),
+    "source endless": set_in("data", "source", to="x" * (2 << 20)),
     "rows negative": set_in("data", "rows", to=-5), "name empty": set_in("data", "name", to=""),
     "env_id runs": set_in("data", "env_id", to="a b;c"), "env_id escapes": set_in("data", "env_id", to=ESCAPES),
     "reference one": set_in("data", "reference", to=[1.0]), "statistics": set_in("data", "obs_statistics", to=[[0.0], [1.0]]),

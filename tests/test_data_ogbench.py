@@ -32,6 +32,7 @@ def test_a_downloaded_file(tmp_path):
     assert np.flatnonzero(data.timeout).tolist() == [3, 6] and not data.terminal.any()
     np.testing.assert_allclose(data.reward, goal(None, None, data.next_obs), rtol=1e-6)
     assert any("qpos" in note for note in data.notes)
+    assert any("taken as OGBench's: terminals marks where a trajectory was cut" in note for note in data.notes)
     with pytest.raises(DataError, match="no reward is recorded; .*--reward module:function"):
         load_dataset(tmp_path / "play.npz")
 
@@ -59,6 +60,25 @@ def test_a_singletask_set_as_its_loader_hands_it_out(tmp_path, compact):
     np.testing.assert_array_equal(data.next_obs, STATES[[1, 2, 3, 4, 6, 7, 8]])
     np.testing.assert_array_equal(data.reward, reward)
     assert np.flatnonzero(data.terminal).tolist() == [2, 6] and np.flatnonzero(data.timeout).tolist() == [3]
+
+
+EXTRA = {"qpos": np.zeros((9, 15)), "valids": np.ones(9), "masks": 1.0 - LAST, "truncations": np.zeros(9)}
+EXTRA["next_observations"] = np.concatenate([STATES[1:], STATES[-1:]])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [["qpos"], ["valids"], ["masks"], ["next_observations", "qpos"], ["qpos", "masks"], ["masks", "valids", "truncations"]],
+)
+def test_a_file_in_d4rls_layout_with_arrays_of_these_names_keeps_its_terminals(tmp_path, extra):
+    """OGBench writes rewards with masks and what follows alone, and never time-outs."""
+    found = stored(qpos=None, rewards=LAST) | {name: EXTRA[name] for name in extra}
+    np.savez(tmp_path / "robot.npz", **found)
+    data = load_dataset(tmp_path / "robot.npz")
+    np.testing.assert_array_equal(data.obs, STATES)
+    np.testing.assert_array_equal(data.terminal, LAST)
+    np.testing.assert_array_equal(data.reward, LAST)
+    assert not data.timeout.any() and not any("OGBench" in note for note in data.notes)
 
 
 @pytest.mark.parametrize(

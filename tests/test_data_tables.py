@@ -8,12 +8,16 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import srpo
 from srpo.cli import main
 from srpo.data import DataError, load_dataset
 from srpo.data.again import observed, reload
+from srpo.data.doubts import warnings_about
 from srpo.data.info import summary
+from srpo.data.sources.spec import Spec, read_spec, resolved, split
 from srpo.data.writing import write_recording
 from srpo.runs.run import RunError
 
@@ -94,9 +98,133 @@ def test_missing_values_are_refused_dropped_or_held(tmp_path):
     assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
 
 
+ODD = [
+    "joint[0]",
+    "x[1]",
+    "x1",
+    "a*",
+    "ab",
+    "pos, x",
+    '5" disk',
+    '"',
+    " led",
+    "led ",
+    "100%",
+    "a%2Cb",
+    "p&q=1",
+    "c#+d",
+    "größe",
+    "e\nf",
+    "!",
+]
+NAMES = st.one_of(st.sampled_from(ODD), st.text(min_size=1, max_size=6).filter(str.strip))
+
+
+@settings(deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
+def test_names_of_any_characters_are_read_back_as_they_were_told(names):
+    spec = Spec(tuple(names), ("u",))
+    path, told = split(f"a.csv?{spec.query()}")
+    again = read_spec(told, path)
+    assert again == spec and resolved(again, [*names, "u"], "a.csv") == spec
+
+
+@pytest.mark.parametrize(
+    "wanted, found", [([name], [name]) for name in ODD] + [(["a?"], ["a*", "ab"]), (["x*"], ["x[1]", "x1"])]
+)
+def test_an_exact_name_comes_first_and_a_run_finds_it_again(tmp_path, wanted, found):
+    table = columns() | {name: np.arange(12.0) + i for i, name in enumerate(ODD)}
+    path = write(tmp_path / "a.parquet", table)
+    (tmp_path / "a.toml").write_text(f'obs = {json.dumps(wanted)}\naction = ["cmd_*"]\nreward = "r"\n')
+    data = load_dataset(path)
+    assert list(data.labels[0]) == found
+    np.testing.assert_array_equal(data.recorded_obs, np.stack([table[name] for name in found], 1))
+    again = load_dataset(data.source)
+    assert (again.sha256, again.labels, again.source) == (data.sha256, data.labels, data.source)
+
+
+def test_names_on_the_command_line(tmp_path, capsys):
+    path = write(tmp_path / "a.parquet", columns() | {"pos, x": np.arange(12.0), "y[0]": np.arange(12.0) ** 2})
+    for told in ('"pos, x",y[0]', ' "pos, x" , y[0] ', "pos?*,y[[]0]"):
+        arguments = ["data", "info", str(path), "--obs", told, "--action", "cmd_*", "--reward", "r", "--json"]
+        code, (out, error) = main(arguments), capsys.readouterr()
+        if "[[]" in told:
+            assert code == 2 and "no column is called y[[]0]; did you mean y[0]?" in error
+        else:
+            assert code == 0 and json.loads(out)["obs_names"] == ["pos, x", "y[0]"]
+
+
+FLAG = [0, 0, 0, 1] * 3
+PLAIN = "obs=temp&action=cmd_*&reward=r"
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop", "hold"])
+@pytest.mark.parametrize(
+    "key, found",
+    [
+        ("terminal", pa.array([*FLAG[:5], None, *FLAG[6:]])),
+        ("terminal", pa.array([False] * 5 + [None] + [True] * 6)),
+        ("terminal", np.where(np.arange(12) == 5, np.nan, FLAG)),
+        ("episode", pa.array([7, 7, 7, 7, 8, None, 8, 8, 9, 9, 9, 9])),
+        ("episode", pa.array(["a"] * 5 + [None] + ["b"] * 6)),
+        ("episode", pa.array(["a"] * 5 + [""] + ["b"] * 6)),
+        ("time", pa.array([*range(5), None, *range(6, 12)])),
+        ("time", pa.array([*range(5), None, *range(6, 12)], pa.timestamp("us"))),
+        ("time", pa.array([*range(5), None, *range(6, 12)], pa.float64())),
+    ],
+)
+def test_a_row_without_an_end_an_episode_or_a_time_is_refused_whatever_is_told(tmp_path, key, found, missing):
+    path = write(tmp_path / "a.parquet", columns() | {"x": found})
+    with pytest.raises(DataError, match="a.parquet: x has no value in row 5; ") as refused:
+        load_dataset(f"{path}?{PLAIN}&{key}=x&missing={missing}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("found", [FLAG, np.array(FLAG, bool), np.array(FLAG, np.float32)])
+def test_ends_are_flags_whatever_their_type_and_name(tmp_path, found):
+    path = write(tmp_path / "a.parquet", columns() | {"flag:end": found})
+    data = load_dataset(f"{path}?{PLAIN}&terminal=flag:end&episode=trip")
+    assert np.flatnonzero(data.terminal).tolist() == [3, 7, 11] and not data.timeout.any()
+
+
+@pytest.mark.parametrize("wrong", [7, -3, 0.5, 2**60, np.inf])
+def test_other_numbers_are_no_flags(tmp_path, wrong):
+    path = write(tmp_path / "a.parquet", columns() | {"x": np.where(np.arange(12) == 3, wrong, FLAG)})
+    with pytest.raises(DataError, match=r"x is .* in row 3, expected true or false \(1 or 0\)"):
+        load_dataset(f"{path}?{PLAIN}&terminal=x")
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), *(pa.timestamp(unit) for unit in ("ms", "us", "ns"))])
+@pytest.mark.parametrize("start, step", [(1_700_000_000_000_000_003, 100), (1_700_000_000_000_000_000, 10**7), (10**12, 1)])
+def test_time_in_whole_numbers_is_exact(tmp_path, kind, start, step):
+    """Beyond 2^53, which float64 does not hold; a gap cuts where a step is longer, and not where it is as long."""
+    count = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12])
+    path = write(tmp_path / "a.parquet", columns() | {"t": pa.array((start + step * count).tolist(), kind)})
+    per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}.get(getattr(kind, "unit", None), 1)
+    for gap, last in ((step, [4, 11]), (2 * step, [11]), (step / 2, list(range(12)))):
+        data = load_dataset(f"{path}?{PLAIN}&time=t&gap={gap / per_second}")
+        assert np.flatnonzero(data.timeout).tolist() == last
+    for row, said in ((5, "row 6 has the same time as row 5"), (4, "row 6 has an earlier time than row 5")):
+        again = start + step * np.where(np.arange(12) == 6, count[row], count)
+        write(path, columns() | {"t": pa.array(again.tolist(), kind)})
+        with pytest.raises(DataError, match=said):
+            load_dataset(f"{path}?{PLAIN}&time=t")
+
+
+def test_whole_numbers_beyond_those_of_float64_are_observed(tmp_path):
+    stamps = 2**53 + 1 + np.arange(12) * 10**7
+    path = write(tmp_path / "a.parquet", columns() | {"t": stamps - 2**53, "far": 3 * 10**14 + np.arange(12)})
+    data = load_dataset(f"{path}?obs=t,far&action=cmd_*&reward=r")
+    np.testing.assert_allclose(np.diff(data.obs, axis=0), [[10**7, 1]] * 11, rtol=1e-6)
+    write(path, columns() | {"t": stamps})
+    with pytest.raises(DataError, match=r"observations\[0, 0\] is 9.0072e\+15, whose square float32 cannot hold; rescale"):
+        load_dataset(f"{path}?obs=t&action=cmd_*&reward=r")
+
+
 @pytest.mark.parametrize(
     "change, query, said",
     [
+        ({"t": np.full(12, np.inf)}, MAP, "t is inf in row 0, expected a time"),
         ({}, "obs=join_*&action=cmd_*&reward=r", "no column is called join_.*did you mean joint_"),
         ({}, "obs=note&action=cmd_*&reward=r", "note holds string such as 'ok', expected numbers"),
         ({}, "obs=temp,temp&action=cmd_*&reward=r", "temp is named twice for obs"),
@@ -329,6 +457,79 @@ def test_a_lerobot_folder(tmp_path):
         load_dataset(tmp_path / "demos")
 
 
+def rewrite(folder, name, kind=None, **rows):
+    """The second file of a folder of LeRobot's, with other values of a column in some rows."""
+    file = folder / "data" / "chunk-000" / "file-001.parquet"
+    table = parquet.read_table(file)
+    values = table[name].to_pylist()
+    for row, value in rows.items():
+        values[int(row.removeprefix("row_"))] = value
+    at = table.column_names.index(name)
+    parquet.write_table(table.set_column(at, name, pa.array(values, kind or table[name].type)), file)
+
+
+@pytest.mark.parametrize(
+    "name, rows, said",
+    [
+        ("observation.state", {"row_1": None}, "observation.state has no value in row 1"),
+        ("observation.state", {"row_0": None, "row_2": [1.0, 2, 3, 4]}, "observation.state has no value in row 0"),
+        (
+            "observation.state",
+            {"row_2": [1.0, 2, 3, 4]},
+            "observation.state holds 4 numbers in row 2, expected 2, as meta/info.json",
+        ),
+        ("observation.state", {"row_1": []}, "observation.state holds 0 numbers in row 1, expected 2"),
+        ("observation.state", {"row_1": [1.0, None]}, "observation.state lacks a number in row 1"),
+        (
+            "observation.state",
+            {f"row_{i}": [0.0] * 3 for i in range(3)},
+            "observation.state holds 3 numbers in row 0, expected 2",
+        ),
+        ("action", {"row_2": None}, "action has no value in row 2"),
+        ("next.done", {"row_1": None}, "next.done has no value in row 1"),
+        ("next.reward", {"row_1": None}, "next.reward has no value in row 1"),
+        ("episode_index", {"row_1": None}, "episode_index has no value in row 1"),
+    ],
+)
+def test_a_lerobot_row_that_lacks_something_is_named(tmp_path, name, rows, said):
+    lerobot(tmp_path / "so100")
+    rewrite(tmp_path / "so100", name, **rows)
+    with pytest.raises(DataError, match=rf"file-001.parquet: {said}.*download the data set again") as found:
+        load_dataset(tmp_path / "so100", action_range=(-1, 1))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64(), 2), pa.large_list(pa.float64())])
+def test_lerobot_lists_of_any_kind(tmp_path, kind):
+    state = lerobot(tmp_path / "so100")
+    rewrite(tmp_path / "so100", "observation.state", kind)
+    np.testing.assert_allclose(load_dataset(tmp_path / "so100", action_range=(-1, 1)).recorded_obs, state, rtol=1e-5)
+    rewrite(tmp_path / "so100", "observation.state", kind, row_1=None)
+    with pytest.raises(DataError, match="observation.state has no value in row 1"):
+        load_dataset(tmp_path / "so100", action_range=(-1, 1))
+
+
+@pytest.mark.parametrize("name", ["action", "observation.state", "next.done"])
+@pytest.mark.parametrize("feature", ["float32", None, 3, {"shape": "2"}, {"shape": [2.5]}, {"shape": [0]}, {"shape": None}])
+def test_a_lerobot_feature_that_is_no_table_is_one_line(tmp_path, name, feature):
+    lerobot(tmp_path / "so100")
+    file = tmp_path / "so100" / "meta" / "info.json"
+    about = json.loads(file.read_text())
+    about["features"][name] = feature
+    file.write_text(json.dumps(about))
+    with pytest.raises(
+        DataError, match=f"info.json: {name} is .*expected a table with the shape of its rows; download it again"
+    ):
+        load_dataset(tmp_path / "so100")
+
+
+def test_lerobot_text_in_the_place_of_numbers(tmp_path):
+    lerobot(tmp_path / "so100")
+    rewrite(tmp_path / "so100", "action", pa.list_(pa.string()), **{f"row_{i}": ["a", "b"] for i in range(3)})
+    with pytest.raises(DataError, match="action holds string such as 'a', expected numbers"):
+        load_dataset(tmp_path / "so100")
+
+
 def test_robomimic_and_d3rlpy_files(tmp_path):
     rng = np.random.default_rng(0)
     eef, gripper, action = rng.normal(size=(5, 3)), rng.normal(size=(5, 1)), rng.uniform(-1, 1, (5, 2))
@@ -381,11 +582,36 @@ def test_what_a_file_states_of_itself_is_written_and_read_back(tmp_path):
         ({"obs_names": ["a", "b"]}, "obs_names holds 2 names, expected one per column, 3"),
         ({"action_names": [1, 2]}, "action_names is .*expected one piece of text per column"),
         ({"reference": [2, 0]}, "reference scores are 2.* and 0.*, expected two numbers, the smaller first"),
+        ({"obs_offset": [1, 2]}, "obs_offset is .*expected one number per column, 3"),
+        ({"obs_offset": ["a", "b", "c"]}, "obs_offset is .*expected one number per column, 3"),
+        ({"obs_offset": [1, 2, 1e300]}, "obs_offset is .*expected one number per column, 3"),
         ({"reference": [1]}, "expected two numbers, the returns of score 0 and 100"),
     ):
         np.savez(tmp_path / "wrong.npz", **arrays, **names | wrong)
         with pytest.raises(DataError, match=said):
             load_dataset(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize("following", [False, True])
+@pytest.mark.parametrize("timeouts", [False, True])
+@pytest.mark.parametrize(
+    "start, step, n", [(1.7e9, 0.01, 60), (1e4, 0.01, 51), (-12345.678, 1 / 3, 40), (0, 1, 40), (1e12, 1, 40)]
+)
+def test_what_is_written_trains_as_what_was_read(tmp_path, start, step, n, timeouts, following):
+    """A column that float32 holds too little of, its offset, be its mean halfway between two of them, and unknown time-outs."""
+    rng = np.random.default_rng(0)
+    obs = np.stack([start + step * np.arange(n), rng.normal(size=n)], 1)
+    last = np.arange(n) == n - 1
+    told = {"timeout": last} if timeouts else {"terminal": last}
+    told |= {"next_obs": np.concatenate([obs[1:], obs[-1:] + step])} if following else {}
+    read = srpo.from_arrays(obs, rng.uniform(-1, 1, (n, 1)), np.ones(n), **{"terminal": np.zeros(n, bool)} | told)
+    for name in ("first", "second"):
+        again = load_dataset(write_recording(read, tmp_path / f"{name}.hdf5"))
+        for key in ("obs", "next_obs", "timeout", "terminal", "obs_offset", "timeouts_from"):
+            np.testing.assert_array_equal(getattr(again, key), getattr(read, key))
+        assert (again.obs_offset is None) == (start == 0) and len(np.unique(again.obs[:, 0])) == n
+        assert len(warnings_about(again)) == len(warnings_about(read))
+        read = again
 
 
 def test_any_source_is_written_in_our_layout(tmp_path, capsys):

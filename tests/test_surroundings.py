@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from srpo.cli import main
 from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.picture import draw
 from srpo.data.sources import d4rl
+from srpo.data.sources.spec import encoded
 from srpo.evaluation.rollouts import Limit, Rollouts
 from srpo.networks.layers import Normalizer
 from srpo.policies import DeterministicPolicy
@@ -95,6 +97,109 @@ def test_without_a_home_folder(monkeypatch, tmp_path):
 def test_names_with_dollars_are_drawn(tmp_path):
     draw(recorded(name="cost_$5_vs_$10"), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "name", [LONG, *(f"{LONG}.{end}" for end in ("hdf5", "h5", "npz", "csv", "parquet", "toml")), f"{LONG}/a.npz"]
+)
+@pytest.mark.parametrize("query", ["", "?obs=a&action=b", "?obs=a"])
+def test_a_name_longer_than_a_file_can_have_names_none(name, query, capsys):
+    assert main(["data", "info", name + query]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("no such file" in error or "unknown data set" in error)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data convert hopper-medium-expert-mini LONG.hdf5",
+        "data convert hopper-medium-expert-mini LONG/a.hdf5",
+        "data make pointmaze-umaze --steps 10 --to LONG.hdf5",
+        "data info hopper-medium-expert-mini --png LONG.png",
+        "train hopper-medium-expert-mini --preset quick --no-eval --quiet --out LONG",
+        "train --resume LONG",
+        "eval LONG",
+        "bench LONG",
+        "suite report LONG",
+    ],
+)
+def test_a_place_of_a_name_too_long_is_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.replace("LONG", LONG).split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not os.listdir(tmp_path)
+
+
+def test_a_run_on_a_table_of_very_many_columns(tmp_path):
+    """Its source names them all, which is longer than a name of a file, and than a line."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    names = [f"joint_{i:03d}_{'position' * 3}" for i in range(200)]
+    rng = np.random.default_rng(0)
+    table = {name: rng.normal(size=30) for name in names} | {
+        "u": rng.uniform(-1, 1, 30),
+        "r": np.ones(30),
+        "trip": np.arange(30) // 10,
+    }
+    parquet.write_table(pa.table(table), tmp_path / "arm.parquet")
+    source = f"{tmp_path / 'arm.parquet'}?obs={','.join(names)}&action=u&reward=r&episode=trip"
+    small = [f"--set=policy.{k}" for k in ("steps=2", "batch_size=4", "hidden=8")]
+    arguments = ["--algo", "bc-gaussian", "--no-eval", "--quiet", "--action-range=-1,1", *small]
+    assert main(["train", source, *arguments, "--out", str(tmp_path / "run")]) == 0
+    known = srpo.load_run(tmp_path / "run").info["data"]
+    assert len(known["source"]) > 5000 and load_dataset(known["source"], action_range=(-1, 1)).sha256 == known["sha256"]
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "policy.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("missing", ["nowhere.csv", "nowhere.hdf5"])
+def test_what_cannot_be_converted_leaves_no_folder(missing, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "convert", missing, "new1/new2/out.hdf5"]) == 2
+    assert "nowhere" in capsys.readouterr().err and not os.listdir(tmp_path)
+    assert main(["data", "convert", "hopper-medium-expert-mini", "new1/new2/out.hdf5"]) == 0
+    assert len(load_dataset(tmp_path / "new1" / "new2" / "out.hdf5")) > 0
+    for out, said in (
+        ("new1/new2/out.hdf5/b.hdf5", "cannot be made, as .*out.hdf5 is a file"),
+        ("new1/new2/out.hdf5", "exists"),
+    ):
+        capsys.readouterr()
+        assert main(["data", "convert", "hopper-medium-expert-mini", out]) == 2
+        assert re.search(said, capsys.readouterr().err)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """Of columns, in HDF5 and in CSV, and of the file that is written, on a terminal that takes nothing else."""
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.eye(20, 2), 0.5 * np.eye(20, 1)
+        file["rewards"], file["terminals"] = np.ones(20), np.arange(20) % 5 == 4
+        file.attrs["obs_names"] = np.array(["größe".encode(), b"gr\xf6\xdfe"], dtype=h5py.string_dtype("utf-8"))
+        file.attrs["action_names"] = ["u"]
+    labels = ("größe", r"gr\udcf6\udcdfe"), ("u",)
+    assert load_dataset(tmp_path / "a.hdf5").labels == labels
+    code = "import sys; from srpo.cli import main; sys.exit(main(sys.argv[1:]))"
+    out = os.fsencode(tmp_path) + b"/out\xff.hdf5"
+    arguments = [sys.executable, "-c", code, "data", "convert", str(tmp_path / "a.hdf5"), out]
+    done = subprocess.run(arguments, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert (done.returncode, done.stderr) == (0, b"") and rb"out\udcff.hdf5" in done.stdout
+    assert load_dataset(os.fsdecode(out)).labels == labels
+
+
+def test_a_table_that_is_not_utf8_says_so(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "a.csv").write_bytes("größe,u,r\n1,0.5,1\n2,0,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="a.csv: a column's name is not UTF-8 .*; save the file as UTF-8"):
+        load_dataset(f"{tmp_path / 'a.csv'}?obs=*e&action=u&reward=r")
+    parquet.write_table(pa.table({"x": [1.0, 2], "u": [0.0, 0.5], "r": [1, 1]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="no column is called .*udcff"):
+        load_dataset(f"{tmp_path / 'b.parquet'}?{encoded({'obs': chr(0xDCFF), 'action': 'u'})}")
+    os.rename(tmp_path / "b.parquet", os.fsencode(tmp_path) + b"/b\xff.parquet")
+    with pytest.raises(DataError, match="the name of the file is not UTF-8; rename it"):
+        load_dataset(f"{tmp_path}/b\udcff.parquet?obs=x&action=u&reward=r")
 
 
 def test_endings_of_names_in_capitals(tmp_path):

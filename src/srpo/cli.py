@@ -14,7 +14,7 @@ import srpo
 from srpo.commands import use_source
 from srpo.errors import UserError, closest
 from srpo.system.surroundings import missing, require_devices
-from srpo.text import plain
+from srpo.text import NAME, plain
 
 COMMANDS = {
     "train": "train a policy from logged data",
@@ -146,11 +146,13 @@ def guarded(command: Callable[[], int]) -> int:
         sys.stderr.close()
         return 0
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if e.errno == errno.ENAMETOOLONG:
+            what = f"{plain(e.filename or 'a name', NAME)} is longer than a path can be here; give a shorter one"
+        elif e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            why = "make room, then do it again (a training: with --resume)"
+            what = f"cannot write {e.filename or 'all of it'}: {e.strerror}; {why}"
+        else:
             raise
-        what = (
-            f"cannot write {e.filename or 'all of it'}: {e.strerror}; make room, then do it again (a training: with --resume)"
-        )
         print(plain(f"srpo: error: {what}"), file=sys.stderr)
         return 2
 

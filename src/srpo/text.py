@@ -26,6 +26,11 @@ def plain(text: object, limit: int = MESSAGE) -> str:
     return _cut(_OTHERS.sub(lambda found: repr(found[0])[1:-1], text), limit)
 
 
+def encodable(text: str) -> str:
+    """`text` as UTF-8 can hold it: what files of other encodings put into names becomes backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text

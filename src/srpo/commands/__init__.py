@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from srpo.errors import ConfigError
 from srpo.system.surroundings import named
@@ -45,7 +44,7 @@ def add_checkpoints(add: Any) -> None:
 
 
 COLUMNS = {
-    "obs": "columns of a table (CSV, Parquet) that are observed: names or patterns, such as 'joint_*,temp'",
+    "obs": "columns of a table (CSV, Parquet) that are observed: names, or patterns with * and ?, such as 'joint_*,temp'",
     "action": "columns that are the action, such as 'cmd_*'",
     "reward": "column of the reward, or module:function that computes it from (obs, action, next_obs)",
     "terminal": "column that says where an episode ended by itself",
@@ -99,7 +98,9 @@ def located(source: str, args: Any) -> str:
         told = told if matches(source) else {}  # the source of a table says that its reward is computed
     if not told:
         return source
-    return f"{source}{'&' if '?' in source else '?'}{urlencode(told, safe=',*:')}"
+    from srpo.data.sources.spec import encoded
+
+    return f"{source}{'&' if '?' in source else '?'}{encoded(told)}"
 
 
 def open_data(source: str, args: Any) -> Any:

@@ -97,7 +97,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     check_destination(args.out)
     write_recording(open_data(args.data, args), args.out)
-    print(args.out)
+    print(plain(args.out))
     return 0
 
 

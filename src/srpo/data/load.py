@@ -16,7 +16,7 @@ from srpo.data.ranges import Asked
 from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
-from srpo.text import NAME, plain
+from srpo.text import NAME, encodable, plain
 from srpo.worlds.environments import MissingEnvironment, make_env
 
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of obs (N, obs), action (N, act), next_obs (N, obs)
@@ -155,7 +155,7 @@ def build(
     notes += said
     fields["action"] = ranges.to_unit(fields["action"], chosen)
     fields["reward"], said = precision.rewards(fields["reward"])
-    offset, notes = _center(fields, by_d4rl, notes + said)
+    offset, notes = _center(fields, about.obs_offset, by_d4rl, notes + said)
     sha256 = about.sha256 or _array_hash(
         fields if timeouts_from != "none" else {k: x for k, x in fields.items() if k != "timeout"}
     )
@@ -172,9 +172,17 @@ def build(
         action_range=chosen,
         obs_offset=offset,
         notes=(*about.notes, *notes),
-        labels=about.labels,
+        labels=_labels(about),
         reward_by=about.reward,
     )
+
+
+def _labels(about: Attributes):
+    """The names of the columns, as a file can hold them."""
+    if about.labels is None:
+        return None
+    obs, action = (tuple(map(encodable, names)) for names in about.labels)
+    return obs, action
 
 
 def _with_timeouts(fields: dict[str, np.ndarray], about: Attributes, known: Environment | None):
@@ -227,14 +235,14 @@ def _bounds(env_id: str | None, size: int):
     return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
 
 
-def _center(fields: dict[str, np.ndarray], by_d4rl: bool, notes: list[str]):
-    """Observations as float32, less an offset where it is large; the offset, and what to say."""
+def _center(fields: dict[str, np.ndarray], stated: np.ndarray | None, by_d4rl: bool, notes: list[str]):
+    """Observations as float32, less an offset where it is large, or `stated`; the offset, and what to say."""
     if by_d4rl:
         for key in ("obs", "next_obs"):
             if key in fields:
                 fields[key] = precision.float32(fields[key])
         return None, notes
-    obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"))
+    obs, next_obs, offset, said = precision.centered(fields["obs"], fields.get("next_obs"), stated)
     fields["obs"] = obs
     if next_obs is not None:
         fields["next_obs"] = next_obs

@@ -16,15 +16,15 @@ STEPS = 1000.0  # steps of float32 that a deviation should have
 
 
 def centered(
-    obs: np.ndarray, next_obs: np.ndarray | None
+    obs: np.ndarray, next_obs: np.ndarray | None, stated: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
-    """Observations and next observations as float32, the offset (obs,) float32 taken off them or None, and what to say."""
+    """Observations and next observations as float32, the offset (obs,) float32 taken off them or None, and what to say.
+    `stated`: the offset, where the recording says it."""
     low, high, mean, std = columns(obs)
-    far = (std > 0) & (high > low) & (np.abs(mean) > FAR * std)
+    far = (std > 0) & (high > low) & (np.abs(mean) > FAR * std) if stated is None else stated != 0
     if not far.any():
         return float32(obs), None if next_obs is None else float32(next_obs), None, []
-    digit = 10.0 ** np.floor(np.log10(np.where(far, std, 1.0)))
-    offset = np.where(far, np.round(mean / digit) * digit, 0.0).astype(np.float32)
+    offset = _rounded(mean, std, far) if stated is None else stated
     notes = [
         f"observation columns {_listed(far)} are large beside how they vary ({mean[far][0]:.6g} +- {std[far][0]:.2g}): training sees "
         "them less an offset, which policies take off again"
@@ -40,6 +40,12 @@ def centered(
         return spilled.of(x, lambda rows: _single(np.asarray(rows, np.float64) - offset))
 
     return near(obs), None if next_obs is None else near(next_obs), offset, notes
+
+
+def _rounded(mean: np.ndarray, std: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """The means of the columns that are `far`, to the first digit of their deviation, as float32; zero for the others."""
+    digit = 10.0 ** np.floor(np.log10(np.where(far, std, 1.0)))
+    return np.where(far, np.round(mean / digit) * digit, 0.0).astype(np.float32)
 
 
 def rewards(reward: np.ndarray) -> tuple[np.ndarray, list[str]]:

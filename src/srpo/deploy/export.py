@@ -147,7 +147,7 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
             None,
             "it was trained on arrays in memory, so there are no statistics of them; give observations to export_policy",
         )
-    if source not in BUILTIN and not any(Path(path).exists() for path in (source, source.partition("?")[0])):
+    if source not in BUILTIN and not any(os.path.exists(path) for path in (source, source.partition("?")[0])):
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
     dataset = observed(known)
     if dataset.sha256 != known["sha256"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from importlib import metadata
@@ -43,7 +44,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
         "sweep": {path: list(values) for path, values in grid.sweep.items()},
         "data": {
             "name": recording.name,
-            "source": str(Path(recording.source).resolve()) if Path(recording.source).is_file() else recording.source,
+            "source": str(Path(recording.source).resolve()) if os.path.isfile(recording.source) else recording.source,
             "sha256": recording.sha256,
             "rows": len(recording),
             "transitions": data.n_transitions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """The folder of a new run, made if it is not there, for this process alone. Raises RunError if it is taken, CheckpointError."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise RunError(f"{path} exists and is not an empty folder; choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)

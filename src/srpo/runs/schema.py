@@ -26,6 +26,7 @@ EPISODES, KEPT = 10**6, 10_000  # per evaluation; policies of a run
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Meta(max_length=4096)]
+Source = Annotated[str, Meta(max_length=1 << 20)]  # a table's names its columns
 Step = Annotated[int, Meta(ge=0, lt=2**31)]
 Size = Annotated[int, Meta(ge=1, lt=2**40)]
 Columns = Annotated[int, Meta(ge=1, le=10**6)]
@@ -62,7 +63,7 @@ class ActionRange(Strict):
 
 class Data(Strict):
     name: Annotated[str, Meta(min_length=1, max_length=300)]
-    source: Line
+    source: Source
     sha256: Hash
     rows: Size
     transitions: Size

@@ -8,6 +8,7 @@ installed package. What goes wrong in one from outside is reported in one line t
 
 from __future__ import annotations
 
+import csv
 import difflib
 import importlib
 import zipfile
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from srpo.data.checks import FIELDS, DataError
 from srpo.errors import ConfigError, UserError
@@ -31,6 +34,7 @@ DAMAGE = (
     LookupError,
     ValueError,
     TypeError,
+    csv.Error,
     zipfile.BadZipFile,
     zlib.error,
 )  # what reading it raises
@@ -52,6 +56,7 @@ class Attributes(NamedTuple):
     others: Mapping[str, Any] = {}  # flags of other names that may mark ends of episodes
     labels: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # names of the columns of observations and of actions
     reference: tuple[float, float] | None = None  # returns of a random and of an expert policy that the recording states
+    obs_offset: np.ndarray | None = None  # (obs,) float32 that training takes off; None: it finds out
     reward: str | None = None  # module:function that computes it: on the command line alone
     notes: tuple[str, ...] = ()  # what was left out, to be said
 
@@ -61,7 +66,8 @@ class Source(Protocol):
     """One kind of source, as a module or an object."""
 
     def matches(self, source: str) -> bool:
-        """Whether `source`, as a user writes it, is of this kind. Opens nothing that is not local."""
+        """Whether `source`, as a user writes it, is of this kind. Opens nothing that is not local, and looks for it with `os.path`:
+        it may be longer than a name of a file can be, of which `pathlib` raises."""
 
     def read(self, source: str) -> tuple[dict[str, Any], Attributes]:
         """The arrays by our names (`srpo.data.checks.FIELDS`), unchecked, and what else is known. Raises DataError."""

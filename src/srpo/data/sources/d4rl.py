@@ -111,7 +111,7 @@ def folders() -> list[Path]:
 def local(name: str) -> Path | None:
     """The file of the D4RL id `name`, or None if it is not here yet."""
     paths = (folder / file for folder in folders() for file in (FILES[name][1], f"{name}.hdf5"))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def find(name: str) -> Path:

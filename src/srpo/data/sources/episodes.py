@@ -6,6 +6,7 @@ left out and said. d3rlpy: `observations_0, actions_0, rewards_0, terminated_0, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from srpo.text import NAME, plain
 
 def matches(source: str) -> bool:
     path = expanded(source) or Path(source)
-    return path.suffix.lower() in HDF5 and path.is_file() and _kind(path) is not None
+    return path.suffix.lower() in HDF5 and os.path.isfile(path) and _kind(path) is not None
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:

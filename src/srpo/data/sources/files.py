@@ -22,13 +22,13 @@ from srpo.text import plain
 
 SUFFIXES = (*HDF5, ".npz")
 BOUNDS = ("action_low", "action_high")  # attributes: the recorded actions that are -1 and 1, one number or one per column
-ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.REFERENCE)
+ATTRIBUTES = ("env_id", *BOUNDS, *stated.NAMES.values(), stated.OFFSET, stated.REFERENCE)
 
 
 def matches(source: str) -> bool:
     """A path that ends like a file of ours, or at which there is something."""
     path = expanded(source) or Path(source)
-    return path.suffix.lower() in SUFFIXES or path.exists()
+    return path.suffix.lower() in SUFFIXES or os.path.exists(path)
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
@@ -51,15 +51,16 @@ def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
         others=others,
         labels=stated.labels(told, fields, str(path)),
         reference=stated.pair(told, str(path)),
+        obs_offset=stated.offset(told, np.shape(fields["obs"])[-1:], str(path)),
     )
     return fields, about
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The fields of a file by our names, unchecked, and what else it says, by the names of ATTRIBUTES. Raises DataError."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file; give the path of a {', '.join(SUFFIXES)} file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: is not a file; give the path of a {', '.join(SUFFIXES)} file")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")

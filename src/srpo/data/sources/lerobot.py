@@ -8,6 +8,8 @@ is said, too: clone them (`--algo bc`), or name a function with `--reward`.
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,17 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
-from srpo.data.sources.table import load
+from srpo.data.sources.table import load, require_all, require_numbers
 from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
 PREFIX = "lerobot:"
+INFO = Path("meta") / "info.json"
 STATES = ("observation.state", "observation.environment_state")
 
 
 def matches(source: str) -> bool:
-    return source.startswith(PREFIX) or ((expanded(source) or Path(source)) / "meta" / "info.json").is_file()
+    return source.startswith(PREFIX) or os.path.isfile((expanded(source) or Path(source)) / INFO)
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
@@ -40,26 +43,28 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     if not files:
         raise DataError(f"{folder}: data/ holds no .parquet file; download the data set again")
     columns = [*states, "action", "episode_index", *optional]
-    parts = [_columns(file, columns) for file in files]
+    sizes = {name: _size(features.get(name, {}), f"{folder / INFO}: {name}") for name in columns}
+    parts = [_columns(file, sizes) for file in files]
     rows = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-    episode = rows["episode_index"]
+    episode = rows["episode_index"].ravel()
     last = np.append(episode[1:] != episode[:-1], True)
     done = rows["next.done"].astype(bool).ravel() & last if "next.done" in rows else np.zeros(len(last), bool)
     fields = {
-        "obs": np.concatenate([rows[name].reshape(len(last), -1) for name in states], 1),
-        "action": rows["action"].reshape(len(last), -1),
+        "obs": np.concatenate([rows[name] for name in states], 1),
+        "action": rows["action"],
         "terminal": done & (rows["next.reward"].ravel() > 0) if "next.reward" in rows else np.zeros(len(last), bool),
     }
     fields["timeout"] = last & ~fields["terminal"]
     fields["reward"] = rows["next.reward"].ravel() if "next.reward" in rows else np.zeros(len(last))
     name = source.removeprefix(PREFIX).rstrip("/").split("/")[-1]
-    labels = tuple(n for s in states for n in _names(features[s], s)), tuple(_names(features["action"], "action"))
+    names = {key: _names(features[key], key, sizes[key]) for key in (*states, "action")}
+    labels = tuple(name for state in states for name in names[state]), tuple(names["action"])
     where = source if source.startswith(PREFIX) else str(folder.resolve())
     return fields, Attributes(name, where, labels=labels, notes=tuple(_notes(features, columns)))
 
 
 def _features(folder: Path) -> dict[str, Any]:
-    file = folder / "meta" / "info.json"
+    file = folder / INFO
     try:
         features = json.loads(file.read_text())["features"]
         if not isinstance(features, dict):
@@ -69,30 +74,49 @@ def _features(folder: Path) -> dict[str, Any]:
         raise DataError(f"{file}: does not say what a LeRobot data set holds ({plain(e, 100)}); download it again") from None
 
 
-def _columns(file: Path, columns: list[str]) -> dict[str, np.ndarray]:
-    table = load(file, columns)
-    lacking = [name for name in columns if name not in table.column_names]
+def _size(feature: Any, what: str) -> int:
+    """How many numbers each row of a feature holds. Raises DataError if its description does not say so."""
+    shape = feature.get("shape", [1]) if isinstance(feature, dict) else None
+    if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise DataError(f"{what} is {plain(feature, NAME)}, expected a table with the shape of its rows; download it again")
+    return math.prod(shape)
+
+
+def _columns(file: Path, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    table = load(file, list(sizes))
+    lacking = [name for name in sizes if name not in table.column_names]
     if lacking:
         raise DataError(f"{file}: lacks the column {lacking[0]}, which meta/info.json promises; download it again")
-    return {name: _rows(table[name].combine_chunks(), len(table)) for name in columns}
+    return {name: _rows(table[name].combine_chunks(), size, f"{file}: {name}") for name, size in sizes.items()}
 
 
-def _rows(column: Any, count: int) -> np.ndarray:
-    """A column of numbers (count,), or of lists of one length (count, n)."""
-    lists = hasattr(column, "flatten") and column.type.num_fields > 0
-    values = (column.flatten() if lists else column).to_numpy(zero_copy_only=False)
-    return values.reshape(count, -1) if lists else values
+def _rows(column: Any, size: int, where: str) -> np.ndarray:
+    """A column of numbers, or of lists of them, as (rows, size). Raises DataError for a row that holds less, more or nothing."""
+    from pyarrow import compute, types
+
+    again = "correct it, or download the data set again"
+    require_all(column, where, again)
+    lists = types.is_list(column.type) or types.is_large_list(column.type) or types.is_fixed_size_list(column.type)
+    found = compute.list_value_length(column).to_numpy(zero_copy_only=False) if lists else np.ones(len(column), int)
+    if (found != size).any():
+        at = int(np.argmax(found != size))
+        raise DataError(f"{where} holds {found[at]} numbers in row {at}, expected {size}, as {INFO} says; {again}")
+    values = column.flatten() if lists else column
+    require_numbers(values, where)
+    if values.null_count:
+        at = compute.index(values.is_null(), True).as_py() // size
+        raise DataError(f"{where} lacks a number in row {at}; {again}")
+    return values.to_numpy(zero_copy_only=False).reshape(-1, size)
 
 
-def _names(feature: Any, default: str) -> list[str]:
+def _names(feature: dict[str, Any], default: str, size: int) -> list[str]:
     """The names of a feature's entries, as `names` lists them or as it nests them."""
-    found = feature.get("names") if isinstance(feature, dict) else None
+    found = feature.get("names")
     if isinstance(found, dict):
         found = next(iter(found.values()), None)
-    size = int(np.prod(feature.get("shape", [1])))
-    return (
-        [str(x) for x in found] if isinstance(found, list) and len(found) == size else [f"{default}.{i}" for i in range(size)]
-    )
+    if isinstance(found, list) and len(found) == size:
+        return [str(x) for x in found]
+    return [f"{default}.{i}" for i in range(size)]
 
 
 def _notes(features: dict[str, Any], used: list[str]):

@@ -6,35 +6,45 @@ transition. The trajectory was cut there and did not end. Play and navigate sets
 by the package ogbench from its environment: saved with it, as `rewards` and `masks`, it is read here, or a function
 computes it. Where `masks` is zero the task was solved, which is what ends an episode for Q, and `terminals` is then
 the last transition of a trajectory (`valids` is zero in the row behind it, where there are no `next_observations`).
+
+A file with rewards is therefore OGBench's only with `masks` and one of the two; with others of these arrays beside it, such as
+`qpos`, it is in D4RL's layout, where `terminals` ends an episode.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srpo.data.checks import DataError
+from srpo.data.ends import TIMEOUTS
 from srpo.data.sources import DAMAGE, Attributes, npz
 from srpo.data.sources.hashes import file_hash
 from srpo.errors import UserError
 from srpo.system.surroundings import expanded
 
 NEEDED = {"observations", "actions", "terminals"}
-OWN = {"qpos", "masks", "valids"}  # that no file in D4RL's layout has
+OWN = {"qpos", "masks", "valids"}  # of which one is there without rewards, too
+FOLLOWING = {"next_observations", "valids"}  # of which one is there with rewards, beside masks
+OTHERS = {"timeouts", *TIMEOUTS}  # that none of its files has
+TAKEN = "taken as OGBench's: terminals marks where a trajectory was cut, and only masks that are zero end an episode"
 
 
 def matches(source: str) -> bool:
-    """A .npz file with OGBench's arrays, one of its own among them, and no time-outs."""
+    """A .npz file that OGBench, and no recorder in D4RL's layout, writes."""
     path = expanded(source) or Path(source)
-    if path.suffix.lower() != ".npz" or not path.is_file():
+    if path.suffix.lower() != ".npz" or not os.path.isfile(path):
         return False
     try:
         there = set(npz.names(path))
     except (UserError, *DAMAGE):
         return False  # whoever reads it says what is wrong with it
-    return there >= NEEDED and bool(there & OWN) and "timeouts" not in there
+    if not there >= NEEDED or there & OTHERS:
+        return False
+    return bool("masks" in there and there & FOLLOWING) if "rewards" in there else bool(there & OWN)
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
@@ -49,7 +59,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
             raise DataError(f"{path}: {name} has shape {array.shape}, expected {rows} rows as in observations; get it again")
     fields = _transitions(found, path)
     left = sorted(set(there) - set(wanted))
-    notes: tuple[str, ...] = (f"left out: {', '.join(left)}",) if left else ()
+    notes = (TAKEN, *((f"left out: {', '.join(left)}",) if left else ()))
     if "reward" not in fields:
         notes += ("OGBench's rewards are made by its environment: compute them with --reward module:function",)
     return fields, Attributes(path.stem, str(path), sha256=file_hash(path), notes=notes)

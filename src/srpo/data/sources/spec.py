@@ -1,16 +1,21 @@
 """Which columns of a table are what: `PATH?obs=joint_*,temp&action=cmd_*&reward=r&episode=trip&time=t`, or a TOML file.
 
-The part behind `?` is what the options `--obs`, `--action`, ... of a command write; a TOML file beside the data (the same
+The part behind `?` is what the options `--obs`, `--action`, ... of a command write, with names in quotes where a comma or a
+space at an end is part of them (`"pos, x",y`); a TOML file beside the data (the same
 name with the ending .toml, or one given as the source, with `files = "*.parquet"`) says the same. A reward may be named as
-`module:function`; only the command line makes that be imported, never a file.
+`module:function`; only the command line makes that be imported, never a file. Names are taken as they are written before they are
+taken for patterns, in which `*` and `?` stand for others, and nothing else.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import fnmatch
+import io
+import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +37,7 @@ class Spec:
     reward: str | None = None  # a column, or module:function
     terminal: str | None = None  # a column: the episode ended by itself
     episode: str | None = None  # a column: another value is another episode; without it each file is one
-    time: str | None = None  # a column: seconds or time stamps, in order
+    time: str | None = None  # a column, in order: time stamps, or numbers, which count as seconds
     gap: float | None = None  # seconds: a longer step in time cuts the episode
     missing: str = "refuse"  # values that are not there: refuse, drop (their episode), hold (the value before)
     files: str | None = None  # pattern of the files in a folder
@@ -54,19 +59,36 @@ class Spec:
     def query(self) -> str:
         """As it stands behind `?`."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return urlencode({k: ",".join(v) if isinstance(v, tuple) else v for k, v in told.items()}, safe=",*:")
+        return encoded({k: ",".join(map(_quoted, v)) if isinstance(v, tuple) else v for k, v in told.items()})
+
+
+def encoded(told: Mapping[str, Any]) -> str:
+    """What is told of the columns, as it stands behind `?`; `split` reads it."""
+    return urlencode(told, safe=",*:", errors="surrogateescape")
+
+
+def _quoted(name: str) -> str:
+    """A name as it stands in a list of names; `_listed` reads it."""
+    bare = name == name.strip() and not set(name) & set(',"\r\n')
+    return name if bare else '"' + name.replace('"', '""') + '"'
+
+
+def _listed(text: str) -> list[str]:
+    """The names in a list of them, as in CSV."""
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    return [name for row in rows for name in row if name.strip()]
 
 
 def split(source: str) -> tuple[Path, dict[str, Any]]:
     """The path of a source and what stands behind `?`."""
     path, _, query = source.partition("?")
-    return (expanded(path) or Path(path)), dict(parse_qsl(query))
+    return (expanded(path) or Path(path)), dict(parse_qsl(query, errors="surrogateescape"))
 
 
 def read_spec(told: dict[str, Any], path: Path) -> Spec:
     """The columns of the table at `path`: as told, else as a TOML file beside it says. Raises DataError."""
     toml = path if path.suffix.lower() == ".toml" else path.with_suffix(".toml")
-    beside = _toml(toml) if toml.is_file() else {}
+    beside = _toml(toml) if os.path.isfile(toml) else {}
     return _spec(beside | told, f"{toml}" if beside and not told else f"{path}")
 
 
@@ -87,7 +109,7 @@ def _spec(told: dict[str, Any], where: str) -> Spec:
     values = dict(told)
     for key in ("obs", "action"):
         if isinstance(values.get(key), str):
-            values[key] = [part.strip() for part in values[key].split(",") if part.strip()]
+            values[key] = _listed(values[key])
         values[key] = tuple(map(str, values.get(key, ())))
     if "gap" in values:
         try:
@@ -107,7 +129,9 @@ def resolved(spec: Spec, columns: Sequence[str], where: str) -> Spec:
     """`spec` with its patterns replaced by the columns they match. Raises DataError, with the closest name, if one matches none."""
 
     def named(pattern: str) -> list[str]:
-        found = [name for name in columns if fnmatch.fnmatchcase(name, pattern)]
+        if exact := [name for name in (pattern, pattern.strip()) if name in columns][:1]:
+            return exact
+        found = [name for name in columns if fnmatch.fnmatchcase(name, pattern.strip().replace("[", "[[]"))]
         if not found:
             near = difflib.get_close_matches(pattern.replace("*", ""), columns, n=1, cutoff=0.5)
             hint = (

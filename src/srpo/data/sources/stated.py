@@ -1,4 +1,4 @@
-"""What a file in our layout states beside its arrays: names of columns, and reference returns."""
+"""What a file in our layout states beside its arrays: names of columns, the offset of observations, reference returns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from srpo.data.checks import DataError
 from srpo.text import NAME, plain
 
 NAMES = {"obs": "obs_names", "action": "action_names"}  # attributes: one text per column
+OFFSET = "obs_offset"  # attribute: what training sees the observations less, one number per column
 REFERENCE = "reference"  # attribute: mean return of a random and of an expert policy, scores 0 and 100
 Labels = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -30,6 +31,22 @@ def _names(found: Any, columns: tuple[int, ...], what: str) -> tuple[str, ...]:
     if columns != (len(names),):
         raise DataError(f"{what} holds {len(names)} names, expected one per column, {plain(columns[-1], NAME)}; correct it")
     return tuple(names)
+
+
+def offset(stated: Mapping[str, Any], columns: tuple[int, ...], where: str) -> np.ndarray | None:
+    """The offset (obs,) float32 of the observations, None if none is stated. Raises DataError."""
+    if (found := stated.get(OFFSET)) is None:
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.asarray(found, np.float32)
+    except (TypeError, ValueError):
+        numbers = np.full(1, np.nan)
+    if numbers.shape != columns or not np.isfinite(numbers).all():
+        raise DataError(
+            f"{where}: {OFFSET} is {plain(found, NAME)}, expected one number per column, {plain(columns[-1], NAME)}; correct it"
+        )
+    return numbers
 
 
 def reference(low: Any, high: Any, where: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ Row i holds what was observed, what was done then, and the reward of it. An epis
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +26,13 @@ SUFFIXES = (".csv", ".parquet", ".pq")
 
 def matches(source: str) -> bool:
     path, told = split(source)
-    return path.suffix.lower() in (*SUFFIXES, ".toml") or bool(told) or (path.is_dir() and bool(_inside(path, None)))
+    return path.suffix.lower() in (*SUFFIXES, ".toml") or bool(told) or (os.path.isdir(path) and bool(_inside(path, None)))
 
 
 def read(source: str) -> tuple[dict[str, Any], Attributes]:
     """The recording in one table or a folder of tables. Raises DataError."""
     path, told = split(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder; give the path of {', '.join(SUFFIXES)} files")
     spec = read_spec(told, path)
     folder = path.parent if path.suffix.lower() == ".toml" else path
@@ -76,8 +77,15 @@ def load(path: Path, columns: Sequence[str] | None = None) -> Any:
         raise DataError(f"{path}: tables need pyarrow, which is not installed; pip install 'srpo[tables]'") from None
     try:
         if path.suffix.lower() == ".csv":
-            return csv.read_csv(path)
-        return parquet.read_table(path, columns=None if columns is None else list(columns))
+            table = csv.read_csv(path)
+        else:
+            table = parquet.read_table(path, columns=None if columns is None else list(columns))
+        table.column_names  # noqa: B018, decodes them
+        return table
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: the name of the file is not UTF-8; rename it") from None
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: a column's name is not UTF-8 ({plain(e.object, NAME)}); save the file as UTF-8") from None
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise DataError(f"{path}: cannot be read as a table ({plain(e, 120)}); look whether it is complete") from None
 
@@ -89,76 +97,110 @@ def _part(file: Path, spec: Spec) -> Part:
     if table.num_rows == 0:
         raise DataError(f"{file}: holds no row; leave it out")
     spec = resolved(spec, table.column_names, str(file))
-    episode = (
-        _starts(table[spec.episode].to_numpy(zero_copy_only=False)) if spec.episode else np.zeros(table.num_rows, np.int64)
-    )
+
+    def told(name: str) -> tuple[Any, str]:
+        """A column, and what to call it in a message."""
+        return table[name], f"{file}: {plain(name, NAME)}"
+
+    nothing = np.zeros(table.num_rows)
+    episode = _starts(*told(spec.episode)) if spec.episode else nothing.astype(np.int64)
     if spec.time:
-        episode = _in_time(_seconds(table[spec.time], f"{file}: {plain(spec.time, NAME)}"), episode, spec, str(file))
-    obs, action = (
-        np.stack([_numbers(table[name], f"{file}: {plain(name, NAME)}") for name in names], 1)
-        for names in (spec.obs, spec.action)
-    )
-    reward, terminal = (
-        _numbers(table[name], f"{file}: {plain(name, NAME)}") if name and ":" not in name else np.zeros(table.num_rows)
-        for name in (spec.reward, spec.terminal)
-    )
+        episode = _in_time(_steps(*told(spec.time)), episode, spec.gap, str(file))
+    obs, action = (np.stack([numbers(*told(name)) for name in names], 1) for names in (spec.obs, spec.action))
+    reward = numbers(*told(spec.reward)) if spec.reward and not spec.function else nothing
+    terminal = _flags(*told(spec.terminal)) if spec.terminal else nothing.astype(bool)
     rows = np.concatenate([obs, action, reward[:, None]], 1)
     rows, kept = _without_gaps(rows, episode, spec, str(file))
-    episode, terminal = episode[kept], terminal[kept] > 0.5
+    episode, terminal = episode[kept], terminal[kept]
     last = np.append(episode[1:] != episode[:-1], True)
     n = obs.shape[1]
     return Part(rows[:, :n], rows[:, n:-1], rows[:, -1], terminal, last & ~terminal, spec)
 
 
-def _starts(values: np.ndarray) -> np.ndarray:
-    """The number of the episode of each row: another one wherever the value changes."""
+def require_all(column: Any, where: str, advice: str) -> None:
+    """Raises DataError for a row without a value: null, NaN or an empty text."""
+    import pyarrow
+    from pyarrow import compute
+
+    lacking = compute.is_null(column, nan_is_null=pyarrow.types.is_floating(column.type))
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        lacking = compute.or_kleene(lacking, compute.equal(column, ""))
+    if (at := compute.index(lacking, True).as_py()) >= 0:
+        raise DataError(f"{where} has no value in row {at}; {advice}")
+
+
+def _starts(column: Any, where: str) -> np.ndarray:
+    """The number of the episode of each row: another one wherever the value changes. Raises DataError for a row without a value."""
+    require_all(column, where, "write in every row of which episode it is, or drop the row")
+    values = column.to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(values[1:] != values[:-1])])
 
 
-def _numbers(column: Any, where: str) -> np.ndarray:
+def _flags(column: Any, where: str) -> np.ndarray:
+    """Whether an episode ended by itself at each row. Raises DataError for anything but 0 and 1."""
+    require_all(column, where, "write 1 where an episode ended by itself and 0 elsewhere")
+    found = numbers(column, where)
+    wrong = (found != 0) & (found != 1)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise DataError(
+            f"{where} is {found[at]:.6g} in row {at}, expected true or false (1 or 0); name another column, or correct it"
+        )
+    return found == 1
+
+
+def numbers(column: Any, where: str) -> np.ndarray:
+    """A column as float64, NaN where it has no value. Raises DataError for other types."""
     import pyarrow
 
+    require_numbers(column, where)
+    return np.array(column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def require_numbers(column: Any, where: str) -> None:
+    """Raises DataError for a column of other types than numbers, flags and nothing."""
+    from pyarrow import types
+
     kind = column.type
-    if not (
-        pyarrow.types.is_integer(kind)
-        or pyarrow.types.is_floating(kind)
-        or pyarrow.types.is_boolean(kind)
-        or pyarrow.types.is_null(kind)
-    ):
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)):
         found = next((x for x in column.to_pylist() if x is not None), None)
         raise DataError(
             f"{where} holds {kind} such as {plain(found, 40)!r}, expected numbers; leave the column out, or write numbers"
         )
-    return np.array(column.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _seconds(column: Any, where: str) -> np.ndarray:
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of the units of time stamps
+
+
+def _steps(column: Any, where: str) -> np.ndarray:
+    """(N - 1,) seconds from each row to the next, whole numbers and time stamps subtracted as such. Raises DataError for a row
+    without a time."""
     import pyarrow
 
-    if pyarrow.types.is_timestamp(column.type):
-        return (
-            np.array(column.cast(pyarrow.timestamp("ns")).cast(pyarrow.int64()).to_numpy(zero_copy_only=False), np.float64)
-            / 1e9
-        )
-    return _numbers(column, where)
-
-
-def _in_time(time: np.ndarray, episode: np.ndarray, spec: Spec, where: str) -> np.ndarray:
-    """The episodes, cut at gaps. Raises DataError for time stamps that are missing, run backwards or stand still."""
+    require_all(column, where, "drop the row, or leave --time out")
+    stamps = pyarrow.types.is_timestamp(column.type)
+    if stamps or pyarrow.types.is_integer(column.type):
+        whole = column.cast(pyarrow.int64(), safe=False).to_numpy()
+        return np.diff(whole) / (PER_SECOND[column.type.unit] if stamps else 1)
+    time = numbers(column, where)
     if not np.isfinite(time).all():
-        raise DataError(f"{where}: row {int(np.argmax(~np.isfinite(time)))} has no time; drop the row, or leave --time out")
-    step, same = np.diff(time), episode[1:] == episode[:-1]
-    bad = same & (step <= 0)
+        at = int(np.argmax(~np.isfinite(time)))
+        raise DataError(f"{where} is {time[at]} in row {at}, expected a time; drop the row, or leave --time out")
+    return np.diff(time)
+
+
+def _in_time(step: np.ndarray, episode: np.ndarray, gap: float | None, where: str) -> np.ndarray:
+    """The episodes, cut at gaps. Raises DataError for time that runs backwards or stands still."""
+    same = episode[1:] == episode[:-1]
+    bad = same & ~(step > 0)
     if bad.any():
         at = int(np.argmax(bad))
         what = "the same time as" if step[at] == 0 else "an earlier time than"
         raise DataError(
-            f"{where}: row {at + 1} has {what} row {at} ({time[at + 1]:.6f}, {time[at]:.6f} s) in the same episode; "
+            f"{where}: row {at + 1} has {what} row {at} (a step of {step[at]:.6g} s) in the same episode; "
             "sort the rows, drop duplicates, or name the column of the episode"
         )
-    if spec.gap is None:
-        return episode
-    return np.concatenate([[0], np.cumsum(~same | (step > spec.gap))])
+    return episode if gap is None else np.concatenate([[0], np.cumsum(~same | (step > gap))])
 
 
 def _without_gaps(rows: np.ndarray, episode: np.ndarray, spec: Spec, where: str) -> tuple[np.ndarray, np.ndarray]:
