@@ -48,8 +48,8 @@ def demo(out: Path, data: str = DATA, seeds: int | Sequence[int] = 1, quiet: boo
     algorithm = configure("srpo", dataset, "quick")
     eval_every = {"eval_every": max(algorithm.stages["policy"].steps // 5, 1), "eval_episodes": 5}
     main = srpo.train(algorithm, dataset, out=out / "srpo", **options | eval_every)
-    iql = configure("iql", dataset, "quick", **{f"critic.{k}": v for k, v in vars(algorithm.stages["critic"]).items()})
-    iql = iql.set("data.clip_action", 1.0)  # the same data, so that the critic is the same
+    same = {"data": algorithm.data, "critic": algorithm.stages["critic"]}  # on the same data the critic is the same
+    iql = configure("iql", dataset, "quick", **{f"{part}.{k}": v for part, own in same.items() for k, v in vars(own).items()})
     runs = {
         "BC": (
             "plain cloning of the data's actions",
