@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -93,6 +94,17 @@ def test_table2_is_the_papers(tmp_path, capsys):
     assert table2.PRINTED["walker2d-medium-replay-v2"] == 0.5 and table2.PRINTED["antmaze-medium-play-v2"] == 0.08
     depths = {r["task"]: r["policy.hidden, paper"] for r in read(tmp_path / "table2.csv")}
     assert depths["antmaze-umaze-v2"].count("256") == 4 and depths["hopper-medium-v2"].count("256") == 2
+
+
+@pytest.mark.parametrize("figure", ["table1", "table2", "fig4"])
+def test_rows_are_printed_whole_however_narrow_the_terminal_is(figure, kept, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = tmp_path / "x[/y]"  # what some would read as a mark of color
+    rows = make(capsys, figure, kept, out)
+    assert cli.main(["paper", figure, "--keep", str(kept), "--out", str(out)]) == 0
+    head, *lines, empty, told = capsys.readouterr().out.splitlines()
+    assert re.split("  +", head) == list(rows[0]) and empty == "" and str(out) in told
+    assert [re.split("  +", line) for line in lines] == [[str(cell) for cell in row.values()] for row in rows]
 
 
 @pytest.mark.parametrize("figure", ["fig4", "fig11"])
