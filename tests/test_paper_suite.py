@@ -172,6 +172,21 @@ def test_a_study_trains_the_base_once_and_its_variants_share_its_stages(recordin
     assert len(full) == 1 and full[0]["episodes"] == 20 and np.isfinite(float(full[0]["mean_q"])) and len(paths) == 2
 
 
+@pytest.mark.parametrize("mode", [("--quick",), ("--runs", "cells")], ids=["trained here", "of a suite"])
+def test_a_study_never_passes_off_numbers_of_other_data(mode, recording, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("--data", NAME, "--data-dir", str(recording), "--out", "out")
+    make(capsys, "fig10", tmp_path, tmp_path / "out", "--quick", *given[:-2])
+    shutil.copytree(f"out/runs/open-at-once/{NAME}/srpo/0/base", f"cells/{NAME}/srpo/0")
+    with h5py.File(recording / f"{NAME}.hdf5", "r+") as file:
+        file["rewards"][3] += 1
+    (tmp_path / "out/fig10.csv").unlink()
+    assert cli.main(["paper", "fig10", *mode, *given]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "is not the data that" in told.err.splitlines()[-1]
+    assert not (tmp_path / "out/fig10.csv").exists()
+
+
 def test_a_study_without_its_cells_says_which_command_makes_them(tmp_path, capsys):
     more = ("--runs", tmp_path, "--out", tmp_path / "new", "--data", NAME)
     message = refusal(capsys, "fig6", *more)

@@ -340,6 +340,14 @@ def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     assert leaves_equal(srpo.load_run(tmp_path / "killed").results, srpo.load_run(tmp_path / "whole").results)
 
 
+def test_a_run_goes_on_with_its_own_data_alone_be_it_finished_or_not(swept, data):
+    others = arrays()
+    others["reward"] = others["reward"] + 1
+    assert srpo.resume(swept.path, data).complete
+    with pytest.raises(RunError, match=r"is not the data that .* was trained on \(its hash differs\); restore it"):
+        srpo.resume(swept.path, srpo.from_arrays(**others, name="other"))
+
+
 def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     options = {"seeds": (3, 1), "eval_every": 0, "quiet": True, "start_from": swept.path}
     run = srpo.train(algorithm, data, sweep=swept.grid.sweep, out=tmp_path / "new", **options)
