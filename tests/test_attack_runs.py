@@ -341,6 +341,27 @@ def test_what_reads_the_tables_answers_in_one_line(folder, capsys):
     refused(lambda: training_scores(load_run(folder)))
 
 
+LINES = {  # of the episodes in evals.csv: what an edit left of them
+    "one is missing": lambda rows: rows[1:], "the last is missing": lambda rows: rows[:-1], "one is there twice": lambda rows: [rows[0], *rows],
+    "of a value that is not named": lambda rows: [rows[0] | {"policy.lr": ""}, *rows[1:]],
+    "of another number": lambda rows: [rows[0] | {"episode": "7"}, *rows[1:]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_episodes_that_are_not_all_there_are_no_score(folder, case, capsys):
+    edited(folder, set_in("eval_every", to=3))
+    table = evals_table(load_run(folder))
+    row = table.read()[0] | {"kind": "training"}
+    each = [(seed, lr, episode) for seed in (3, 1) for lr in (1e-3, 1e-2) for episode in range(3)]
+    table.rewrite([row | {"seed": seed, "policy.lr": lr, "episode": episode} for seed, lr, episode in each])
+    assert main(["train", "--resume", str(folder)]) == 0 and "3 episodes per seed" in capsys.readouterr().out
+    table.rewrite(LINES[case](table.read()))
+    assert main(["train", "--resume", str(folder)]) == 2
+    told = capsys.readouterr()
+    assert "evals.csv is damaged" in one_line(told.err.rstrip("\n")) and told.out == ""
+
+
 def test_what_a_kill_left_half_written_is_swept(stopped, data, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
     parts = [tmp_path / "run" / name for name in ("run.json.part", "metrics.csv.part", "state/policy.safetensors.part")]

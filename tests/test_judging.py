@@ -18,7 +18,7 @@ from srpo.core import Batch
 from srpo.data import from_arrays
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.schedules import VP
-from srpo.judging.evidence import Evidence
+from srpo.judging.evidence import Evidence, Judging, Split, _look
 from srpo.judging.fitted_q import FittedQ, fit_each, fit_one
 from srpo.judging.judge import JudgingError, comparable
 from srpo.judging.model import FittedModel, Known, imagine
@@ -144,6 +144,31 @@ def test_a_policy_that_falls_does_not_win_however_much_each_of_its_steps_earns()
     np.testing.assert_allclose(np.delete(promised, 2), np.delete(truth, 2), rtol=0.1)
     assert promised[2] < truth[2] < 10  # a push that was hardly ever recorded: less is promised
     assert promised.argmax() == truth.argmax() == 1
+
+
+class Linear(eqx.Module):
+    """Q(s, a) = slope a, in two members."""
+
+    slope: jax.Array
+
+    def __call__(self, obs, action):
+        return self.slope * jnp.stack([action[..., 0]] * 2)
+
+
+@pytest.mark.parametrize("held_rows", [7, 40, 200], ids=["a few episodes", "most of them", "all"])
+def test_the_gain_by_q_is_what_it_is_however_few_of_the_held_out_rows_are_drawn(held_rows):
+    n, end = 400, np.arange(400) % 4 == 3
+    recorded = from_arrays(np.ones((n, 1)), np.linspace(-0.9, 0.9, n)[:, None], np.ones(n), 0 * end, end, name="short")
+    judging = Judging(held_rows=held_rows, rows=50, model=FittedModel(rows=50))
+    split = Split(recorded, 0.5, judging)
+    episodes = len(np.unique(split.held_rows // 4))
+    assert len(split.drawn) == episodes and split.drawn.sum() == len(split.held_rows) and split.drawn.min() > 0
+    here, after, start = split.held.action, split.held_next, split.start_action
+    actions = {name: np.stack([x + 1, x]) for name, x in (("here", here), ("after", after), ("start", start))}
+    q = Linear(np.full(2, 2.0, np.float32))
+    _, value, _ = jax.device_get(_look(q, actions, split.start, split.held, split.episode, split.drawn, 0.5))
+    assert value.shape == (2, 2, episodes)
+    np.testing.assert_allclose(bootstrap(value[:1] - value[1:]), 2.0, atol=1e-5)
 
 
 def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, record=20.0, doubt=1.0):

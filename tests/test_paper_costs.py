@@ -99,6 +99,55 @@ def test_dtqls_table_has_scores_and_times_of_its_systems(tmp_path, capsys):
     assert rows["DTQL (KL)"]["mean"] == "-" and rows["IQL"]["hopper-medium-v2"] == "66.3"
 
 
+PARTS = {  # of an earlier run's costs: which rows are there
+    "time alone": lambda r: r["quantity"] == costs.TIME, "no core time": lambda r: not r["quantity"].startswith("core"),
+    "no training": lambda r: r["stage"] == "" and r["quantity"] != costs.TRAINING,
+    "one system acting one by one": lambda r: (r["algorithm"], r["batch"]) != ("iql", "256"),
+    "no operations of one": lambda r: (r["algorithm"], r["quantity"]) != ("iql", costs.OPERATIONS),
+    "operations and training of others": lambda r: r["algorithm"] != "iql" or r["quantity"] in (costs.TIME, costs.CORE_TIME),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_what_there_is_of_costs_is_shown(case, tmp_path, capsys):
+    kept = [row for row in read(PAGES / "costs.csv") if PARTS[case](row)]
+    write_csv(tmp_path / "costs.csv", kept, costs.COLUMNS)
+    for figure in ("fig5", "fig1", "dtql-table"):
+        assert cli.main(["paper", figure, "--costs", str(tmp_path / "costs.csv"), "--out", str(tmp_path)]) == 0
+        assert "srpo" in capsys.readouterr().out.lower()
+    assert (tmp_path / "fig5.png").stat().st_size > 10_000
+
+
+def changed(**cells):
+    return lambda head, row, *others: [
+        head,
+        ",".join(cells.get(n, c) for n, c in zip(head.split(","), row.split(","), strict=True)),
+        *others,
+    ]
+
+
+BROKEN = {  # what an edit made of the lines
+    "cut off": lambda *lines: [*lines[:9], lines[9][:20]], "empty": lambda *lines: [], "no rows": lambda head, *lines: [head],
+    "no ratio": changed(ratio=""), "no value": changed(value=""), "a value that is none": changed(value="nan"),
+    "below zero": changed(value="-1"), "endless": changed(value="inf"), "another kind": changed(kind="magic"),
+    "another algorithm": changed(algorithm="spro"), "another quantity": changed(quantity="time per acting"),
+    "a stage that acts": changed(stage="policy"), "no batch": changed(batch=""), "a huge cell": changed(unit="x" * 200_000),
+    "a column more": lambda head, *lines: [head + ",more", *(line + ",1" for line in lines)],
+    "a cell more": lambda head, row, *lines: [head, row + ",1", *lines], "bytes": lambda *lines: ["\0" * 99],
+    "a quote that does not end": lambda head, *lines: [head, '"' + lines[0], *lines[1:]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_costs_that_no_run_wrote_are_one_line(case, tmp_path, capsys):
+    lines = (PAGES / "costs.csv").read_text().replace('"cpu, 2 cores"', "cpu").splitlines()
+    (tmp_path / "costs.csv").write_text("\n".join(BROKEN[case](*lines)))
+    for figure in ("fig5", "fig1", "dtql-table"):
+        said = refusal(capsys, figure, "--costs", tmp_path / "costs.csv", "--out", tmp_path / "new")
+        assert "cannot read costs from" in said and "give the costs.csv that srpo paper fig5 wrote" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_cannot_be_timed_or_shown(tmp_path, capsys):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     out = ("--out", tmp_path / "new")

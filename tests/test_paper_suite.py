@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -95,6 +96,17 @@ def test_table2_is_the_papers(tmp_path, capsys):
     assert depths["antmaze-umaze-v2"].count("256") == 4 and depths["hopper-medium-v2"].count("256") == 2
 
 
+@pytest.mark.parametrize("figure", ["table1", "table2", "fig4"])
+def test_rows_are_printed_whole_however_narrow_the_terminal_is(figure, kept, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = tmp_path / "x[/y]"  # what some would read as a mark of color
+    rows = make(capsys, figure, kept, out)
+    assert cli.main(["paper", figure, "--keep", str(kept), "--out", str(out)]) == 0
+    head, *lines, empty, told = capsys.readouterr().out.splitlines()
+    assert re.split("  +", head) == list(rows[0]) and empty == "" and str(out) in told
+    assert [re.split("  +", line) for line in lines] == [[str(cell) for cell in row.values()] for row in rows]
+
+
 @pytest.mark.parametrize("figure", ["fig4", "fig11"])
 def test_curves(figure, kept, tmp_path, capsys):
     rows = make(capsys, figure, kept, tmp_path)
@@ -158,6 +170,21 @@ def test_a_study_trains_the_base_once_and_its_variants_share_its_stages(recordin
     shutil.copytree(base.path, tmp_path / "cells" / NAME / "srpo" / "0")
     full = make(capsys, "fig8", tmp_path, out, "--suite", "open", "--runs", str(tmp_path / "cells"), *given)
     assert len(full) == 1 and full[0]["episodes"] == 20 and np.isfinite(float(full[0]["mean_q"])) and len(paths) == 2
+
+
+@pytest.mark.parametrize("mode", [("--quick",), ("--runs", "cells")], ids=["trained here", "of a suite"])
+def test_a_study_never_passes_off_numbers_of_other_data(mode, recording, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("--data", NAME, "--data-dir", str(recording), "--out", "out")
+    make(capsys, "fig10", tmp_path, tmp_path / "out", "--quick", *given[:-2])
+    shutil.copytree(f"out/runs/open-at-once/{NAME}/srpo/0/base", f"cells/{NAME}/srpo/0")
+    with h5py.File(recording / f"{NAME}.hdf5", "r+") as file:
+        file["rewards"][3] += 1
+    (tmp_path / "out/fig10.csv").unlink()
+    assert cli.main(["paper", "fig10", *mode, *given]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "is not the data that" in told.err.splitlines()[-1]
+    assert not (tmp_path / "out/fig10.csv").exists()
 
 
 def test_a_study_without_its_cells_says_which_command_makes_them(tmp_path, capsys):

@@ -258,6 +258,64 @@ def test_a_folder_is_claimed_by_one_and_given_back_if_nothing_comes_of_it(tmp_pa
         pass
 
 
+LEFT = {  # by what a kill left in the folder before the run was one
+    "the lock": ("lock",),
+    "half of run.json": ("lock", "run.json.part"),
+    "half a stage of another run": ("lock", "stages/critic.safetensors.part"),
+    "all stages": ("lock", "stages/critic.safetensors", "stages/policy@5.safetensors", "run.json.part"),
+}
+OTHERS = {
+    "no lock": ("stages/policy.safetensors",),
+    "another's stages": ("lock", "stages/plan.md"),
+    "tables": ("lock", "stages/policy.safetensors", "metrics.csv"),
+    "half of another file": ("lock", "thesis.part"),
+}
+
+
+@pytest.mark.parametrize("case", [*LEFT, *OTHERS])
+def test_what_a_kill_left_of_a_run_makes_room_and_what_is_anothers_stays(case, tmp_path):
+    for name in (LEFT | OTHERS)[case]:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("left")
+    before = sorted(tmp_path.rglob("*"))
+    if case in OTHERS:
+        with pytest.raises(RunError, match="not an empty folder"), claimed(tmp_path / "run"):
+            pass
+        assert sorted(tmp_path.rglob("*")) == before
+        return
+    with claimed(tmp_path / "run"):
+        assert [f.name for f in (tmp_path / "run").iterdir()] == ["lock"]
+
+
+def test_a_folder_of_stages_elsewhere_is_left_alone(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/policy.safetensors").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/lock").touch()
+    (tmp_path / "run/stages").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="not an empty folder"), claimed(tmp_path / "run"):
+        pass
+    assert (tmp_path / "elsewhere/policy.safetensors").read_text() == "precious"
+
+
+@pytest.mark.parametrize("moment", ["policy.safetensors", "run.json"])
+def test_a_run_that_is_stopped_while_it_is_made_leaves_nothing(moment, tmp_path, monkeypatch):
+    data, real = recorded(), os.replace
+    algorithm = srpo.configure("bc", data, **TINY)
+    options = {"eval_every": 0, "quiet": True}
+    first = srpo.train(algorithm, data, out=tmp_path / "first", **options)
+
+    def stopping(part, path):
+        if path.name == moment:
+            raise KeyboardInterrupt
+        real(part, path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", stopping)
+        srpo.train(algorithm, data, out=tmp_path / "second", start_from=first.path, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["first"]
+
+
 def test_a_full_disk_at_a_row_of_a_table_is_one_line(tmp_path, monkeypatch):
     table = CsvTable(tmp_path / "metrics.csv", {"step": tables.WHOLE, "value": tables.NUMBER})
     table.append([{"step": 1, "value": 2.0}])

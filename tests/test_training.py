@@ -340,6 +340,14 @@ def test_a_killed_process_resumes_bit_for_bit(file, tmp_path, monkeypatch):
     assert leaves_equal(srpo.load_run(tmp_path / "killed").results, srpo.load_run(tmp_path / "whole").results)
 
 
+def test_a_run_goes_on_with_its_own_data_alone_be_it_finished_or_not(swept, data):
+    others = arrays()
+    others["reward"] = others["reward"] + 1
+    assert srpo.resume(swept.path, data).complete
+    with pytest.raises(RunError, match=r"is not the data that .* was trained on \(its hash differs\); restore it"):
+        srpo.resume(swept.path, srpo.from_arrays(**others, name="other"))
+
+
 def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     options = {"seeds": (3, 1), "eval_every": 0, "quiet": True, "start_from": swept.path}
     run = srpo.train(algorithm, data, sweep=swept.grid.sweep, out=tmp_path / "new", **options)
@@ -440,7 +448,7 @@ REFUSALS = {
     "endless": (["--set", "critic.steps=inf"], "critic.steps: found 'inf', expected a whole number"),
     "absurd depth": (["--set", "behavior.blocks=100000000"], "behavior.blocks: found 1e+08, expected a number in [1, 1000]"),
     "absurd width": (["--set", "critic.hidden=1000000000"], "critic.hidden: found 1e+09, expected a number in [1, 65536]"),
-    "too many layers": (["--set", "critic.hidden=" + "8," * 1001], "critic.hidden: found 1001 numbers, expected at most 1000"),
+    "too many layers": (["--set", "critic.hidden=" + "8," * 101], "critic.hidden: found 101 numbers, expected at most 100"),
     "steps beyond counting": (
         ["--set", "critic.steps=1e18"],
         "critic.steps: found 1e+18, expected a number in [1, 2147483647]",
@@ -454,6 +462,7 @@ REFUSALS = {
     "sweep of a size": (["--sweep", "policy.hidden=8,16"], "policy.hidden is a size or a choice and cannot be swept"),
     "repeated seeds": (["--seeds", "1,1"], "seeds 1, 1: expected one or more different whole numbers"),
     "seeds of another kind": (["--seeds", "six"], "--seeds 'six': expected how many"),
+    "a seed for how many": (["--seeds", "20240501"], "for one seed write --seeds 20240501, (with the comma)"),
     "repeated values": (["--sweep", "policy.beta=1,1"], "expected one or more different values"),
     "missing run": (["--from", "nowhere"], "nowhere holds no run (no run.json)"),
     "a file for a run": (["--from", __file__], "holds no run (no run.json)"),
@@ -461,6 +470,10 @@ REFUSALS = {
     "evaluation backwards": (["--eval-every", "-1"], "found -1 steps between evaluations"),
     "nothing kept": (["--keep", "0"], "found 0 policies to keep, expected 1 to 10"),
     "no episodes": (["--eval-episodes", "0"], "found 0 episodes per evaluation"),
+    "evaluated never": (["--eval-every", "3000000000"], "steps between evaluations, expected at most 2147483647"),
+    "endless evaluations": (["--eval-episodes", "2000000"], "episodes per evaluation, expected at most 1000000"),
+    "endless episodes": (["--max-steps", "3000000000"], "steps at most per episode, expected at most 2147483647"),
+    "too many kept": (["--keep", "11000"], "found 11000 policies to keep, expected at most 10000"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),
 }

@@ -26,7 +26,7 @@ Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
 # intervals where nothing else is said: of real numbers, of whole ones, of those in a list, which are sizes of layers
 NUMBERS, COUNTS, WIDTHS = "[0, inf)", "[1, 2147483647]", "[1, 65536]"
 LEAST = {NUMBERS: "zero or more", COUNTS: "one or more", WIDTHS: "one or more"}  # in words, to whom is below
-MOST = 1000  # numbers in a list
+MOST = 100  # numbers in a list
 
 
 def setting(default: float, meaning: str, within: str | None = None, scales: bool = False):

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 
 MESSAGE = 600  # characters of a message
 NAME = 100  # of a name within one
@@ -47,6 +48,17 @@ def _quoted(word: str) -> str:
     if word.isascii() and word.isprintable():
         return shlex.quote(word)
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word)) + "'"
+
+
+def aligned(rows: Sequence[Sequence[str]], text: int = 0) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell: the first `text` columns are text, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        places = enumerate(zip(row, widths, strict=True))
+        return "  ".join(cell.ljust(width) if i < text else cell.rjust(width) for i, (cell, width) in places)
+
+    return [line(row) for row in rows]
 
 
 def tell(text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from srpo.errors import ConfigError, closest
 from srpo.paper import FIGURES
 from srpo.system import strict_json
+from srpo.text import aligned, plain
 
 EXAMPLES = """examples:
   srpo paper list
@@ -188,15 +189,8 @@ def _list(as_json: bool) -> int:
 
 
 def _print(rows, files, seconds) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", max_width=16)
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(soft_wrap=True, end="")
-    console.print(f"{seconds:.0f} s; wrote {', '.join(files)}")
+    """The rows as lines, nothing in them cut off: they may be read by a program."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for line in aligned([columns, *([str(row.get(column, "")) for column in columns] for row in rows)], text=1):
+        print(line)
+    print(f"\n{seconds:.0f} s; wrote {', '.join(map(plain, files))}")

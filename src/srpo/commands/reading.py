@@ -23,12 +23,17 @@ def refuse_one_seed(text: str | None) -> None:
 
 
 def parse_seeds(text: str) -> int | tuple[int, ...]:
+    """How many, or which ones. Raises ConfigError."""
+    from srpo.runs.schema import require_few
+
     try:
         if "," in text:
             return tuple(int(s) for s in text.split(",") if s.strip())
-        return int(text)
+        count = int(text)
     except ValueError:
         raise ConfigError(f"--seeds {text!r}: expected how many, such as 6, or which ones, such as 3,5,8") from None
+    require_few(count)
+    return count
 
 
 def sweep_of(texts: Sequence[str]) -> dict[str, list[str]]:

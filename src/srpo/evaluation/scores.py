@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -205,7 +206,15 @@ def training_scores(run: Run, step: int | None = None) -> Evaluation | None:
 
 
 def _evaluation(run: Run, rows: list[dict[str, Any]], env_id: str) -> Evaluation:
+    """Of all rows of evals.csv of one step and kind. Raises RunError if they are not all there."""
     unit = "score" if reference_in(run, env_id) else "return"
     name = {"score": "normalized score", "return": "return"}[unit]
     episodes, step = (1 + max(int(r["episode"]) for r in rows)), int(rows[0]["step"])
+    whose = [(r["seed"], *(r[path] for path in run.grid.sweep)) for r in rows]
+    empty = any("" in (r[unit], *mine) for r, mine in zip(rows, whose, strict=True))
+    if empty or set(Counter(whose).values()) != {episodes}:
+        raise RunError(
+            f"{run.path / 'evals.csv'} is damaged (it has not each of the {episodes} episodes of every run at step {step} once); "
+            "restore it, or move it away to go on without its rows"
+        )
     return Evaluation(str(run.path), env_id, episodes, name, summarize(run, rows, unit), step)

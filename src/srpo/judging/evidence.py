@@ -52,7 +52,7 @@ class Evidence:
     """Arrays with a leading axis over the policies; the last entry is the behavior itself."""
 
     start_value: Float[np.ndarray, "policies members episodes"]  # at the first states of the held-out episodes
-    value: Float[np.ndarray, "policies members episodes"]  # mean over all states of each held-out episode
+    value: Float[np.ndarray, "policies members drawn"]  # mean over the states of each held-out episode that some were drawn of
     td_error: Float[np.ndarray, " policies"]  # root mean square on held-out transitions, in deviations of the returns
     likelihood: Float[np.ndarray, "policies states"]  # at most log mu(pi(s) | s), in nats
     returns: Float[np.ndarray, " episodes"]  # discounted, of the held-out episodes: what the behavior's value should be
@@ -80,7 +80,8 @@ class Split:
         self.train, self.train_next, _ = _some(treated, judging.rows, rng)
         self.held, self.held_next, self.held_rows = _some(treat(self.aside), judging.held_rows, rng)
         first, stop = self.aside.episodes.T
-        _, self.episode = np.unique(np.searchsorted(stop, self.held_rows, "right"), return_inverse=True)  # of each held-out row
+        of_row = np.searchsorted(stop, self.held_rows, "right")
+        _, self.episode, self.drawn = np.unique(of_row, return_inverse=True, return_counts=True)  # of each row; rows of each
         self.start, self.start_action = self.aside.obs[first], self.aside.action[first]
         self.states = np.sort(rng.permutation(len(self.held.reward))[: judging.states])
         discount = judging.q.discount
@@ -120,7 +121,8 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
         "start": acts(split.start, split.start_action, 3),
     }
     q = _fit(split, next_action, judging.q, k_q, progress)
-    start_value, value, td_error = jax.device_get(_look(q, actions, split.start, held, split.episode, judging.q.discount))
+    looked = _look(q, actions, split.start, held, split.episode, split.drawn, judging.q.discount)
+    start_value, value, td_error = jax.device_get(looked)
     behavior, see = _behavior(runs, split, judging.behavior, k_behavior, progress)
     likelihood = np.asarray(_likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise))
     own = np.asarray(_values(entry(q, -1), held)).mean(0)
@@ -183,16 +185,16 @@ def _values(q: ScaledQ, batch: Batch) -> Float[Array, "members N"]:
 
 
 @jax.jit
-def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, episode: Array, discount):
-    """Values at the starts and everywhere, and the error of one step, of every policy."""
-    count = jnp.bincount(episode, length=len(start))
+def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, episode: Array, drawn: Array, discount):
+    """Values at the starts and everywhere, and the error of one step, of every policy. episode: of each row of `held`; drawn: how
+    many rows each has there."""
 
     def one(q, actions):
         here = q(held.obs, held.action)
         error = backup(held.reward, held.mask, q(held.next_obs, actions["after"]), discount) - here
         rms = jnp.sqrt(jnp.mean(jnp.mean(error, 0) ** 2))
-        values = jax.vmap(lambda x: jnp.bincount(episode, x, length=len(start)))(q(held.obs, actions["here"]))
-        return q(start, actions["start"]), values / jnp.maximum(count, 1), rms
+        values = jax.vmap(lambda x: jnp.bincount(episode, x, length=len(drawn)))(q(held.obs, actions["here"]))
+        return q(start, actions["start"]), values / drawn, rms
 
     return default_mapping()(one, [True, True])(q, actions)
 

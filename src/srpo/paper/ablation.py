@@ -27,7 +27,7 @@ from srpo.runs.run import Run, RunError, load_run
 from srpo.suite.budget import Budget, configured
 from srpo.suite.plan import Source, load_data
 from srpo.suite.tables import alive, rows_of
-from srpo.training.inherit import alike
+from srpo.training.inherit import alike, require_same_data
 
 SYSTEM = "srpo"
 
@@ -88,6 +88,8 @@ def study(
     for source in chosen:
         data = load_data(source.name, asked.data_dir)
         folder = job.out / "runs" / (f"{asked.suite.name}-at-once" if asked.quick else asked.suite.name) / source.name / system
+        for base in bases[source]:
+            require_same_data(base, data)
         job.bars.open(f"{source.name}: base", 1)
         for base in bases[source] or [quick_base(folder, source, data, asked, quick_seeds, system)]:
             episodes = QUICK.episodes if asked.quick else asked.suite.episodes
@@ -144,7 +146,7 @@ def at(
     donor: Path | None,
     precision: Precision,
 ) -> Run:
-    """The run in a folder: as it is, resumed, or begun. Raises RunError if it is of other settings."""
+    """The run in a folder: as it is, resumed, or begun. Raises RunError if it is of other settings or data."""
     if not (path / "run.json").exists():
         return srpo.train(
             algorithm,
@@ -166,6 +168,7 @@ def at(
             raise RunError(
                 f"{path} holds a run with {name} {found[name].value}, expected {wanted[name].value}; choose another --out"
             )
+    require_same_data(run, data)
     return run if run.complete else srpo.resume(path, data, quiet=True)
 
 

@@ -6,16 +6,38 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from srpo.errors import ConfigError
+import msgspec
+
+from srpo import algorithms
+from srpo.errors import ConfigError, closest
+from srpo.suite.schema import Line, Name, Strict
+from srpo.text import plain
 
 TIME, CORE_TIME, OPERATIONS = "time per action", "core time per action", "operations per action"
 STEPS, CORE_STEPS, TRAINING = "time of 1000 training steps", "core time of 1000 training steps", "training at the paper's steps"
 COLUMNS = ("algorithm", "kind", "quantity", "stage", "batch", "measured_at", "value", "unit", "ratio", "device")
-NUMBERS = ("batch", "measured_at", "value", "ratio")
+ACTING, PART, WHOLE = ("batch", "measured_at", "ratio"), ("stage",), ("ratio",)  # what a row says beside its value
+TOLD = {TIME: ACTING, CORE_TIME: ACTING, OPERATIONS: WHOLE, STEPS: PART, CORE_STEPS: PART, TRAINING: WHOLE}
 
 Row = dict[str, Any]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e30)] | Literal[""]
+
+
+class Cost(Strict):
+    """A row of costs.csv."""
+
+    algorithm: Name
+    kind: Literal["one pass", "candidates", "diffusion", "other"]
+    quantity: Line
+    stage: Line
+    batch: Positive
+    measured_at: Positive
+    value: Annotated[float, msgspec.Meta(gt=0, le=1e30)]
+    unit: Line
+    ratio: Positive
+    device: Line
 
 
 @dataclass(frozen=True)
@@ -68,12 +90,31 @@ def read(path: Path) -> Costs:
     """The costs.csv of an earlier run. Raises ConfigError for any other file."""
     try:
         with open(path, newline="") as file:
-            rows = [dict(row) for row in csv.DictReader(file)]
-        found = Costs([r | {c: float(r[c]) if r[c] else "" for c in NUMBERS} for r in rows])
-        if not found.names or set(rows[0]) != set(COLUMNS):
+            found = Costs([_row(number, row) for number, row in enumerate(csv.DictReader(file, strict=True), 2)])
+        if not found.names:
             raise ValueError("no time per action in it")
-    except (OSError, KeyError, ValueError, TypeError) as e:
-        raise ConfigError(f"cannot read costs from {path} ({e}); give the costs.csv that srpo paper fig5 wrote") from None
+    except (OSError, ValueError, csv.Error) as e:
+        raise ConfigError(
+            f"cannot read costs from {path} ({plain(e, 200)}); give the costs.csv that srpo paper fig5 wrote"
+        ) from None
+    return found
+
+
+def _row(number: int, cells: Mapping[str, Any]) -> Row:
+    """Raises ValueError, naming the line, for what no row of costs says."""
+    try:
+        row = msgspec.convert(cells, Cost, strict=False)
+        algorithms.find(row.algorithm)
+        if row.quantity not in TOLD:
+            raise ValueError(closest(row.quantity, TOLD, "quantity"))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"line {number}: {e}") from None
+    found = msgspec.structs.asdict(row)
+    told = tuple(name for name in (*PART, *ACTING) if found[name] != "")
+    if told != TOLD[row.quantity]:
+        raise ValueError(
+            f"line {number}: {row.quantity} with {', '.join(told) or 'nothing more'}, expected {', '.join(TOLD[row.quantity])}"
+        )
     return found
 
 

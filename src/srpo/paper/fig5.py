@@ -44,22 +44,25 @@ def _scaled(found: Costs, quantity: str, factor: float) -> dict[str, float]:
 
 
 def draw(found: Costs):
-    """Bars on logarithmic axes, the fastest above."""
+    """Bars on logarithmic axes, the fastest above; what was not measured of an algorithm has none."""
     names, kinds = found.names[::-1], found.kinds
     everything = [
         ("time per action, batch 1 (ms)", _scaled(found, costs.TIME, 1e3)),
         ("operations per action (MFLOP)", _scaled(found, costs.OPERATIONS, 1e-6)),
         ("training at the paper's steps (h)", found.values(costs.TRAINING)),
     ]
-    shown = [(label, values) for label, values in everything if set(names) <= set(values)]
+    shown = [(label, values) for label, values in everything if set(names) & set(values)]
     figure = panels.page(panels.TEXT_WIDTH, 0.6 + 0.17 * len(names))
-    axes = figure.subplots(1, len(shown), sharey=True)
+    (axes,) = figure.subplots(1, len(shown), sharey=True, squeeze=False)
     for axis, (label, by_name) in zip(axes, shown, strict=True):
-        values = [by_name[n] for n in names]
-        axis.barh(list(map(title, names)), values, color=[panels.KINDS[kinds[n]][0] for n in names], height=0.72, lw=0)
+        here = [n for n in names if n in by_name]  # all of them in the first panel, whose order the others share
+        values = [by_name[n] for n in here]
+        axis.barh(list(map(title, here)), values, color=[panels.KINDS[kinds[n]][0] for n in here], height=0.72, lw=0)
         axis.set(xscale="log", xlabel=label, xlim=(min(values) / 2.5, max(values) * 8))
-        for i, value in enumerate(values):
-            axis.text(value * 1.15, i, f"{value:.2g}" if value < 100 else f"{value:,.0f}", va="center", fontsize=5.5)
+        for name, value in zip(here, values, strict=True):
+            axis.text(
+                value * 1.15, names.index(name), f"{value:.2g}" if value < 100 else f"{value:,.0f}", va="center", fontsize=5.5
+            )
         axis.tick_params(axis="y", length=0)
         axis.xaxis.set_minor_formatter("")
         axis.spines[["top", "right"]].set_visible(False)
@@ -77,7 +80,8 @@ def page(found: Costs) -> str:
         [n, number(v / 1e6), number(found.of(costs.OPERATIONS)[n]["ratio"])] for n, v in _ordered(found, costs.OPERATIONS)
     ]
     shown = [acting(found, batch) for batch in found.batches]
-    shown.append(markdown(["algorithm", "MFLOP per action", "x SRPO"], operations))
+    if operations:
+        shown.append(markdown(["algorithm", "MFLOP per action", "x SRPO"], operations))
     timed = _ordered(found, costs.TRAINING)
     if timed:
         cells = [[n, *steps(found, n), number(hours), number(found.of(costs.TRAINING)[n]["ratio"])] for n, hours in timed]
@@ -100,19 +104,22 @@ def steps(found: Costs, name: str) -> list[str]:
 def acting(found: Costs, batch: float) -> str:
     """Times per action at one batch size."""
     seconds, core, cells = found.of(costs.TIME, batch), found.of(costs.CORE_TIME, batch), []
-    for name in found.names:
+    for name in (n for n in found.names if n in seconds):
         at = seconds[name]["measured_at"]
         cells.append(
             [
                 name + ("" if at == batch else f" (batch {at:g})"),
                 seconds[name]["kind"],
                 *_both(seconds[name]),
-                *_both(core[name]),
+                *_both(core.get(name)),
             ]
         )
     header = [f"batch {batch:g}", "kind", "µs per action", "x SRPO", "core µs per action", "x SRPO"]
     return markdown(header, cells, text=2)
 
 
-def _both(row: dict[str, Any]) -> tuple[str, str]:
+def _both(row: dict[str, Any] | None) -> tuple[str, str]:
+    """A time and how many times SRPO's it is, where it was measured."""
+    if row is None:
+        return "-", "-"
     return number(1e6 * row["value"]), number(row["ratio"])

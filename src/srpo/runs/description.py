@@ -17,7 +17,7 @@ from srpo.core import Algorithm
 from srpo.data.treated import Treated
 from srpo.errors import ConfigError
 from srpo.runs.grid import Grid
-from srpo.runs.schema import FORMAT, RunError
+from srpo.runs.schema import FORMAT, RunError, require_readable
 
 
 def versions() -> dict[str, str]:
@@ -33,9 +33,9 @@ def versions() -> dict[str, str]:
 
 
 def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    """The contents of run.json."""
+    """The contents of run.json. Raises ConfigError for what it cannot hold."""
     recording = data.recording
-    return {
+    info = {
         "format": FORMAT,
         **algorithms.origin(grid.algorithm),
         "settings": {path: s.value for path, s in config.settings(grid.algorithm).items()},
@@ -67,6 +67,8 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
         "stages": {},
         **more,
     }
+    require_readable(info)
+    return info
 
 
 def in_present_words(info: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from srpo.runs.checkpoint import CheckpointError, save_tree
+from srpo.runs.checkpoint import PART, CheckpointError, save_tree
 from srpo.runs.run import Run, RunError, save_info
 from srpo.system.files import alone
 from srpo.text import command
@@ -40,23 +39,40 @@ def claimed(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise CheckpointError(f"cannot make the folder {path}: {e.strerror or e}; choose another --out") from e
-    _require_free(path)  # before anything is written there
+    _left_over(path)  # refused before anything is written there
     with locked(path):
-        _require_free(path)  # another process may have been first
+        _clear(path)  # another process may have been first
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RunError):
+                _clear(path)
                 (path / LOCK).unlink()
                 path.rmdir()  # if it is empty
             raise
 
 
-def _require_free(path: Path) -> None:
+def _left_over(path: Path) -> list[Path]:
+    """What is there of a run that was cut off before it had its run.json. Raises RunError if there is anything else."""
     if (path / "run.json").exists():
         raise RunError(f"{path} holds another run; continue it with {command('--resume', path)}, or choose another --out")
-    if {each.name for each in path.iterdir()} - {LOCK}:
+    stages, lock, found = path / "stages", path / LOCK, set(path.iterdir())
+    if stages.is_dir() and not stages.is_symlink():
+        found = found - {stages} | set(stages.iterdir())
+    mine = [f for f in found if f.parent == stages and f.name.removesuffix(PART).endswith(".safetensors")]
+    mine += found & {path / f"run.json{PART}"}
+    begun = lock in found or not (mine or stages.exists())  # the lock is there first: without it, these are another's
+    if found - {lock, *mine} or not begun:
         raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+    return mine
+
+
+def _clear(path: Path) -> None:
+    """Remove what is left over. Raises RunError, OSError."""
+    for file in _left_over(path):
+        file.unlink()
+    if (path / "stages").exists():
+        (path / "stages").rmdir()
 
 
 def new_run(run: Run, results: Mapping[tuple[str, int | None], Any]) -> Run:
@@ -65,13 +81,9 @@ def new_run(run: Run, results: Mapping[tuple[str, int | None], Any]) -> Run:
     Raises RunError, CheckpointError.
     """
     with claimed(run.path):
-        try:
-            files = {run.stage_file(*place): (place[0], result) for place, result in results.items()}
-            hashes = {f.stem: save_tree(f, result, run=run.identity(name)) for f, (name, result) in files.items()}
-            return save_info(run, stages=hashes)  # last: run.json makes it a run
-        except CheckpointError:
-            shutil.rmtree(run.stage_file("").parent, ignore_errors=True)
-            raise
+        files = {run.stage_file(*place): (place[0], result) for place, result in results.items()}
+        hashes = {f.stem: save_tree(f, result, run=run.identity(name)) for f, (name, result) in files.items()}
+        return save_info(run, stages=hashes)  # last: run.json makes it a run
 
 
 def next_free(path: Path) -> Path:

@@ -7,6 +7,7 @@ seed and per point of those paths that it, or a stage it needs, can see, so earl
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from srpo import config
 from srpo.core import Algorithm
 from srpo.errors import ConfigError
+from srpo.runs.schema import RUNS, require_few
 
 Point = tuple[tuple[str, float], ...]
 
@@ -31,14 +33,14 @@ class Grid:
 
     @classmethod
     def create(cls, algorithm: Algorithm, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[Any]] | None) -> Grid:
-        """Raises ConfigError for repeated or negative seeds, and for paths that cannot be swept."""
+        """Raises ConfigError for seeds that are none or the same, paths that cannot be swept, and too many runs."""
         try:
             seeds = _seeds(seeds)
         except TypeError:
             raise ConfigError(f"seeds: found {seeds!r}, expected how many, or which ones as whole numbers") from None
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
             raise ConfigError(
-                f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers >= 0"
+                f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers from 0 to {2**32 - 1}"
             )
         axes = {}
         for path, values in _swept(sweep).items():
@@ -50,6 +52,9 @@ class Grid:
             axis = axes[found.path] = tuple(found.read(v) for v in values)
             if len(set(axis)) < len(axis):
                 raise ConfigError(f"{path}: expected one or more different values to sweep, found {values}")
+        runs = len(seeds) * math.prod(map(len, axes.values()))
+        if runs > RUNS:
+            raise ConfigError(f"found {runs} runs, seeds times swept values, expected at most {RUNS}")
         return cls(algorithm, seeds, axes)
 
     @property
@@ -126,11 +131,13 @@ class Grid:
 
 
 def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
-    """How many, or which ones, of whatever type. Raises TypeError for what are no whole numbers."""
+    """How many, or which ones, of whatever type. Raises TypeError for what are no whole numbers, ConfigError for too many."""
     try:
-        return tuple(range(operator.index(asked)))  # type: ignore[arg-type]
+        count = operator.index(asked)  # type: ignore[arg-type]
     except TypeError:
         return tuple(map(operator.index, asked))  # type: ignore[arg-type]
+    require_few(count)
+    return tuple(range(count))
 
 
 def _swept(sweep: Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:

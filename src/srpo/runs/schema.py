@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from srpo.errors import UserError
-from srpo.system.files import read_bytes
+from srpo.config import MOST
+from srpo.errors import ConfigError, UserError
+from srpo.system import strict_json
+from srpo.system.files import amount, read_bytes
 from srpo.text import plain
 
 FORMAT = 2
@@ -86,7 +88,7 @@ class Info(Strict):
 
     format: Annotated[int, Meta(ge=1)]
     algorithm: Word
-    settings: dict[Word, Value | Annotated[list[Value], Meta(max_length=100)]]
+    settings: dict[Word, Value | Annotated[list[Value], Meta(max_length=MOST)]]
     seeds: Annotated[list[Seed], Meta(min_length=1, max_length=RUNS)]
     sweep: Annotated[dict[Word, Annotated[list[float], Meta(min_length=1, max_length=RUNS)]], Meta(max_length=20)]
     data: Data
@@ -121,10 +123,7 @@ def read_info(file: Path) -> dict[str, Any]:
         found = json.loads(read_bytes(file, LARGEST), parse_constant=_no_number, parse_float=_finite)
         if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
             raise RunError(f"{file} has format {found['format']}, this version reads up to {FORMAT}; update srpo")
-        info = convert(found, Info)
-        if len(info.seeds) * math.prod(map(len, info.sweep.values())) > RUNS:
-            raise ValueError(f"more than {RUNS} runs")
-        _check_columns(info.data)
+        _check(found)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{file.parent} holds no run (no run.json); give the folder that `srpo train` named") from None
     except OSError as e:
@@ -134,6 +133,33 @@ def read_info(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError) as e:
         raise RunError(f"{file} is damaged ({plain(e, 200)}); restore it or train again") from None
     return found
+
+
+def require_few(seeds: int) -> None:
+    """Raises ConfigError for more seeds than a run can have: one was meant, not so many."""
+    if seeds > RUNS:
+        raise ConfigError(
+            f"seeds: found {seeds} of them, expected at most {RUNS}; for one seed write --seeds {seeds}, (with the comma)"
+        )
+
+
+def require_readable(info: dict[str, Any]) -> None:
+    """Raises ConfigError for what `read_info` would refuse: before training, not when it is over."""
+    text = strict_json.dumps(info, indent=1)
+    try:
+        if len(text) > LARGEST:
+            raise ValueError(f"it would have {amount(len(text))}, expected at most {amount(LARGEST)}")
+        _check(json.loads(text))
+    except ValueError as e:
+        raise ConfigError(f"run.json cannot hold this training ({plain(e, 200)}); ask for less, or for shorter names") from None
+
+
+def _check(found: Any) -> None:
+    """Raises ValueError, naming the place, for what no run.json says."""
+    info = convert(found, Info)
+    if len(info.seeds) * math.prod(map(len, info.sweep.values())) > RUNS:
+        raise ValueError(f"more than {RUNS} runs")
+    _check_columns(info.data)
 
 
 def convert(found: Any, kind: type) -> Any:

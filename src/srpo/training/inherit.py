@@ -68,6 +68,15 @@ def _misfit(other: Run, grid: Grid) -> str:
     return f"its {name} is not finished, not the same for all runs of a sweep, or kept other policies (--keep)"
 
 
+def require_same_data(run: Run, data: Dataset) -> None:
+    """Raises RunError unless `run` was trained on `data`, mapped in the same way."""
+    if data.sha256 != run.info["data"]["sha256"]:
+        raise RunError(
+            f"{data.source} is not the data that {run.path} was trained on (its hash differs); restore it, or train anew in another folder"
+        )
+    require_same_units(run, data)
+
+
 def require_same_units(run: Run, data: Dataset) -> None:
     """Raises RunError if the actions or observations of `data` are mapped in another way than when `run` was trained."""
     mine, theirs = ((x and (x.low.tolist(), x.high.tolist())) for x in (data.action_range, run.units.action_range))

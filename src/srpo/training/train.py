@@ -27,7 +27,7 @@ from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.schema import EPISODES, KEPT
 from srpo.system.surroundings import in_float32, require_devices
 from srpo.training.execution import execute
-from srpo.training.inherit import inherited_from, require_same_units
+from srpo.training.inherit import inherited_from, require_same_data
 from srpo.training.progress import check_sinks
 from srpo.training.saving import Saving
 from srpo.worlds.environments import check_environment
@@ -153,14 +153,14 @@ def resume(
     require_devices()
     local_devices(devices, 1)
     run = load_run(path)
-    if run.complete:
+    if run.complete and data is None:
         return run
     if data is None and run.info["data"]["source"] == "arrays":
         raise RunError(f"{path} was trained on arrays in memory; continue it from Python with srpo.resume({str(path)!r}, data)")
     data = reload(run.info["data"]) if data is None else data
-    if data.sha256 != run.info["data"]["sha256"]:
-        raise RunError(f"{data.source} is not the data that {path} was trained on (its hash differs); restore it to resume")
-    require_same_units(run, data)
+    require_same_data(run, data)
+    if run.complete:
+        return run
     data, on_device, _ = placed(data, data_in)
     return execute(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices, saving)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from srpo.runs.checkpoint import write_atomically
 from srpo.runs.tables import write_csv
+from srpo.text import aligned
 from srpo.tuning.job import FINISHED, Job, Trial, ranked
 from srpo.tuning.space import Axis
 
@@ -56,8 +57,7 @@ def text(job: Job, found: list[dict[str, Any]]) -> str:
     paths = [axis.path for axis in job.space]
     header = ["trial", *paths, "outcome", "step", "objective", "95 % interval", "seconds"]
     lines = [header, *([*_cells(row, paths)] for row in found)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    printed = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    printed = aligned(lines)
     notes = [f"  {row['note']}" if row.get("note") else "" for row in found]
     return "\n".join([printed[0], *(line + note for line, note in zip(printed[1:], notes, strict=True))])
 
