@@ -35,10 +35,10 @@ from srpo.worlds.environments import check_environment
 
 def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "paper", **changes: Any) -> Algorithm:
     """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it. Raises ConfigError."""
-    if not isinstance(data, Dataset):
-        raise ConfigError(f"found {data!r} as data, expected a data set; load it first, with srpo.load_dataset")
     cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
     algorithms.check(cls)
+    if not isinstance(data, Dataset):
+        raise ConfigError(f"found {data!r} as data, expected a data set; load it first, with srpo.load_dataset")
     return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.task or "") | changes)
 
 
