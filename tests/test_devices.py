@@ -118,7 +118,11 @@ def test_one_and_four_devices_give_the_same_bytes(found):
     assert found["1"] == found["4"]  # six runs of the second stage on four devices: two are padding
 
 
-def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, capsys):
+NO_MEMORY = ["RESOURCE_EXHAUSTED: Out of memory while trying to allocate", "INTERNAL: Out of memory allocating 4 bytes."]
+
+
+@pytest.mark.parametrize("said", NO_MEMORY, ids=["of an accelerator", "of a CPU"])
+def test_runs_that_do_not_fit_into_memory_take_turns(said, tmp_path, monkeypatch, capsys):
     """The allocation fails until two of the six runs are computed at once; the numbers stay."""
     rng = np.random.default_rng(0)
     arrays = {"obs": rng.normal(size=(40, 3)), "action": rng.uniform(-0.9, 0.9, (40, 2)), "reward": rng.normal(size=40)}
@@ -133,7 +137,7 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
         def starved(*args):
             if self.rounds < 3:
                 jax.tree.map(lambda x: x.delete(), args[1:3])  # as after a donation
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+                raise jax.errors.JaxRuntimeError(said)
             return program(*args)
 
         return starved
@@ -143,6 +147,28 @@ def test_runs_that_do_not_fit_into_memory_take_turns(tmp_path, monkeypatch, caps
     assert "does not hold all runs at once; they take turns in 4 rounds" in "".join(capsys.readouterr())
     for a, b in zip(jax.tree.leaves(whole.results), jax.tree.leaves(turns.results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # two at once are products of another shape
+
+
+@pytest.mark.parametrize("large", ["critic", "policy"])
+def test_what_no_turns_can_fit_into_memory_leaves_a_run_only_where_something_was_trained(large, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = {"obs": rng.normal(size=(40, 3)), "action": rng.uniform(-0.9, 0.9, (40, 2)), "reward": rng.normal(size=40)}
+    data = from_arrays(**arrays, terminal=np.zeros(40, bool))
+    small = {"steps": 3, "hidden": (8,), "batch_size": 4}
+    tiny = {f"{stage}.{name}": value for stage in ("critic", "policy") for name, value in small.items()} | {
+        "data.reward": "none"
+    }
+    plain = StageLoop.compiled
+
+    def starved(*args):
+        raise jax.errors.JaxRuntimeError(NO_MEMORY[1])
+
+    monkeypatch.setattr(StageLoop, "compiled", lambda self: starved if self.name == large else plain(self))
+    with pytest.raises(
+        ConfigError, match=f"stage {large}, 2 runs: the memory does not hold what one of them needs; choose narrower"
+    ):
+        srpo.train(srpo.configure("iql", data, **tiny), data, seeds=2, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run").exists() == (large == "policy")
 
 
 def test_more_devices_than_there_are_is_one_line(found):

@@ -165,7 +165,9 @@ def test_list_names_every_figure(capsys):
         (("fig2", "--data", "moons"), "'moons'"),
         (("fig3", "--gradient", "eq14"), "unknown gradient 'eq14'"),
         (("fig2", "--gradient", "eq15"), "--gradient is for fig3 and fig7"),
-        (("fig3", "--seed", -1), "--seed"),
+        (("fig3", "--seed", -1), "found -1 as --seed, expected zero or more"),
+        (("fig3", "--seed", 99999999999999999999), "as --seed, expected at most 4294967295"),
+        (("fig7", "--seed", 2**32), "as --seed, expected at most 4294967295"),
     ],
 )
 def test_refusals(args, message, capsys, tmp_path):

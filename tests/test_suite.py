@@ -541,7 +541,7 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
         (["--episodes", "0"], "--episodes 0: expected one or more"),
         (["--seeds", "0"], "one or more different seeds, found 0"),
         (["--seeds", ","], "one or more different seeds, found 0"),
-        (["--minutes", "nan"], "--minutes nan: expected a number above zero"),
+        (["--minutes", "nan"], "--minutes nan: expected a finite number"),
         (["--keep", "small.toml"], "small.toml is no folder; choose another --keep"),
         (["--out", "small.toml", "--keep", "new"], "small.toml is no folder; choose another --out"),
     ],

@@ -21,6 +21,7 @@ from srpo import algorithms, cli
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
 from srpo.runs.checkpoint import load_info
+from srpo.system.cluster import connected
 from srpo.system.surroundings import named
 from srpo.training import progress
 from srpo.tuning import search, table
@@ -99,11 +100,19 @@ def test_more_samples_begin_with_the_same_and_none_comes_twice():
         (["--space", "policy.steps=log:10,1000"], "compared at the same steps"),
         (["--space", "policy.beta=log:1,2", "--space", "policy.beta=choice:3,4"], "found it twice"),
         (["--space", "policy.beta=log:1,2", "--set", "policy.beta=3"], "both in --set and in --space"),
-        (["--space", "policy.beta=log:1,2", "--samples", "0"], "--samples 0"),
+        (["--space", "policy.beta=log:1,2", "--samples", "0"], "found 0 as --samples, expected one or more"),
+        (["--space", "policy.beta=log:1,2", "--search-seed", "-1"], "found -1 as --search-seed, expected zero or more"),
+        (["--space", "policy.beta=log:1,2", "--search-seed", "9" * 20], "as --search-seed, expected at most 4294967295"),
+        (["--space", "policy.beta=log:1,2", "--eval-episodes", "2000000"], "as --eval-episodes, expected at most 1000000"),
+        (["--space", "policy.beta=log:1,2", "--max-steps", "3000000000"], "as --max-steps, expected at most 2147483647"),
+        (["--space", "policy.beta=log:1,2", "--reports", "10001"], "found 10001 reports, expected at most 10000"),
         (["--space", "policy.beta=log:1,2", "--reports", "0"], "found 0 reports"),
         (["--space", "policy.beta=log:1,2", "--keep-one-of", "1"], "expected two or more"),
         (["--space", "policy.beta=log:1,2", "--cores", "0"], "one core or more"),
         (["--space", "policy.beta=log:1,2", "--minutes", "0"], "more than zero"),
+        (["--space", "policy.beta=log:1,2", "--minutes", "-2"], "more than zero"),
+        (["--space", "policy.beta=log:1,2", "--minutes", "nan"], "--minutes nan: expected a finite number, more than zero"),
+        (["--space", "policy.beta=log:1,2", "--minutes", "inf"], "--minutes inf: expected a finite number, more than zero"),
         (["--space", "policy.beta=log:1,2", "--checkpoint-every", "-1"], "zero or more"),
         (["--space", "policy.beta=log:1,2", "--seed", "1"], "expected --seeds"),
         (["--space", "policy.beta=log:1,2", "--objective", "judge", "--set", "data.holdout=0"], "needs held-out episodes"),
@@ -113,6 +122,21 @@ def test_a_mistake_is_one_line(folder, capsys, options, complaint):
     assert cli.main(["tune", "logs.hdf5", "--action-range", "env", "--algo", "iql", *options]) == 2
     told = capsys.readouterr().err
     assert complaint in told and told.count("\n") == 1 and not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("The current node timed out\nduring startup."), RuntimeError(), TimeoutError("late")]
+)
+def test_a_cluster_that_does_not_start_is_one_line(error, monkeypatch):
+    def fails(**options):
+        raise error
+
+    ended = []
+    slow = SimpleNamespace(is_initialized=lambda: False, init=fails, shutdown=lambda: ended.append(True))
+    monkeypatch.setitem(sys.modules, "ray", slow)
+    with pytest.raises(ConfigError, match="^Ray does not start on this machine .*try again$") as refusal, connected(None):
+        pass
+    assert ended and "\n" not in str(refusal.value)
 
 
 def test_without_a_simulator_the_judge_decides(folder, capsys):

@@ -85,14 +85,16 @@ def main(args: argparse.Namespace) -> int:
 
 def _prepare(args):
     """The job and the function that does it; everything that could be refused is refused here."""
+    from srpo.config import whole
+    from srpo.runs.schema import SEEDS
+
     artefact = FIGURES[args.figure]
     data = tuple(args.data.split(",")) if args.data else ()
     if args.gradient not in ("eq10", "eq15"):
         raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
     if args.gradient != "eq10" and args.figure not in ("fig3", "fig7"):
         raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
-    if args.seed < 0:
-        raise ConfigError(f"--seed must be zero or more, found {args.seed}")
+    whole(args.seed, "as --seed", 0, SEEDS - 1, "zero or more")
     timed = [name for name, a in FIGURES.items() if a.kind == "costs"]
     for option, figures in {"algos": timed, "costs": timed, "into": ["fig5"]}.items():
         if getattr(args, option) is not None and args.figure not in figures:

@@ -78,8 +78,6 @@ def main(args: argparse.Namespace) -> int:
     if args.suite is None and args.action not in ("list", "presets"):
         needed = "a suite" if args.action == "run" else "a folder of results"
         raise ConfigError(f"srpo suite {args.action} needs {needed}; see --help")
-    if args.minutes is not None and not 0 < args.minutes < float("inf"):
-        raise ConfigError(f"--minutes {args.minutes:g}: expected a number above zero")
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     if args.jobs is not None and args.jobs < 1:

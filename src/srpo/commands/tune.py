@@ -31,6 +31,7 @@ from srpo.system import strict_json
 from srpo.text import command, plain, tell
 
 if TYPE_CHECKING:
+    from srpo.system.clock import Clock
     from srpo.tuning.job import Job
 
 HOLDOUT = "data.holdout"
@@ -81,34 +82,36 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from srpo.system.clock import Clock
     from srpo.system.cluster import Resources
 
     refuse_one_seed(args.seed)
-    resources = Resources(args.cores, args.gpus)
+    resources, clock = Resources(args.cores, args.gpus), Clock(args.minutes)
     _check_numbers(args)
     job = planned(args)
     job.check()
-    return _searched(args, job, resources)
+    return _searched(args, job, resources, clock)
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    """Raises ConfigError for a number that cannot be meant."""
-    if args.keep_one_of < 2:
-        raise ConfigError(f"--keep-one-of {args.keep_one_of}: expected two or more")
-    if args.minutes is not None and args.minutes <= 0:
-        raise ConfigError(f"--minutes {args.minutes:g}: expected more than zero")
-    for option in ("samples", "eval_episodes", "max_steps"):
-        found = getattr(args, option)
-        if found is not None and found < 1:
-            raise ConfigError(f"--{option.replace('_', '-')} {found}: expected 1 or more")
+    """Raises ConfigError for a number that cannot be meant, or that no run of a trial can have."""
+    from srpo.config import whole
+    from srpo.runs.schema import EPISODES, KEPT, SEEDS
+
+    whole(args.keep_one_of, "as --keep-one-of", 2, none="two or more")
+    whole(args.samples, "as --samples")
+    whole(args.reports, "reports", most=KEPT)
+    whole(args.eval_episodes, "as --eval-episodes", most=EPISODES)
+    whole(args.search_seed, "as --search-seed", 0, SEEDS - 1, "zero or more")
+    if args.max_steps is not None:
+        whole(args.max_steps, "as --max-steps")
 
 
-def _searched(args: argparse.Namespace, job: Job, resources: Any) -> int:
-    from srpo.system.clock import Clock
+def _searched(args: argparse.Namespace, job: Job, resources: Any, clock: Clock) -> int:
     from srpo.tuning.search import through
 
     try:
-        through(job, resources, args.address, args.keep_one_of, Clock(args.minutes))
+        through(job, resources, args.address, args.keep_one_of, clock)
     finally:
         if (job.out / "tune.json").exists():
             told = _told(args, job)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from srpo.runs.checkpoint import PART, CheckpointError, save_tree
-from srpo.runs.run import Run, RunError, save_info
+from srpo.runs.run import Run, RunError, load_run, save_info
 from srpo.system.files import alone
 from srpo.text import command
 
@@ -84,6 +85,13 @@ def new_run(run: Run, results: Mapping[tuple[str, int | None], Any]) -> Run:
         files = {run.stage_file(*place): (place[0], result) for place, result in results.items()}
         hashes = {f.stem: save_tree(f, result, run=run.identity(name)) for f, (name, result) in files.items()}
         return save_info(run, stages=hashes)  # last: run.json makes it a run
+
+
+def withdraw(run: Run) -> None:
+    """Remove the folder of a run that was just begun, if nothing was trained in it: with its settings nothing can be."""
+    begun = any(run.state_file(name).exists() for name in run.algorithm.stages)
+    if not begun and load_run(run.path).info["stages"] == run.info["stages"]:
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def next_free(path: Path) -> Path:

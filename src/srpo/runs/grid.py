@@ -20,7 +20,7 @@ import numpy as np
 from srpo import config
 from srpo.core import Algorithm
 from srpo.errors import ConfigError
-from srpo.runs.schema import RUNS, require_few
+from srpo.runs.schema import RUNS, SEEDS, require_few
 
 Point = tuple[tuple[str, float], ...]
 
@@ -38,9 +38,9 @@ class Grid:
             seeds = _seeds(seeds)
         except TypeError:
             raise ConfigError(f"seeds: found {seeds!r}, expected how many, or which ones as whole numbers") from None
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
             raise ConfigError(
-                f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers from 0 to {2**32 - 1}"
+                f"seeds {', '.join(map(str, seeds)) or '(none)'}: expected one or more different whole numbers from 0 to {SEEDS - 1}"
             )
         axes = {}
         for path, values in _swept(sweep).items():

@@ -24,6 +24,7 @@ FORMAT = 2
 LARGEST = 64 << 20  # bytes of run.json
 RUNS = 100_000  # seeds times swept values
 EPISODES, KEPT = 10**6, 10_000  # per evaluation; policies of a run
+SEEDS = 2**32  # a seed is below it
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -32,7 +33,7 @@ Source = Annotated[str, Meta(max_length=1 << 20)]  # a table's names its columns
 Step = Annotated[int, Meta(ge=0, lt=2**31)]
 Size = Annotated[int, Meta(ge=1, lt=2**40)]
 Columns = Annotated[int, Meta(ge=1, le=10**6)]
-Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Seed = Annotated[int, Meta(ge=0, lt=SEEDS)]
 Value = bool | int | float | str | None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from srpo.errors import ConfigError
 from srpo.text import tell
 
 
@@ -21,10 +23,14 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Clock:
-    """The time that is left; without `minutes` there is no end to it."""
+    """The time that is left; without `minutes` there is no end to it. Raises ConfigError."""
 
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self):
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ConfigError(f"--minutes {self.minutes:g}: expected a finite number, more than zero")
 
     @property
     def left(self) -> float:

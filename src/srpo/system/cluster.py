@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srpo.errors import ConfigError
-from srpo.text import tell
+from srpo.text import plain, tell
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,10 @@ def connected(address: str | None, surroundings: Mapping[str, str] | None = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # Ray starts programs, and goes on with none of JAX
             found = ray.init(address=address or "local", log_to_driver=False, logging_level="error", runtime_env=env)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({str(e).splitlines()[0]})") from None
+    except Exception as e:  # Ray has no kind of its own for a node that does not start in time
+        ray.shutdown()
+        what = "Ray does not start on this machine" if address is None else f"--address {address}: no Ray cluster answers there"
+        raise ConfigError(f"{what} ({plain(e, 200) or type(e).__name__}); see that it runs, and try again") from None
     if found.dashboard_url:
         tell(f"dashboard: http://{found.dashboard_url}")
     try:

@@ -29,6 +29,7 @@ from srpo.training.programs import Layout, advancing, beginning, stage_keys
 from srpo.training.survivors import Failure, Survivors
 
 CALL_SECONDS = 0.7  # between two looks at signals and the progress bar
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # in JAX's words, those of a CPU last
 LOGS = 200  # rows per metric and run in metrics.csv
 
 
@@ -195,7 +196,7 @@ class StageLoop:
             if not self._fits:
                 jax.block_until_ready(self.state)
         except jax.errors.JaxRuntimeError as e:
-            if "RESOURCE_EXHAUSTED" not in str(e) or log is None:
+            if log is None or not any(words in str(e) for words in NO_MEMORY):
                 raise
             if self.rounds >= self._runs_per_device:
                 raise self._too_large("the memory does not hold what one of them needs") from e

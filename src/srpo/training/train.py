@@ -21,7 +21,7 @@ from srpo.errors import ConfigError, closest
 from srpo.networks.precision import Precision
 from srpo.runs.description import describe
 from srpo.runs.devices import local_devices
-from srpo.runs.folder import new_run, next_free
+from srpo.runs.folder import new_run, next_free, withdraw
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.schema import EPISODES, KEPT
@@ -93,7 +93,12 @@ def train(
     asked |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **asked)
     folder = Path(out) if out is not None else next_free(_default_folder(data, algorithm))
-    return execute(new_run(Run(folder, info, grid), inherited), treated, quiet, sinks, devices, saving)
+    run = new_run(Run(folder, info, grid), inherited)
+    try:
+        return execute(run, treated, quiet, sinks, devices, saving)
+    except ConfigError:  # this machine cannot hold it
+        withdraw(run)
+        raise
 
 
 def _asked(
