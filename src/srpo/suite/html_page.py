@@ -33,7 +33,7 @@ def html_page(found: Findings, folder: Path) -> str:
 
 
 def head(found: Findings) -> str:
-    title = found.about["title"]
+    title = found.about["title"].replace("`", "")
     devices = sorted({str(r.about.get("device", "")) for r in found.results} - {""})
     facts = [
         f"Budget: {summary(found)}.".replace("`", ""),
