@@ -118,8 +118,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     source, keep = Keep(Path(args.suite)), Keep(args.keep or Path(args.suite))
     episodes, failed = args.episodes or source.about["episodes"], 0
-    if keep.folder != source.folder and keep.folder.exists():
-        keep.check(source.about)
+    if keep.folder != source.folder:
+        keep.check_other(source)  # before hours of playing
     for result, trained in source.waiting():
         begin = time.monotonic()
         try:

@@ -65,8 +65,7 @@ def _require_recorded(data: Dataset) -> None:
     """Raises ConfigError for data that training sees otherwise than they were recorded: the networks in the files do not."""
     changed = {
         "observations less an offset, as they are large beside how they vary": data.obs_offset is not None,
-        "actions mapped to [-1, 1] from another range": data.action_range is not None
-        and not ((data.action_range.low == -1).all() and (data.action_range.high == 1).all()),
+        "actions mapped to [-1, 1] from another range": data.action_range is not None,
     }
     if found := [what for what, so in changed.items() if so]:
         raise ConfigError(

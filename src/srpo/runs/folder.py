@@ -10,12 +10,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from srpo.runs.checkpoint import PART, CheckpointError, save_tree
+from srpo.runs.checkpoint import PART, CheckpointError, NotWritten, save_tree
 from srpo.runs.run import Run, RunError, load_run, save_info
 from srpo.system.files import alone
 from srpo.text import command
 
 LOCK = "lock"
+
+
+@contextlib.contextmanager
+def held(lock: Path, otherwise: str, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds a lock file, whose folder is made if it is not there; `wait`: until it does.
+
+    Raises NotWritten, with what to do `otherwise`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            mine = stack.enter_context(alone(lock, wait))
+        except OSError as e:
+            raise NotWritten(f"cannot write {lock} ({e.strerror}); give yourself the right to, or {otherwise}") from None
+        yield mine
 
 
 @contextlib.contextmanager

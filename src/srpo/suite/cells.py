@@ -20,13 +20,14 @@ import msgspec
 
 from srpo import config
 from srpo.core import Algorithm
-from srpo.runs.checkpoint import NotWritten, write_json
+from srpo.runs.checkpoint import write_json
+from srpo.runs.folder import held
 from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, kept_steps, load_run
 from srpo.suite.budget import configured
 from srpo.suite.plan import Recipe, Suite
 from srpo.suite.schema import Log
-from srpo.system.files import alone, read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
 LARGEST = 1 << 20  # bytes of a record
@@ -108,15 +109,7 @@ class Cell:
     @contextlib.contextmanager
     def claimed(self) -> Iterator[bool]:
         """Whether this process has the cell for itself while the context lasts; another one may be at work on it."""
-        lock = self.folder.with_name(self.folder.name + ".lock")
-        with contextlib.ExitStack() as held:
-            try:
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                mine = held.enter_context(alone(lock))
-            except OSError as e:
-                raise NotWritten(
-                    f"cannot write {lock} ({e.strerror}); give yourself the right to, or choose another --out"
-                ) from None
+        with held(self.folder.with_name(self.folder.name + ".lock"), "choose another --out") as mine:
             yield mine
 
     def check(self) -> None:

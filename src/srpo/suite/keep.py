@@ -13,8 +13,9 @@ import msgspec
 
 from srpo.data import Dataset
 from srpo.errors import ConfigError, closest
-from srpo.runs.checkpoint import NotWritten, write_atomically, write_json
+from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
+from srpo.runs.folder import held
 from srpo.runs.run import Run, load_run
 from srpo.runs.tables import write_csv
 from srpo.suite import measures, tables
@@ -25,16 +26,10 @@ from srpo.suite.page import page
 from srpo.suite.plan import LARGEST, Suite
 from srpo.suite.schema import About
 from srpo.suite.tables import Result
-from srpo.system.files import alone, read_bytes
+from srpo.system.files import read_bytes
 from srpo.text import plain
 
-ALIKE = {
-    "preset": None,
-    "budget": None,
-    "precision": "float32",
-    "episodes": None,
-    "curve": None,
-}  # in all of a folder; where it is not said
+ALIKE = ("preset", "budget", "precision", "episodes", "curve")  # the same for all results of a folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Keep:
         try:
             found = json.loads(read_bytes(file, LARGEST))
             checked = msgspec.convert(found, About)
-            return found | {"budget": asdict(checked.budget), "compared": checked.compared}
+            return found | {"budget": asdict(checked.budget), "precision": checked.precision}
         except OSError as e:
             raise ConfigError(
                 f"{self.folder} holds no results of a suite (suite.json: {e.strerror}); srpo suite run --keep makes them"
@@ -64,24 +59,17 @@ class Keep:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time reads and rewrites the tables."""
-        with contextlib.ExitStack() as held:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(alone(self.folder / ".lock", wait=True))
-            except OSError as e:
-                raise NotWritten(
-                    f"cannot write in {self.folder} ({e.strerror}); give yourself the right to, or choose another --keep"
-                ) from None
+        with held(self.folder / ".lock", "choose another --keep", wait=True):
             yield
 
     def check(self, about: Mapping[str, Any]) -> None:
         """Raises ConfigError if what is kept was trained or played in another way than the suite `about` says, which is said once for all."""
         kept = self.about if (self.folder / "suite.json").exists() else about
-        for key, default in ALIKE.items():
-            mine, theirs = (each.get(key, default) for each in (about, kept))
-            if mine != theirs:
+        for key in ALIKE:
+            if about[key] != kept[key]:
+                theirs, mine = (Budget(**each[key]) if key == "budget" else each[key] for each in (kept, about))
                 raise ConfigError(
-                    f"{self.folder} holds results with {key} {_shown(theirs)}, this suite has {_shown(mine)}; choose another --keep"
+                    f"{self.folder} holds results with {key} {theirs}, this suite has {mine}; choose another --keep"
                 )
 
     def describe(self, suite: Suite, data: dict[str, Dataset]) -> None:
@@ -118,8 +106,8 @@ class Keep:
                     raise ConfigError(f"{self.folder}: {closest(name, known, 'data set')}")
             write_json(self.folder / "suite.json", about | {"compared": list(names)})
 
-    def adopt(self, other: Keep) -> None:
-        """Put the results of another folder beside those in this one. Raises ConfigError for those of another suite or other settings."""
+    def check_other(self, other: Keep) -> None:
+        """Raises ConfigError if the results of another folder, of another suite or other settings, cannot be put beside those in this one."""
         self.check(other.about)
         mine, theirs = (tables.by_place([r for r in tables.read(k.folder) if r.settled]) for k in (self, other))
         for where in mine.keys() & theirs.keys():
@@ -128,6 +116,10 @@ class Keep:
                     f"{other.folder} and {self.folder} hold results of {where[1]} on {where[0]} with different settings or data; "
                     "choose another --keep"
                 )
+
+    def adopt(self, other: Keep) -> None:
+        """Put the results of another folder beside those in this one. Raises ConfigError as `check_other` does."""
+        self.check_other(other)
         with self.locked():
             self._remember(other.about)
         self.update(tables.read(other.folder))
@@ -151,10 +143,6 @@ class Keep:
             if not result.finished and (there or result.settled):
                 out.append((result, load_run(path) if there else None))
         return out
-
-
-def _shown(value: Any) -> Any:
-    return Budget(**value) if isinstance(value, dict) else value
 
 
 def scored(result: Result, run: Run, seconds: float) -> Result:

@@ -54,6 +54,12 @@ from srpo.text import plain
 LARGEST = 1 << 20  # bytes of a suite's file
 
 
+def require_name(name: str, what: str) -> None:
+    """Raises ConfigError for what cannot be the name of a folder of results."""
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"{what}: its results get a folder of this name; expected letters, digits, / and ._+=@:-")
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set, the D4RL task whose published settings it gets, and settings of its own by algorithm."""
@@ -63,10 +69,7 @@ class Source:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        if not re.fullmatch(NAME, self.name):
-            raise ConfigError(
-                f"data set {self.name!r}: its results get a folder of this name; expected letters, digits, / and ._+=@:-"
-            )
+        require_name(self.name, f"data set {self.name!r}")
 
 
 class Recipe(NamedTuple):
@@ -169,8 +172,7 @@ class Suite:
 
     def _check_variant(self, name: str, variant: Variant) -> None:
         where = f"suite {self.name}, variants.{plain(name)}"
-        if not re.fullmatch(NAME, name):
-            raise ConfigError(f"{where}: its results get a folder of this name; expected letters, digits, / and ._+=@:-")
+        require_name(name, where)
         if name in algorithms.names():
             raise ConfigError(f"{where}: {name} is an algorithm; give the variant another name")
         if name not in self.algorithms:
