@@ -5,6 +5,9 @@
   python benchmarks/authors.py train RUN --code CODE --task hopper-medium-replay-v2 --keep KEEP                   # theirs
   python benchmarks/authors.py compare RUN... --keep KEEP --into docs/results.md
 
+Policies of so few steps swing from one thousand steps to the next. With --every STEPS those on the way act, too, as ours do
+with `srpo train --eval-every STEPS --eval-episodes 20`, and `compare` shows the mean of the later half of them.
+
 `train` needs PyTorch. It reads from RUN what is to be the same (RUN may be of SRPO, or of TD3+BC with a checkout of
 sfujim/TD3_BC), calls the authors' classes in the order of their training scripts, and lets their last policy act in our
 environment, from the start states of `srpo eval`. Their weights are taken as arrays: what acts is our policy. A setting that
@@ -26,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from authors_code import FREE, REPOSITORIES, SYSTEMS, Rows, Settings, Weights, code
-from authors_report import EPISODES, EVERY, METRICS, curve_table, keep, ours, table
+from authors_report import EPISODES, EVERY, METRICS, curve_table, keep, ours, table, way_table
 
 import srpo
 from srpo import config
@@ -103,12 +106,14 @@ def train(args: argparse.Namespace) -> int:
     for seed in run.seeds:
         torch.manual_seed(seed)
         np.random.seed(seed)
-        curves = Curves()
+        curves, episodes = Curves(), []
         with code(args.code, transitions_of(data)) as module:
-            weights = SYSTEMS[name](module, seed, args.task, settings, curves)
+            for step, weights in SYSTEMS[name](module, seed, args.task, settings, curves):
+                if step == settings["policy.steps"] or (args.every and step % args.every == 0):
+                    episodes += played(weights(), data, step)
         about = {"data": data.name, "algorithm": name, "code": "authors", "seed": seed, "settings": json.dumps(settings)}
         about |= {"made_with": f"PyTorch {torch.__version__}", "source": f"{REPOSITORIES[name]} {commit(args.code)}"}
-        keep(args.keep, about, played(weights, data), curves)
+        keep(args.keep, about, episodes, curves)
     return 0
 
 
@@ -118,18 +123,27 @@ def commit(folder: Path) -> str:
     return done.stdout.strip()
 
 
-def played(weights: Weights, data: srpo.Dataset) -> list[dict[str, Any]]:
-    """Episodes of their policy, a row each."""
+def played(weights: Weights, data: srpo.Dataset, step: int) -> list[dict[str, Any]]:
+    """Episodes of their policy after a step, a row each."""
     policy = jax.tree.map(lambda x: x[None, None], policy_of(weights))
     rollouts = Rollouts(data.env_id, (1, 1), EPISODES)
     found = rollouts(policy)
     rollouts.close()
-    where = {"env_id": data.env_id} | {name: versions()[name] for name in ("gymnasium", "mujoco")}
+    where = {"step": step, "env_id": data.env_id} | {name: versions()[name] for name in ("gymnasium", "mujoco")}
     pairs = zip(found.returns[0, 0].tolist(), found.lengths[0, 0].tolist(), strict=True)
-    return [
+    rows = [
         where | {"episode": i, "env_seed": FIRST_SEED + i, "return": total, "length": length, "score": data.score(total)}
         for i, (total, length) in enumerate(pairs)
     ]
+    print(f"policy {step}: score {np.mean([row['score'] for row in rows]):.1f}", file=sys.stderr, flush=True)
+    return rows
+
+
+def steps(text: str) -> int:
+    """Of --every."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of steps, one or more")
+    return int(text)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -137,7 +151,8 @@ def compare(args: argparse.Namespace) -> int:
         check_place(args.into, "authors")
     for path in args.runs:
         ours(srpo.load_run(path), args.keep)
-    text = f"{table(args.keep)}\n\n{curve_table(args.keep)}".strip()
+    tables = (table(args.keep), way_table(args.keep), curve_table(args.keep))
+    text = "\n\n".join(t for t in tables if t)
     if args.into is not None:
         insert(args.into, "authors", text)
     print(text)
@@ -155,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     one.add_argument("--data", metavar="FILE", help="the data of RUN, if they were moved")
     one.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch; default 1")
+    one.add_argument("--every", type=steps, metavar="STEPS", help="steps between policies that act on the way; default none")
     one.set_defaults(does=train)
     both = commands.add_parser("compare", help="add the evaluated runs of ours, and print both side by side")
     both.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="runs that `train` was given")

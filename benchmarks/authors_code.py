@@ -34,6 +34,9 @@ class Weights(NamedTuple):
     std: np.ndarray
 
 
+Policies = Iterator[tuple[int, Callable[[], Weights]]]  # after each step of the policy: how many, and what reads its weights
+
+
 def layers_of(module: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """The linear layers of a PyTorch module, in its order."""
     arrays = [x.cpu().numpy() for x in module.state_dict().values()]
@@ -76,7 +79,7 @@ def set_rate(optimizer: Any, lr: float, schedule: Any = None) -> None:
         schedule.base_lrs = [lr]
 
 
-def train_srpo(module: Callable[[str], Any], seed: int, task: str, s: Settings, said: Said) -> Weights:
+def train_srpo(module: Callable[[str], Any], seed: int, task: str, s: Settings, said: Said) -> Policies:
     """Their critic, behavior model and policy, as train_critic.py, train_behavior.py and train_policy.py call them."""
     utils, classes = module("utils"), module("SRPO")
     argv, sys.argv = sys.argv, ["authors", "--env", task, "--seed", str(seed), "--beta", str(s["policy.beta"])]
@@ -106,13 +109,13 @@ def train_srpo(module: Callable[[str], Any], seed: int, task: str, s: Settings, 
     model.diffusion_behavior.load_state_dict(behavior.diffusion_behavior.state_dict())
     model.q[0].load_state_dict(critic.state_dict())
     set_rate(model.SRPO_policy_optimizer, s["policy.lr"], model.SRPO_policy_lr_scheduler)
-    for _ in range(s["policy.steps"]):
+    unchanged = np.zeros(both - act), np.ones(both - act)
+    for step in range(s["policy.steps"]):
         model.update_SRPO_policy(data.sample(s["policy.batch_size"]))
-    obs = both - act
-    return Weights(layers_of(model.SRPO_policy), np.zeros(obs), np.ones(obs))
+        yield step + 1, lambda: Weights(layers_of(model.SRPO_policy), *unchanged)
 
 
-def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings, said: Said) -> Weights:
+def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings, said: Said) -> Policies:
     """Their TD3+BC, as main.py calls it."""
     classes, utils = module("TD3_BC"), module("utils")
     rows = sys.modules["d4rl"].qlearning_dataset(task)
@@ -131,7 +134,7 @@ def train_td3_bc(module: Callable[[str], Any], seed: int, task: str, s: Settings
     for step in range(s["policy.steps"]):
         model.train(memory, s["policy.batch_size"])
         said("policy", step, mean_q)
-    return Weights(layers_of(model.actor), mean, std)
+        yield step + 1, lambda: Weights(layers_of(model.actor), mean, std)
 
 
 REPOSITORIES = {"srpo": "thu-ml/SRPO", "td3-bc": "sfujim/TD3_BC"}

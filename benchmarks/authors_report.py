@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ WHOSE = ("data", "algorithm", "code", "seed")
 WHO = {"ours": "our code", "authors": "the authors' code"}
 METRICS = {"critic": "v", "behavior": "loss", "policy": "q"}  # what both codes tell of a batch of the data; q: TD3+BC's alone
 MEANING = {"v": "mean V", "loss": "loss of the behavior model", "q": "mean Q"}
+SIDES = ("ours", "by seed", "authors' code", "by seed", "difference")
 HOW = {"ours": "compare RUN", "authors": "train"}
 TABLES = {
     "runs.csv": (*WHOSE, "settings", "made_with", "source"),
     "curves.csv": (*WHOSE, "stage", "step", "metric", "value"),
-    "episodes.csv": (*WHOSE, "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco"),
+    "episodes.csv": (*WHOSE, "step", "episode", "env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco"),
 }
 
 
@@ -52,7 +54,8 @@ def keep(folder: Path, about: dict[str, Any], episodes: Sequence[dict[str, Any]]
 def ours(run: srpo.Run, folder: Path) -> None:
     """Keeps our side: a run that theirs was trained as, or one of more seeds. Raises RunError, ConfigError."""
     name, data = run.info["algorithm"], run.info["data"]["name"]
-    theirs = [r for r in read(folder, "runs.csv") if [r[k] for k in WHOSE[:3]] == [data, name, "authors"]]
+    where = [data, name, "authors"]
+    theirs = [row for row in read(folder, "runs.csv") if whose(row) == where]
     if not theirs:
         raise ConfigError(
             f"{folder} has nothing of {name} on {data} by the authors' code; begin with: authors.py train {run.path}"
@@ -62,11 +65,7 @@ def ours(run: srpo.Run, folder: Path) -> None:
         raise ConfigError(f"{run.path} has {settings}, theirs {theirs[0]['settings']}; expected the same")
     for seed in run.seeds:
         about: dict[str, Any] = {"data": data, "algorithm": name, "code": "ours", "seed": seed}
-        episodes = [row for row in rows_of(run) if int(row["seed"]) == seed]
-        if len(episodes) != EPISODES:
-            raise ConfigError(
-                f"{run.path} has {len(episodes)} episodes of seed {seed}; srpo eval {run.path} --episodes {EPISODES}"
-            )
+        episodes = episodes_of(run, seed, {row["step"] for row in read(folder, "episodes.csv") if whose(row) == where})
         about |= {
             "settings": json.dumps(settings),
             "made_with": f"JAX {run.info['versions']['jax']}",
@@ -74,6 +73,25 @@ def ours(run: srpo.Run, folder: Path) -> None:
         }
         rows = [row for row in metrics_table(run).read() if int(row["seed"]) == seed]
         keep(folder, about, episodes, [row for stage, metric in METRICS.items() for row in evenly(rows, stage, metric)])
+
+
+def whose(row: dict[str, str]) -> list[str]:
+    """Data, system and code."""
+    return [row[key] for key in WHOSE[:3]]
+
+
+def episodes_of(run: srpo.Run, seed: int, steps: Collection[str]) -> list[dict[str, Any]]:
+    """Of the last policy, and of those after other steps. Raises ConfigError."""
+    last = [row for row in rows_of(run) if int(row["seed"]) == seed]
+    if len(last) != EPISODES:
+        raise ConfigError(f"{run.path} has {len(last)} episodes of seed {seed}; srpo eval {run.path} --episodes {EPISODES}")
+    way = [row for row in rows_of(run, "training") if int(row["seed"]) == seed and row["step"] in steps]
+    way = [row for row in way if row["step"] != last[0]["step"]]
+    for step in sorted(steps - {last[0]["step"]}, key=int):
+        if sum(row["step"] == step for row in way) != EPISODES:
+            every = f"--eval-every STEPS --eval-episodes {EPISODES}"
+            raise ConfigError(f"{run.path} has no {EPISODES} episodes after {step} steps, theirs has; train it with {every}")
+    return [*way, *last]
 
 
 def evenly(rows: Sequence[dict[str, str]], stage: str, metric: str) -> list[dict[str, Any]]:
@@ -84,25 +102,60 @@ def evenly(rows: Sequence[dict[str, str]], stage: str, metric: str) -> list[dict
 
 
 def table(folder: Path) -> str:
-    """Scores of both codes side by side: mean, 95 % interval over seeds and episodes, and each seed's mean."""
-    episodes = read(folder, "episodes.csv")
-    if not episodes:
+    """Scores of the last policies of both codes side by side: mean, 95 % interval over seeds and episodes, and each seed's mean."""
+    if not (systems := systems_of(folder)):
         raise ConfigError(f"{folder} has no episodes; begin with authors.py train")
     lines = []
-    for data, name in dict.fromkeys((r["data"], r["algorithm"]) for r in episodes):
-        cells, means = [], []
-        for who in WHO:
-            here = [r for r in episodes if (r["data"], r["algorithm"], r["code"]) == (data, name, who)]
-            if not here:
-                raise ConfigError(f"{folder} has nothing of {name} on {data} by {WHO[who]}; add it with authors.py {HOW[who]}")
-            scores = np.array([float(r["score"]) for r in here]).reshape(-1, EPISODES)
-            means.append(scores.mean())
-            low, high = bootstrap(scores)
-            seeds = ", ".join(f"{x:.1f} ± {s:.1f}" for x, s in zip(scores.mean(1), scores.std(1), strict=True))
-            cells += [f"{means[-1]:.1f} [{low:.1f}, {high:.1f}]", seeds]
-        lines.append([data, name, *cells, f"{means[0] - means[1]:+.1f}"])
-    header = ["data", "system", "ours", "by seed", "authors' code", "by seed", "difference"]
-    return markdown(header, lines, text=2)
+    for (data, name), rows in systems.items():
+        last = [row for row in rows if row["step"] == last_step(rows)]
+        lines.append([data, name, *side_by_side(last, f"{name} on {data}", folder)])
+    return markdown(["data", "system", *SIDES], lines, text=2)
+
+
+def way_table(folder: Path) -> str:
+    """The same of all policies of the later half of the steps. Nothing of systems whose policies did not act on the way."""
+    lines = []
+    for (data, name), rows in systems_of(folder).items():
+        acted: dict[tuple[str, str], set[int]] = {}  # by code and seed, after which steps
+        for row in rows:
+            if 2 * row["step"] > last_step(rows):
+                acted.setdefault((row["code"], row["seed"]), set()).add(row["step"])
+        acted = {who: steps for who, steps in acted.items() if len(steps) > 1}
+        if acted:
+            steps = sorted(set.intersection(*acted.values()))
+            here = [row for row in rows if (row["code"], row["seed"]) in acted and row["step"] in steps]
+            policies = f"{len(steps)}, after {steps[0]:,} to {steps[-1]:,} steps"
+            lines.append([data, name, policies, *side_by_side(here, f"{name} on {data} on the way", folder)])
+    return markdown(["data", "system", "policies of a seed", *SIDES], lines, text=3) if lines else ""
+
+
+def systems_of(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The kept episodes by data and system."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read(folder, "episodes.csv"):
+        found.setdefault((row["data"], row["algorithm"]), []).append(row | {"step": int(row["step"])})
+    return found
+
+
+def last_step(rows: Sequence[dict[str, Any]]) -> int:
+    return max(row["step"] for row in rows)
+
+
+def side_by_side(rows: Sequence[dict[str, Any]], what: str, folder: Path) -> list[str]:
+    """Cells of SIDES. A seed has the deviation of its policies' means, or of its episodes if it has one policy."""
+    cells, means = [], []
+    for who in WHO:
+        here = [row for row in rows if row["code"] == who]
+        if not here:
+            raise ConfigError(f"{folder} has nothing of {what} by {WHO[who]}; add it with authors.py {HOW[who]}")
+        by_seed = [np.reshape([float(r["score"]) for r in of], (-1, EPISODES)) for _, of in groupby(here, lambda r: r["seed"])]
+        scores = np.stack(by_seed)  # (seed, policy, episode)
+        means.append(scores.mean())
+        low, high = bootstrap(scores.reshape(len(scores), -1))
+        spread = scores.std((1, 2)) if scores.shape[1] == 1 else scores.mean(2).std(1)
+        seeds = ", ".join(f"{x:.1f} ± {s:.1f}" for x, s in zip(scores.mean((1, 2)), spread, strict=True))
+        cells += [f"{means[-1]:.1f} [{low:.1f}, {high:.1f}]", seeds]
+    return [*cells, f"{means[0] - means[1]:+.1f}"]
 
 
 def curve_table(folder: Path) -> str:

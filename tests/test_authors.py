@@ -143,8 +143,10 @@ def test_stages_are_trained_in_order_with_the_settings_and_handed_on(checkout, r
 
     argv, modules = list(sys.argv), set(sys.modules)
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_srpo(module, 5, TASK, SETTINGS, curves)
         log = module("utils").LOG
+        seen = [(step, len(log), weights()) for step, weights in authors_code.train_srpo(module, 5, TASK, SETTINGS, curves)]
+    assert [(step, done) for step, done, _ in seen] == [(i, 5 + i) for i in range(1, 5)]  # after each step of the policy
+    weights = seen[-1][-1]
     handed = np.float32(0.1) + np.float32(5), np.float32(0.1) + np.float32(7)  # biases of behavior model and critic
     policy = ("policy", 40, 0.04, *handed, 0.3, 4 / 10_000)
     assert log == [("critic", 30, 0.03)] * 3 + [("behavior", 20, 0.02)] * 2 + [policy] * 4
@@ -158,10 +160,13 @@ def test_td3_bc_learns_from_normalized_observations_and_gives_the_statistics(che
     told: list[tuple] = []
     settings = {"policy.steps": 2, "policy.batch_size": 8, "policy.lr": 0.5, "policy.alpha": 2.5}
     with authors_code.code(checkout, rows) as module:
-        weights = authors_code.train_td3_bc(
+        trained = authors_code.train_td3_bc(
             module, 0, TASK, settings, lambda stage, step, value: told.append((stage, step, value()))
         )
+        seen = [(step, weights()) for step, weights in trained]
         log = module("utils").LOG
+    weights = seen[-1][-1]
+    assert [step for step, _ in seen] == [1, 2]
     assert told == [("policy", 0, 7.0), ("policy", 1, 7.0)]  # the mean of 8 and 6, what the heads say of the data
     assert log == [(8, pytest.approx(0, abs=1e-6), 0.5)] * 2
     np.testing.assert_allclose(weights.mean, rows["observations"].mean(0, keepdims=True))
@@ -215,9 +220,16 @@ def test_transitions_are_those_of_the_recording():
     assert found["terminals"].any() and not found["terminals"].all()
 
 
-def kept(folder, code, scores, seed=0):
+def kept(folder, code, scores, seed=0, earlier=()):
+    """A training whose last policy had `scores`, and earlier ones, each after 100 steps more, the same score in all episodes."""
     about = {"data": "d-v0", "algorithm": "srpo", "code": code, "seed": seed, "settings": json.dumps(SETTINGS), "source": "x"}
-    authors_report.keep(folder, about, [{"episode": i, "score": s, "of no column": 1} for i, s in enumerate(scores)], [])
+    policies = [*([s] * len(scores) for s in earlier), scores]
+    rows = [
+        {"step": 1000 - 100 * (len(policies) - 1 - i), "episode": e, "score": s, "of no column": 1}
+        for i, policy in enumerate(policies)
+        for e, s in enumerate(policy)
+    ]
+    authors_report.keep(folder, about, rows, [])
 
 
 def test_both_codes_side_by_side(tmp_path, capsys):
@@ -234,6 +246,33 @@ def test_both_codes_side_by_side(tmp_path, capsys):
     assert "13.0 ± 1.0, 13.0 ± 1.0" in line and "10.0 ± 0.0, 11.0 ± 0.0" in line and line.endswith("| +2.5 |")
     with (tmp_path / "episodes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 80
+
+
+def test_the_later_half_of_the_policies_side_by_side(tmp_path):
+    kept(tmp_path, "ours", [40.0] * 20, 0, earlier=(99.0, 20.0, 30.0, 10.0, 20.0))  # the first after half of the steps
+    kept(tmp_path, "authors", [12.0] * 20, 3, earlier=(14.0, 16.0, 10.0, 18.0))
+    assert authors_report.way_table(tmp_path).splitlines()[2] == (
+        "| d-v0 | srpo | 5, after 600 to 1,000 steps | 24.0 [22.1, 26.0] | 24.0 ± 10.2 | 14.0 [13.4, 14.5] | 14.0 ± 2.8 | +10.0 |"
+    )
+    kept(tmp_path, "ours", [5.0] * 20, 1)  # only its last one acted
+    assert "24.0 ± 10.2 | 14.0" in authors_report.way_table(tmp_path)
+    assert "40.0 ± 0.0, 5.0 ± 0.0" in authors_report.table(tmp_path)
+    kept(tmp_path, "ours", [30.0] * 20, 1, earlier=(20.0,))  # another step between them: what all have
+    assert "2, after 900 to 1,000 steps | 27.5" in authors_report.way_table(tmp_path)
+
+
+def test_ours_needs_the_episodes_of_the_steps_that_theirs_have(tmp_path, monkeypatch):
+    rows = {
+        "final": [{"seed": "0", "step": "1000"}] * 20,
+        "training": [{"seed": "0", "step": str(s)} for s in (700, 800, 1000)],
+    }
+    monkeypatch.setattr(authors_report, "rows_of", lambda run, kind="final": rows[kind])
+    run = SimpleNamespace(path="RUN")
+    assert authors_report.episodes_of(run, 0, {"1000"}) == rows["final"]
+    with pytest.raises(ConfigError, match="RUN has no 20 episodes after 800 steps, theirs has; train it with --eval-every"):
+        authors_report.episodes_of(run, 0, {"800", "1000"})
+    rows["training"] = [{"seed": "0", "step": "800"}] * 20 + rows["training"][:1]
+    assert [row["step"] for row in authors_report.episodes_of(run, 0, {"800", "1000"})] == ["800"] * 20 + ["1000"] * 20
 
 
 def test_a_comparison_of_one_side_is_refused(tmp_path, capsys):
