@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -634,11 +635,26 @@ def test_no_cell_is_begun_that_cannot_end_in_time(tmp_path):
 
 
 def test_the_clock_stops_as_a_signal_does(command, monkeypatch, capsys):
-    def slow(*args, **options):
-        signal.pause()
+    real, alarms = threading.Timer, []
 
+    class Alarm:
+        """Goes off once training waits, however long it took to get there."""
+
+        def __init__(self, seconds, *what):
+            assert 0 < seconds <= 60
+            alarms.append(what)
+
+        def start(self): ...
+
+        def cancel(self): ...
+
+    def slow(*args, **options):
+        real(0.1, *alarms.pop()).start()
+        time.sleep(30)
+
+    monkeypatch.setattr(threading, "Timer", Alarm)
     monkeypatch.setattr(srpo, "train", slow, raising=False)
-    monkeypatch.setattr(Clock, "left", property(lambda self: 0.05 if not hasattr(self, "told") else -1.0))
+    monkeypatch.setattr(Clock, "left", property(lambda self: 50.0 if not hasattr(self, "told") else -1.0))
     handler = signal.getsignal(signal.SIGTERM)
     before = Stopped.__init__
 
