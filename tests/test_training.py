@@ -23,7 +23,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation import rollouts, video
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
-from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.checkpoint import CheckpointError, NotWritten
 from srpo.runs.run import RunError
 from srpo.training import curves, execution, progress
 from srpo.training.curves import draw_curves
@@ -117,11 +117,24 @@ def test_a_run_ends_with_its_curves(swept, monkeypatch):
         patch.setattr(curves, "evals_table", lambda run: SimpleNamespace(read=list))
         assert drawn(swept) != whole
     asked = []
-    monkeypatch.setattr(progress, "draw_curves", asked.append)
-    srpo.resume(swept.path)  # complete: nothing is done
-    assert not asked
+    monkeypatch.setattr(progress, "draw_curves", lambda run: asked.append(run.path))
+    srpo.resume(swept.path)  # complete, but for its curves
+    assert asked == [swept.path]
+    (swept.path / curves.CURVES).write_bytes(whole)
+    srpo.resume(swept.path)  # nothing is done
+    assert asked == [swept.path]
+    (swept.path / curves.CURVES).unlink()
     Reporter(swept, True, ()).finished(swept)
-    assert asked == [swept]
+    assert asked == [swept.path] * 2
+
+
+def test_curves_that_cannot_be_written_keep_nobody_from_the_run(swept, monkeypatch, capsys):
+    def full(run):
+        raise NotWritten("cannot write curves.png: No space left on device")
+
+    monkeypatch.setattr(progress, "draw_curves", full)
+    assert srpo.resume(swept.path).complete
+    assert "warning: curves.png is not drawn: cannot write curves.png: No space left" in capsys.readouterr().err
 
 
 def test_earlier_stages_are_shared_and_later_ones_differ(swept):
@@ -557,6 +570,17 @@ def test_an_environment_that_is_not_there(data, algorithm, tmp_path):
     with pytest.raises(srpo.errors.UserError, match="'Walker9d-v4' is not available"):
         srpo.train(algorithm, other, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_is_gone_is_said_before_a_run_goes_on(swept, data, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(swept.path, path)
+    (path / "stages" / "policy.safetensors").unlink()
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"data": info["data"] | {"env_id": "Walker9d-v4"}}))
+    with pytest.raises(srpo.errors.UserError, match="'Walker9d-v4' is not available"):
+        srpo.resume(path, data, quiet=True)
+    assert not list((path / "state").glob("*"))
 
 
 def test_time_left_does_not_count_compilation(monkeypatch, capsys):
