@@ -1,5 +1,6 @@
 """Hostile run folders: truncated, edited, swapped, of another algorithm, with numbers that cannot be; one plain line each."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -276,6 +277,23 @@ def test_states_of_other_runs(stopped, data, tmp_path, key, value):
     mine = load_run(stopped).identity("policy")
     rewritten(tmp_path / "run" / STATE, run=mine | {key: value})
     assert "of another run" in refused(lambda: srpo.resume(tmp_path / "run", data, quiet=True))
+
+
+def test_files_of_a_run_whose_settings_were_renamed_since_are_still_its_own(
+    folder, stopped, whole, data, tmp_path, monkeypatch
+):
+    shutil.copytree(stopped, tmp_path / "stopped")
+    failure = {"stage": "policy", "step": 2, "metric": "loss", "seed": 1, "point": [["policy.rate", 1e-2]]}
+    for path, file in ((folder, POLICY), (tmp_path / "stopped", STATE)):
+        old = json.loads(json.dumps(load_run(path).identity("policy")).replace("policy.lr", "policy.rate"))
+        rewritten(path / file, run=old, **({"failures": [failure]} if file == STATE else {}))
+        told = (path / "run.json").read_text().replace("policy.lr", "policy.rate")
+        (path / "run.json").write_text(told)
+    edited(folder, set_in("stages", "policy", to=hashlib.sha256((folder / POLICY).read_bytes()).hexdigest()))
+    monkeypatch.setattr(type(whole.algorithm), "renamed", {"policy.rate": "policy.lr"})
+    for x, y in zip(jax.tree.leaves(load_run(folder).policies), jax.tree.leaves(whole.policies), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert srpo.resume(tmp_path / "stopped", data, quiet=True).failures == [failure | {"point": [["policy.lr", 1e-2]]}]
 
 
 @pytest.mark.parametrize("case", ["not a number", "one missing", "one more", "another shape", "another type"])

@@ -4,8 +4,10 @@ The results must be those of a run that never died, byte for byte. `test_a_kille
 test_training.py does it once with a real SIGKILL.
 """
 
+import json
 import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,18 @@ from safetensors import safe_open
 
 import srpo
 from srpo import algorithms
-from srpo.config import assign_all, static
+from srpo.config import assign_all, setting, static
 from srpo.core import Algorithm, Frozen, Stage, TrainState, Trial, descend
 from srpo.data import from_arrays
+from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
+from srpo.errors import ConfigError
 from srpo.optim import adam
 from srpo.runs import checkpoint, tables
+from srpo.runs.run import load_run
 from srpo.system.files import unfinished
+from srpo.training import execution
+from srpo.training.loop import StageLoop
 from srpo.training.saving import Saving
 
 CASES = {  # algorithm, sweep; each as tiny as its own trial, and shorter
@@ -64,6 +71,19 @@ class Line(Stage):
 
     def result(self, state):
         return state.target
+
+
+class Spoiled(Line):
+    """A linear model whose state, but no metric, is spoiled by a step."""
+
+    last: float = setting(99.0, "how many steps leave it whole")
+
+    def update(self, state, batch, given, key, step):
+        state, metrics = fitted(state, batch.obs[:, -1], batch.value, key)
+        spoiled = jnp.where(step < self.last, state.model, jnp.inf)
+        return TrainState(spoiled, state.target, state.opt_state), {f"loss{self.of}": metrics["loss"]}
+
+    of: str = static("", "what its metric is called after that")
 
 
 class Table(Stage):
@@ -126,6 +146,16 @@ class OfWindows(Algorithm):
 
     def make_policy(self, trained):
         return Frozen(trained["second"])
+
+
+class OfSpoiled(Algorithm):
+    data: Treatment = Treatment()
+    line: Spoiled = Spoiled()
+    acts_with = ("line",)
+    trial = Trial({}, ("", 0.0, 0.0), ())
+
+    def make_policy(self, trained):
+        return Frozen(trained["line"])
 
 
 def shortened(name, data):
@@ -197,6 +227,64 @@ def test_dying_and_resuming_equals_not_dying(case, data, tmp_path, monkeypatch):
     resumed = srpo.resume(run, data, quiet=True)
     assert files(resumed.path) == files(whole.path)
     assert not list(run.rglob("*.part"))
+
+
+SPOILED = {"sweep": {"line.last": [99.0, 1.0]}, "eval_every": 0, "quiet": True}
+FAILURE = {"stage": "line", "step": 2, "metric": "a parameter", "seed": 0, "point": [["line.last", 1.0]]}
+
+
+def test_a_state_that_its_last_step_spoiled_is_neither_kept_nor_forgotten(data, tmp_path, monkeypatch):
+    algorithm = algorithms.named("test_crash:OfSpoiled").default()
+    run = srpo.train(algorithm, data, out=tmp_path / "whole", keep=STEPS, **SPOILED)
+    assert run.failures == [FAILURE]
+    for step in run.kept:
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.policies_at(step)))
+    then = execution.Reporter.step
+
+    def stopped(self, loop, means):
+        then(self, loop, means)
+        if loop.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(execution.Interrupted):  # what is found when it is saved
+        patched.setattr(execution.Reporter, "step", stopped)
+        srpo.train(algorithm, data, out=tmp_path / "run", **SPOILED)
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["failures"] == [FAILURE]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"failures": []}))  # a kill came between the two files
+    assert srpo.resume(tmp_path / "run", data, quiet=True).failures == [FAILURE]
+
+
+def test_a_metric_that_no_table_can_hold_is_refused_before_training(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"stage line reports a metric 'loss, twice', expected a name of letters, digits"):
+        srpo.train(
+            algorithms.named("test_crash:OfSpoiled").default().set("line.of", ", twice"),
+            data,
+            out=tmp_path / "run",
+            eval_every=0,
+            quiet=True,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_process_went_on_with_is_not_trained_again(data, tmp_path, monkeypatch):
+    """Its files were read, then its data, and the other process was done before the folder was locked."""
+
+    def told(then, *args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(StageLoop, "calls", told)
+        srpo.train(algorithms.named("test_crash:OfWindows").default(), data, out=tmp_path / "run", eval_every=0, quiet=True)
+    stale = load_run(tmp_path / "run")
+    whole = srpo.resume(stale.path, data, quiet=True)
+    before = files(whole.path)
+    left = whole.state_file("first")  # by a kill right after the stage was finished
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"")
+    monkeypatch.setattr(StageLoop, "start", told)
+    assert execution.execute(stale, treat(data, stale.algorithm.data, True), True, (), None, Saving()).complete
+    assert files(whole.path) == before and not left.exists()
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,33 @@ def test_a_dry_run_compiles_no_stage_unless_it_is_to_measure(tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
 
+def test_times_are_of_the_precision_that_was_asked_for(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "MEASURE_SECONDS", 0.0)
+    timed, started = set(), set()
+    monkeypatch.setattr(estimate, "rate", lambda product, copies=1: timed.add(product.sides[0].dtype.name) or 1e9)
+    start = StageLoop.start
+    monkeypatch.setattr(StageLoop, "start", lambda loop: (started.add(loop.precision), start(loop))[1])
+    line = [
+        "train",
+        "hopper-medium-expert-mini",
+        "--algo",
+        "bc-gaussian",
+        "--set",
+        "policy.hidden=32,32",
+        "--dry-run",
+        "--quiet",
+    ]
+    assert main([*line, "--measure", "--precision", "bfloat16"]) == 0
+    assert (timed, started) == ({"bfloat16"}, {"bfloat16"})
+    monkeypatch.undo()
+    (product,) = estimate.products(lambda x, w: jax.lax.dot(x, w, preferred_element_type=jnp.float32), *map(halved, (X, W)))
+    assert product.gives == "float32" and estimate.rate(product) > 0
+
+
+def halved(x):
+    return jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
+
+
 def test_a_measurement_belongs_to_a_dry_run(capsys):
     assert main(["train", "hopper-medium-expert-mini", "--measure"]) == 2
     assert "add --dry-run" in capsys.readouterr().err

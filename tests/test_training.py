@@ -23,7 +23,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation import rollouts, video
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
-from srpo.runs.checkpoint import CheckpointError
+from srpo.runs.checkpoint import CheckpointError, NotWritten
 from srpo.runs.run import RunError
 from srpo.training import curves, execution, progress
 from srpo.training.curves import draw_curves
@@ -117,11 +117,24 @@ def test_a_run_ends_with_its_curves(swept, monkeypatch):
         patch.setattr(curves, "evals_table", lambda run: SimpleNamespace(read=list))
         assert drawn(swept) != whole
     asked = []
-    monkeypatch.setattr(progress, "draw_curves", asked.append)
-    srpo.resume(swept.path)  # complete: nothing is done
-    assert not asked
+    monkeypatch.setattr(progress, "draw_curves", lambda run: asked.append(run.path))
+    srpo.resume(swept.path)  # complete, but for its curves
+    assert asked == [swept.path]
+    (swept.path / curves.CURVES).write_bytes(whole)
+    srpo.resume(swept.path)  # nothing is done
+    assert asked == [swept.path]
+    (swept.path / curves.CURVES).unlink()
     Reporter(swept, True, ()).finished(swept)
-    assert asked == [swept]
+    assert asked == [swept.path] * 2
+
+
+def test_curves_that_cannot_be_written_keep_nobody_from_the_run(swept, monkeypatch, capsys):
+    def full(run):
+        raise NotWritten("cannot write curves.png: No space left on device")
+
+    monkeypatch.setattr(progress, "draw_curves", full)
+    assert srpo.resume(swept.path).complete
+    assert "warning: curves.png is not drawn: cannot write curves.png: No space left" in capsys.readouterr().err
 
 
 def test_earlier_stages_are_shared_and_later_ones_differ(swept):
@@ -429,7 +442,9 @@ def test_a_full_disk_leaves_the_state_before(data, algorithm, tmp_path, monkeypa
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(CheckpointError, match="No space left on device; what was there before is intact"):
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device; .* make room, then continue with: srpo train --resume"
+    ):
         srpo.train(algorithm, data, out=tmp_path / "run", eval_every=0, quiet=True)
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.part"))
@@ -456,6 +471,17 @@ REFUSALS = {
     "width of zero": (["--set", "critic.hidden=8,0"], "critic.hidden: found 0, expected one or more"),
     "negative": (["--sweep", "policy.beta=0.1,-1"], "policy.beta: found -1, expected zero or more"),
     "out of range": (["--set", "critic.expectile=1"], "critic.expectile: found 1, expected a number in (0, 1)"),
+    "beyond single precision": (["--set", "policy.lr=1e39"], "policy.lr: found 1e+39, expected a number in [0, 3.4e38]"),
+    "times backwards": (["--set", "policy.min_time=0.99"], "min_time: found 0.99, expected at most max_time, 0.98"),
+    "a sweep of times backwards": (["--sweep", "policy.max_time=0.5,0.01"], "min_time: found 0.02, expected at most max_time"),
+    "swept beyond the dial": (["--algo", "srpo-dial", "--sweep", "beta=0.05,50"], "beta: found 50, expected a temperature"),
+    "no blocks": (["--algo", "sfbc", "--set", "behavior.widths=()"], "widths: found none, expected one or more"),
+    "no layers": (["--algo", "dtql", "--set", "warm_up.behavior.hidden=()"], "hidden: found none, expected one or more"),
+    "half a wave": (["--algo", "idql", "--set", "behavior.time_size=3"], "time_size: found 3, expected an even number"),
+    "a start beyond counting": (
+        ["--algo", "diffusion-ql", "--set", "policy.ema_start=1e18"],
+        "policy.ema_start: found 1e+18, expected a number in [0, 2147483647]",
+    ),
     "dropout of all": (["--set", "behavior.dropout=1"], "behavior.dropout: found 1, expected a number in [0, 1)"),
     "more than there are": (["--algo", "sfbc", "--set", "average=33"], "expected no more than candidates, 32"),
     "wrong choice": (["--set", "policy.weight=sigma2"], "policy.weight: unknown choice 'sigma2'; did you mean 'sigma^2'?"),
@@ -546,6 +572,17 @@ def test_an_environment_that_is_not_there(data, algorithm, tmp_path):
     with pytest.raises(srpo.errors.UserError, match="'Walker9d-v4' is not available"):
         srpo.train(algorithm, other, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_is_gone_is_said_before_a_run_goes_on(swept, data, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(swept.path, path)
+    (path / "stages" / "policy.safetensors").unlink()
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"data": info["data"] | {"env_id": "Walker9d-v4"}}))
+    with pytest.raises(srpo.errors.UserError, match="'Walker9d-v4' is not available"):
+        srpo.resume(path, data, quiet=True)
+    assert not list((path / "state").glob("*"))
 
 
 def test_time_left_does_not_count_compilation(monkeypatch, capsys):

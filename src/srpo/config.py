@@ -23,8 +23,9 @@ from srpo.errors import ConfigError, closest
 Overrides = dict[str, Any]  # of settings, by path
 Tasks = dict[str, Overrides]  # by pattern of data sets' names: one preset
 
-# intervals where nothing else is said: of real numbers, of whole ones, of those in a list, which are sizes of layers
-NUMBERS, COUNTS, WIDTHS = "[0, inf)", "[1, 2147483647]", "[1, 65536]"
+# intervals where nothing else is said: of real numbers (what single precision holds), of whole ones, of those in a list, which are sizes of layers
+NUMBERS, COUNTS, WIDTHS = "[0, 3.4e38]", "[1, 2147483647]", "[1, 65536]"
+FROM_ZERO = "[0, 2147483647]"  # of whole ones that may be zero
 LEAST = {NUMBERS: "zero or more", COUNTS: "one or more", WIDTHS: "one or more"}  # in words, to whom is below
 MOST = 100  # numbers in a list
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from srpo.config import WIDTHS, Overrides, Tasks, setting, static
+from srpo.config import FROM_ZERO, WIDTHS, Overrides, Tasks, setting, static
 from srpo.core import Algorithm, Followed, Stage, Step, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.data.views import Window
@@ -84,7 +84,7 @@ class Average(eqx.Module):
 
     rate: float = setting(0.005, "rate at which it follows the trained weights", "[0, 1]")
     every: int = static(10, "steps between two updates", scales=True)
-    start: int = static(2000, "until this step it copies the trained weights", "[0, inf)", scales=True)
+    start: int = static(2000, "until this step it copies the trained weights", FROM_ZERO, scales=True)
 
     def __call__(self, state: Followed[M], step: Step) -> Followed[M]:
         rate = jnp.where(step < self.start, 1.0, self.rate)
@@ -178,7 +178,7 @@ class Planning(eqx.Module):
     pushes: int = static(
         2, "pushes along the gradient of the return per diffusion step; to plan without any, set the scale to 0"
     )
-    free_steps: int = static(2, "last diffusion steps without a push", "[0, inf)")
+    free_steps: int = static(2, "last diffusion steps without a push", FROM_ZERO)
     scale: float = setting(
         0.1, "size of a push, times the posterior variance; larger: higher predicted returns, less likely plans"
     )

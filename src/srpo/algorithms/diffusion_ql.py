@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srpo.config import Overrides, Tasks, setting, static
+from srpo.config import FROM_ZERO, Overrides, Tasks, setting, static
 from srpo.core import Algorithm, Batch, Followed, Stage, TrainState, Trial, Updated, descend
 from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
@@ -71,7 +71,7 @@ class DiffusionPolicyQ(Stage[State, Batch, ActorCritic]):
     q_scale: Literal["data", "policy"] = static(
         "data", "whose actions set the scale of Q: the data's, or the policy's by the other head"
     )
-    ema_start: int = static(1000, "step at which the policy's moving average starts to follow", "[0, inf)", scales=True)
+    ema_start: int = static(1000, "step at which the policy's moving average starts to follow", FROM_ZERO, scales=True)
     ema_every: int = static(5, "steps between updates of the policy's moving average")
     eta: float = setting(1.0, "weight of Q; larger: closer to argmax Q")
     lr: float = setting(3e-4, "learning rate of the policy (Adam)")

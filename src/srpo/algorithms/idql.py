@@ -26,6 +26,7 @@ from srpo.data.treatments import Treatment
 from srpo.diffusion.parametrization import NoisePrediction, discrete_error
 from srpo.diffusion.samplers import Ancestral
 from srpo.diffusion.schedules import Discrete
+from srpo.errors import ConfigError
 from srpo.losses import expectile
 from srpo.networks.derivatives import mish
 from srpo.networks.layers import Activation, LayerNorm, QEnsemble, ValueNet
@@ -105,6 +106,10 @@ class DiscreteBehavior(Stage[Followed[Model], Batch, Model]):
     lr: float = setting(3e-4, "learning rate (AdamW), decayed to 0 along a cosine")
     weight_decay: float = setting(0.0, "AdamW's decay, of every parameter")
     ema: float = setting(0.001, "rate at which the copy that acts follows the model", "[0, 1]")
+
+    def __check_init__(self):
+        if self.time_size % 2:
+            raise ConfigError(f"time_size: found {self.time_size}, expected an even number: a sine and a cosine each")
 
     def _optimizer(self):
         return adamw(cosine(self.lr, self.steps), self.weight_decay)

@@ -19,7 +19,9 @@ def report(run, as_json: bool) -> int:
     else:
         if evaluation is not None:
             print(evaluation)
-        print(f"run: {plain(run.path)} (curves.png, metrics.csv{', evals.csv' if evaluation is not None else ''})")
+        tables = ["metrics.csv", *(["evals.csv"] if evaluation is not None else [])]
+        there = [name for name in ("curves.png", *tables) if (run.path / name).exists()]
+        print(f"run: {plain(run.path)} ({', '.join(there)})")
         print(f"next: {'; '.join(next_commands(run))}", file=sys.stderr)
     return 1 if run.failures else 0
 

@@ -240,5 +240,6 @@ def _dry_run(args: argparse.Namespace, grid: Any, data: Any, sources: dict[str, 
         quiet=args.quiet,
         data_in=args.data_in,
         devices=args.devices,
+        precision=args.precision,
         measure=args.measure,
     )

@@ -33,7 +33,8 @@ class Grid:
 
     @classmethod
     def create(cls, algorithm: Algorithm, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[Any]] | None) -> Grid:
-        """Raises ConfigError for seeds that are none or the same, paths that cannot be swept, and too many runs."""
+        """Raises ConfigError for seeds that are none or the same, paths that cannot be swept, values that do not fit together, and
+        too many runs."""
         try:
             seeds = _seeds(seeds)
         except TypeError:
@@ -55,7 +56,10 @@ class Grid:
         runs = len(seeds) * math.prod(map(len, axes.values()))
         if runs > RUNS:
             raise ConfigError(f"found {runs} runs, seeds times swept values, expected at most {RUNS}")
-        return cls(algorithm, seeds, axes)
+        grid = cls(algorithm, seeds, axes)
+        for point in grid.points if axes else ():
+            grid.at(point)  # what does not fit together is refused here, not when it has been trained
+        return grid
 
     @property
     def points(self) -> list[Point]:

@@ -127,7 +127,7 @@ class Run:
     def result_at(self, name: str, step: int | None = None) -> Any:
         """A stage's result, or what was kept of it at a step. Raises RunError, CheckpointError."""
         file = self.stage_file(name, step)
-        require_mine(file, load_info(file).get("run"), self.identity(name))
+        require_mine(file, load_info(file).get("run"), self.identity(name), self.algorithm)
         found = load_tree(file, self._shapes[name], self.info.get("stages", {}).get(file.stem))
         require_finite(file, found)
         return found

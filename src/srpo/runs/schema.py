@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,15 @@ from srpo.config import MOST
 from srpo.errors import ConfigError, UserError
 from srpo.system import strict_json
 from srpo.system.files import amount, read_bytes
-from srpo.text import plain
+from srpo.text import NAME, plain
 
 FORMAT = 2
 LARGEST = 64 << 20  # bytes of run.json
 RUNS = 100_000  # seeds times swept values
 EPISODES, KEPT = 10**6, 10_000  # per evaluation; policies of a run
 SEEDS = 2**32  # a seed is below it
+
+METRIC = r"^[A-Za-z0-9_.:/+ -]{1,100}$"  # also what metrics.csv takes
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.@:+-]{1,200}$")]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -48,7 +51,7 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True):
 class Failure(Strict):
     stage: Word
     step: Step
-    metric: Word
+    metric: Annotated[str, Meta(pattern=METRIC)]
     seed: Seed
     point: Annotated[list[tuple[Word, float]], Meta(max_length=20)]
 
@@ -142,6 +145,17 @@ def require_few(seeds: int) -> None:
         raise ConfigError(
             f"seeds: found {seeds} of them, expected at most {RUNS}; for one seed write --seeds {seeds}, (with the comma)"
         )
+
+
+def require_metrics(stage: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a stage's metrics. Raises ConfigError for one that run.json and metrics.csv cannot hold."""
+    odd = next((name for name in names if not re.fullmatch(METRIC, name)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"stage {stage} reports a metric {plain(repr(odd), NAME)}, expected a name of letters, digits, spaces and _.:/+-, "
+            "at most 100 of them; rename it"
+        )
+    return names
 
 
 def require_readable(info: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo import config
+from srpo.core import Algorithm
 from srpo.runs.checkpoint import CheckpointError
 from srpo.runs.grid import Grid
 
@@ -32,14 +33,19 @@ def check_failure(failure: Mapping[str, Any], grid: Grid) -> None:
     stage = grid.algorithm.stages.get(failure["stage"])
     if stage is None or failure["step"] > stage.steps or failure["seed"] not in grid.seeds:
         raise ValueError(f"a failure at step {failure['step']} of {failure['stage']} with seed {failure['seed']}")
-    if tuple(map(tuple, failure["point"])) not in grid.stage_points(failure["stage"]):
+    point = tuple((config.present(grid.algorithm, path), value) for path, value in failure["point"])
+    if point not in grid.stage_points(failure["stage"]):
         raise ValueError(f"a failure at {failure['point']}, which was not swept")
 
 
-def require_mine(file: Path, found: Any, mine: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless `found`, what a file says of whose it is, is a run's `identity`; format 1 said nothing."""
+def require_mine(file: Path, found: Any, mine: Mapping[str, Any], algorithm: Algorithm) -> None:
+    """Raises CheckpointError unless `found`, what a file says of whose it is, is a run's `identity`, in the words of now or of an
+    earlier version; format 1 said nothing."""
     if found is None and mine["format"] == 1:
         return
+    if isinstance(found, dict):
+        said = {key: found[key] for key in ("settings", "sweep") if isinstance(found.get(key), dict)}
+        found = found | {key: {config.present(algorithm, path): v for path, v in of.items()} for key, of in said.items()}
     odd = next((key for key in mine if not isinstance(found, dict) or found.get(key) != mine[key]), None)
     if odd is not None:
         raise CheckpointError(f"{file} is of another run ({odd}: other than in run.json); restore it or train again")

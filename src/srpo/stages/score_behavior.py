@@ -19,6 +19,7 @@ from srpo.config import setting, static
 from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.parametrization import NoisePrediction
 from srpo.diffusion.schedules import VP
+from srpo.errors import ConfigError
 from srpo.networks.layers import MLP, GaussianFourier, Keys, Linear, linears
 from srpo.optim import adam
 
@@ -110,6 +111,10 @@ class ScoreBehavior(Stage[Alone[NoisePrediction[VP]], Batch, NoisePrediction[VP]
     )
     lr: float = setting(1e-4, "learning rate (Adam)")
     min_time: float = setting(1e-3, "training draws t from U(min_time, 1)", "(0, 1)")
+
+    def __check_init__(self):
+        if not self.widths:
+            raise ConfigError("widths: found none, expected one or more")
 
     def view(self, dataset):
         return getattr(dataset, self.rows)

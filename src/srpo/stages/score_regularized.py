@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from srpo.config import setting, static
 from srpo.core import Alone, Batch, Stage, TrainState, Updated, descend
 from srpo.diffusion.schedules import Schedule, perturb
+from srpo.errors import ConfigError
 from srpo.optim import adam, cosine
 
 A = TypeVar("A")  # the actor
@@ -76,6 +77,11 @@ class ScoreRegularized(Stage[Alone[A], Batch, A]):
     lr: float = setting(3e-4, "learning rate (Adam), decayed to 0 along a cosine")
     min_time: float = setting(0.02, "diffusion times are drawn from U(min_time, max_time)", "(0, 1)")
     max_time: float = setting(0.98, "diffusion times are drawn from U(min_time, max_time)", "(0, 1)")
+
+    def __check_init__(self):
+        low, high = self.min_time, self.max_time
+        if isinstance(low, float) and isinstance(high, float) and low > high:
+            raise ConfigError(f"min_time: found {low:g}, expected at most max_time, {high:g}")
 
     @abc.abstractmethod
     def actor(self, obs_size: int, action_size: int, key: PRNGKeyArray) -> A:

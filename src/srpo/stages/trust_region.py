@@ -23,6 +23,7 @@ from srpo.config import setting, static
 from srpo.core import Alone, Batch, Followed, Stage, TrainState, Updated, descend
 from srpo.diffusion.denoising import Denoiser, denoising_loss
 from srpo.diffusion.edm import draw_sigma
+from srpo.errors import ConfigError
 from srpo.losses import backup, expectile
 from srpo.networks.derivatives import mish
 from srpo.networks.layers import QEnsemble, ValueNet
@@ -66,6 +67,10 @@ class JointCritic(eqx.Module):
 class DenoisedBehavior(eqx.Module):
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
     lr: float = setting(3e-4, "learning rate (Adam)")
+
+    def __check_init__(self):
+        if not self.hidden:
+            raise ConfigError("hidden: found none, expected one or more: the first one has no activation")
 
     def init(self, data, key) -> Alone[Denoiser]:
         net = ScoreMLP(data.obs_size, data.action_size, self.hidden, key, linear_input=True)

@@ -15,6 +15,8 @@ from srpo.runs.checkpoint import write_atomically
 from srpo.runs.run import Run
 from srpo.runs.tables import evals_table, metrics_table
 
+CURVES = "curves.png"
+
 
 def _series(rows: Iterable[dict[str, Any]], run: Run, value: str) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Point -> (steps, mean over seeds, standard deviation over seeds) of rows with a seed, a step and a value."""
@@ -98,4 +100,4 @@ def draw_curves(run: Run) -> None:
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
     plt.close(fig)
-    write_atomically(run.path / "curves.png", content.getvalue())
+    write_atomically(run.path / CURVES, content.getvalue())

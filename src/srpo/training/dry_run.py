@@ -17,6 +17,7 @@ from srpo.data import Dataset
 from srpo.data.doubts import warnings_about
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
+from srpo.networks.precision import Precision
 from srpo.runs.grid import Grid
 from srpo.system import strict_json
 from srpo.text import plain
@@ -27,14 +28,16 @@ from srpo.training.progress import Bars
 MEASURE_SECONDS = 2.0
 
 
-def expected(grid: Grid, data: Treated, quiet: bool = False, devices: int | None = None) -> dict[str, dict[str, float]]:
+def expected(
+    grid: Grid, data: Treated, quiet: bool = False, devices: int | None = None, precision: Precision = "float32"
+) -> dict[str, dict[str, float]]:
     """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps."""
     results: dict[str, Any] = {}
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
         for name, stage in grid.algorithm.stages.items():
             bars.say(f"{name}: compiling and timing a few steps")
-            loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name), devices=devices)
+            loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name), precision=precision, devices=devices)
             begin = time.perf_counter()
             loop.start()
             calls = loop.calls()
@@ -64,6 +67,7 @@ def dry_run(
     quiet: bool = False,
     data_in: DataIn = "auto",
     devices: int | None = None,
+    precision: Precision = "float32",
     measure: bool = False,
 ) -> int:
     """`measure`: compile and time real steps too; otherwise nothing is compiled but single products. Writes nothing."""
@@ -72,9 +76,9 @@ def dry_run(
     with Bars(quiet) as bars:
         for line in warnings_about(treated.recording, treated.treatment.normalize_obs):
             bars.warn(line)
-    stages = estimated(grid, treated, devices)
+    stages = estimated(grid, treated, devices, precision)
     if measure:
-        stages = {name: stages[name] | found for name, found in expected(grid, treated, quiet, devices).items()}
+        stages = {name: stages[name] | found for name, found in expected(grid, treated, quiet, devices, precision).items()}
     peak = peak_memory() if measure else None
     rows = settings_of(grid, sources)
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}

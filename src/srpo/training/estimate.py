@@ -19,6 +19,7 @@ from jax import lax
 
 from srpo.core import Stage
 from srpo.data.treated import Treated
+from srpo.networks.precision import Precision, computing_in
 from srpo.runs.devices import local_devices
 from srpo.runs.grid import Grid
 
@@ -28,11 +29,13 @@ CALLS = 16
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product: the shapes and types of both sides and which axes meet (`lax.dot_general`); a convolution has no axes."""
+    """A matrix product: the shapes and types of both sides, which axes meet (`lax.dot_general`) and the type of the result; a
+    convolution has none of them."""
 
     flops: int
     sides: tuple[jax.ShapeDtypeStruct, ...] = ()
     axes: Any = None
+    gives: Any = None
 
 
 def product_flops(fn: Callable, *args: Any) -> int:
@@ -83,7 +86,8 @@ def _dot(equation: Any) -> Product:
     axes = equation.params["dimension_numbers"]
     left, right = (jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
     met = math.prod(left.shape[i] for i in axes[0][0])
-    return Product(2 * math.prod(equation.outvars[0].aval.shape) * met, (left, right), axes)
+    out = equation.outvars[0].aval
+    return Product(2 * math.prod(out.shape) * met, (left, right), axes, out.dtype)
 
 
 def _convolution(equation: Any) -> Product:
@@ -93,11 +97,11 @@ def _convolution(equation: Any) -> Product:
 
 def rate(product: Product, copies: int = 1) -> float:
     """Operations per second of this machine in `copies` of one product at once, measured."""
-    dot = jax.vmap(lambda x, y: lax.dot_general(x, y, product.axes))
+    dot = jax.vmap(lambda x, y: lax.dot_general(x, y, product.axes, preferred_element_type=product.gives))
 
     def again(_, x, y):
         out = lax.optimization_barrier(dot(x, y))  # the next product needs this one
-        return x.at[(0,) * x.ndim].set(out.ravel()[0] * 1e-9)
+        return x.at[(0,) * x.ndim].set((out.ravel()[0] * 1e-9).astype(x.dtype))
 
     run = jax.jit(lambda count, x, y: lax.fori_loop(0, count, lambda i, x: again(i, x, y), x))
     sides = [jnp.full((copies, *side.shape), 0.5, side.dtype) for side in product.sides]
@@ -122,13 +126,16 @@ class Share:
     state_mib: float
 
 
-def estimated(grid: Grid, data: Treated, devices: int | None = None) -> dict[str, dict[str, float]]:
+def estimated(
+    grid: Grid, data: Treated, devices: int | None = None, precision: Precision = "float32"
+) -> dict[str, dict[str, float]]:
     """Stage -> what each device has of it (`Share`), operations per step of a run, milliseconds per step and hours for all runs."""
     results: dict[str, Any] = {}
     rates: dict[tuple[Product, int], float] = {}  # measured once
     out: dict[str, dict[str, float]] = {}
     for name, stage in grid.algorithm.stages.items():
-        state, begins, steps = traced(stage, data, {need: results[need] for need in stage.needs})
+        with computing_in(precision):
+            state, begins, steps = traced(stage, data, {need: results[need] for need in stage.needs})
         share = shared(grid, name, state, devices)
         at_once, runs = share.runs, share.runs
         if jax.default_backend() == "cpu":  # one after the other, and forced devices have the same cores

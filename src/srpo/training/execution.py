@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from srpo.data.doubts import warnings_about
 from srpo.data.treated import Treated
@@ -36,6 +37,7 @@ class TrainingFailed(FloatingPointError):
 def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices: int | None, saving: Saving) -> Run:
     """Train the stages of a run that are not finished. Raises Interrupted, TrainingFailed, CheckpointError, RunError."""
     with locked(run.path), _signals() as stopped, Reporter(run, quiet, sinks) as report, contextlib.ExitStack() as at_end:
+        run = load_run(run.path)  # another process may have gone on with it until now
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
         sweep_parts(run.path)
@@ -46,6 +48,7 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
         for name, stage in run.algorithm.stages.items():
             if name in results:
                 report.skipped(name)
+                run.state_file(name).unlink(missing_ok=True)  # a kill may have left it
                 continue
             last = name == list(run.algorithm.stages)[-1]
             file, whose = run.state_file(name), run.identity(name)
@@ -53,9 +56,7 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
                 name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose, devices=devices
             )
             training = StageTraining(run, loop, report, stopped, saving, evaluator if last else None, run.kept if last else ())
-            run = training.finish()
-            results[name] = loop.result()
-            run = run.save_stage(name, results[name])
+            run, results[name] = training.finish()
             run.state_file(name).unlink(missing_ok=True)
             saving.then(run, name, stage.steps)
         run = load_run(run.path)
@@ -79,22 +80,25 @@ class StageTraining:
         self.every = 0 if self.evaluator is None else self.evaluator.every
         self.rounds, self.failures = self.loop.rounds, 0  # that were told
 
-    def finish(self) -> Run:
-        """Train to the end; the run, which knows what failed. On a full disk, keeps what can be kept."""
+    def finish(self) -> tuple[Run, Any]:
+        """Train to the end and write the result; the run, which knows of it and of what failed, and the result. On a full disk,
+        keeps what can be kept."""
         try:
             self._begin()
             self._calls()
+            result = self.loop.result()
+            return self.run.save_stage(self.loop.name, result), result
         except NotWritten as e:
             with contextlib.suppress(CheckpointError):
                 self.loop.save()
             raise NotWritten(f"{e}; make room, then continue with: {_resume(self.run)}") from e
-        return self.run
 
     def _begin(self) -> None:
         self.report.compiling(self.loop.name)
         self.loop.start()
         self.report.stage(self.loop)
-        self.rounds, self.failures = self.loop.rounds, len(self.loop.failures)
+        self.rounds = self.loop.rounds
+        self._tell()  # of failures in the checkpoint run.json may know nothing yet
         if self.evaluator is not None:
             self.evaluator.forget_after(self.loop.step)
             if self.loop.step and not self.evaluator.knows(self.run, self.loop.step):
@@ -110,6 +114,7 @@ class StageTraining:
             self._evaluate()
             if self.stopped or keeps or time.monotonic() - saved >= self.saving.seconds:
                 loop.save()
+                self._tell()  # what was found in the state
                 self.saving.then(self.run, loop.name, loop.step)
                 saved = time.monotonic()
             self._stop_if_asked()
@@ -122,12 +127,13 @@ class StageTraining:
             self.report.warn(
                 f"{loop.name}: the device's memory does not hold all runs at once; they take turns in {loop.rounds} rounds"
             )
-        if new := loop.failures[self.failures :]:
-            self.failures = len(loop.failures)
-            for failure in new:
-                self.report.warn(str(failure))
-            others = [f for f in self.run.failures if f["stage"] != loop.name]
-            self.run = save_info(self.run, failures=others + [vars(f) for f in loop.failures])
+        for failure in loop.failures[self.failures :]:
+            self.report.warn(str(failure))
+        self.failures = len(loop.failures)
+        others = [f for f in self.run.failures if f["stage"] != loop.name]
+        known = others + [f.as_dict() for f in loop.failures]
+        if known != self.run.failures:
+            self.run = save_info(self.run, failures=known)
         if loop.all_failed:
             raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
 

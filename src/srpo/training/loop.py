@@ -20,7 +20,7 @@ from srpo.runs.checkpoint import CheckpointError, load_info, load_tree, require_
 from srpo.runs.devices import local_devices
 from srpo.runs.grid import Grid, without
 from srpo.runs.mapping import Mapping, default_mapping
-from srpo.runs.schema import Checkpoint, convert
+from srpo.runs.schema import Checkpoint, convert, require_metrics
 from srpo.runs.trust import check_failure, require_mine
 from srpo.steps import Log, metric_names
 from srpo.system.files import amount, free_memory
@@ -95,10 +95,10 @@ class StageLoop:
         return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[point]), self.stage)
 
     def _metric_names(self, states: Any) -> tuple[str, ...]:
-        """From the shapes of the states of all runs."""
+        """From the shapes of the states of all runs. Raises ConfigError for names that no table of metrics could hold."""
         given = {n: without(1, r) for n, r in self.shared.items()} | {n: without(2, r) for n, r in self.own.items()}
         args = without(1, self.stage), without(2, states), self.data, given, without(1, self.keys)
-        return computed_in(self.precision, metric_names)(*args)
+        return require_metrics(self.name, computed_in(self.precision, metric_names)(*args))
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""
@@ -135,10 +135,15 @@ class StageLoop:
         """Its buffer will be donated: it is shared with no other one, and with no result."""
         return jax.device_put(np.array(x), None if len(self.on) == 1 else x.sharding)
 
+    def settle(self) -> None:
+        """Take the present state as the last good one; a run whose state is not finite goes back to the one before."""
+        self.survivors.keep(self.state, self.step)
+        self.state = self.survivors.restore(self.state)
+
     def save(self) -> None:
         """Write a checkpoint, from which training continues bit for bit."""
-        self.survivors.keep(self.state, self.step)
-        failures = [vars(f) for f in self.failures]
+        self.settle()
+        failures = [f.as_dict() for f in self.failures]
         save_tree(self.file, (self.survivors.safe, self.log), step=self.step, failures=failures, run=self.run)
 
     def _checkpoint(self) -> tuple[int, list[dict[str, Any]]]:
@@ -153,7 +158,7 @@ class StageLoop:
         except ValueError as e:
             raise CheckpointError(f"{self.file} is damaged ({e}); delete it to train this stage anew") from None
         if self.run is not None:
-            require_mine(self.file, info.run, self.run)
+            require_mine(self.file, info.run, self.run, self.grid.algorithm)
         return info.step, found["failures"]
 
     def calls(self, *stop_every: int) -> Iterator[dict | None]:
@@ -175,9 +180,8 @@ class StageLoop:
             if not compiles and time.perf_counter() - begin < CALL_SECONDS / 2:
                 length *= 2
             self.state = self.survivors.check(self.log.bad_step, self.state)
-            if self.step == self.stage.steps:
-                self.survivors.keep(self.state, self.step)  # finds what the last step left
-                self.state = self.survivors.restore(self.state)
+            if self.step in stop_at or self.step == self.stage.steps:
+                self.settle()  # who reads the state here finds no number that the last step spoiled
             yield self._metrics() if self.step == log_at else None
 
     def advance(self, stop: int) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from srpo.errors import ConfigError, closest
+from srpo.runs.checkpoint import NotWritten
 from srpo.runs.run import Run
 from srpo.runs.tables import metrics_table
 from srpo.system.surroundings import missing
@@ -64,6 +65,16 @@ class Bars:
 
     def __exit__(self, *_):
         self.bars.stop()
+
+
+def draw(run: Run, bars: Bars) -> None:
+    """curves.png of a finished run; where it cannot be drawn, that is said, and the run is finished all the same."""
+    try:
+        draw_curves(run)
+    except ModuleNotFoundError as e:
+        bars.warn(f"curves.png is not drawn: {missing(e)}")
+    except NotWritten as e:
+        bars.warn(f"curves.png is not drawn: {e}")
 
 
 class Reporter:
@@ -133,10 +144,7 @@ class Reporter:
             sink.write(rows)
 
     def finished(self, run: Run) -> None:
-        try:
-            draw_curves(run)
-        except ModuleNotFoundError as e:
-            self.warn(f"curves.png is not drawn: {missing(e)}")
+        draw(run, self.bars)
 
 
 def _scores(episodes: Sequence[dict[str, Any]], sweep: Sequence[str]) -> list[dict[str, Any]]:

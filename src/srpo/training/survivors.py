@@ -24,6 +24,10 @@ class Failure:
     seed: int
     point: Point
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        return vars(self) | {"point": [list(value) for value in self.point]}
+
     def __str__(self) -> str:
         where = ", ".join([f"seed {self.seed}", *(f"{p}={v:g}" for p, v in self.point)])
         return f"{where}: {self.metric} is not finite at step {self.step} of stage {self.stage}; the state before is kept, the other runs go on"

@@ -18,6 +18,7 @@ from srpo.data.again import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.errors import ConfigError, closest
+from srpo.evaluation.scores import environment_of
 from srpo.networks.precision import Precision
 from srpo.runs.description import describe
 from srpo.runs.devices import local_devices
@@ -26,9 +27,10 @@ from srpo.runs.grid import Grid
 from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.schema import EPISODES, KEPT
 from srpo.system.surroundings import in_float32, require_devices
+from srpo.training.curves import CURVES
 from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_data
-from srpo.training.progress import check_sinks
+from srpo.training.progress import Bars, check_sinks, draw
 from srpo.training.saving import Saving
 from srpo.worlds.environments import check_environment
 
@@ -152,22 +154,32 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped; where its rows are and on which devices it trains may differ from before.
 
-    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed.
+    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed,
+    MissingEnvironment where policies are evaluated on the way and their environment is not here.
     """
     check_sinks(sinks)
     require_devices()
     local_devices(devices, 1)
     run = load_run(path)
     if run.complete and data is None:
-        return run
+        return _with_curves(run, quiet)
     if data is None and run.info["data"]["source"] == "arrays":
         raise RunError(f"{path} was trained on arrays in memory; continue it from Python with srpo.resume({str(path)!r}, data)")
     data = reload(run.info["data"]) if data is None else data
     require_same_data(run, data)
     if run.complete:
-        return run
+        return _with_curves(run, quiet)
+    if run.info["eval_every"]:
+        environment_of(run)
     data, on_device, _ = placed(data, data_in)
     return execute(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices, saving)
+
+
+def _with_curves(run: Run, quiet: bool) -> Run:
+    """A finished run, its curves drawn if that was cut off."""
+    if (run.path / "metrics.csv").exists() and not (run.compact or (run.path / CURVES).exists()):
+        draw(run, Bars(quiet))
+    return run
 
 
 def _default_folder(data: Dataset, algorithm: Algorithm) -> Path:
