@@ -18,6 +18,7 @@ from srpo.data.again import reload
 from srpo.data.placing import DataIn, placed
 from srpo.data.treated import Treated, treat
 from srpo.errors import ConfigError, closest
+from srpo.evaluation.scores import environment_of
 from srpo.networks.precision import Precision
 from srpo.runs.description import describe
 from srpo.runs.devices import local_devices
@@ -152,7 +153,8 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped; where its rows are and on which devices it trains may differ from before.
 
-    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed.
+    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed,
+    MissingEnvironment where it cannot be evaluated as it was.
     """
     check_sinks(sinks)
     require_devices()
@@ -166,6 +168,8 @@ def resume(
     require_same_data(run, data)
     if run.complete:
         return run
+    if run.info["eval_every"]:
+        environment_of(run)
     data, on_device, _ = placed(data, data_in)
     return execute(run, treat(data, run.algorithm.data, on_device), quiet, sinks, devices, saving)
 
