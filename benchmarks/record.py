@@ -17,6 +17,7 @@ published. Where an episode falls at its last step it is terminal, not a time-ou
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,8 +170,8 @@ def run(agent: Agent, known: Environment, paths: Mapping[str, Path], plan: Plan,
         bars.say(f"{paths['medium-expert']}: after {taken} steps, score {reached:.1f}")
 
 
-def checked(plan: Plan) -> Plan:
-    """Raises ConfigError for numbers that make no sense."""
+def checked(plan: Plan, known: Environment) -> Plan:
+    """Raises ConfigError for numbers that make no sense, or that would fail after hours of training."""
     for name in ("rows", "medium_steps", "every"):
         if getattr(plan, name) < 2:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(plan, name)}: expected two or more")
@@ -178,8 +179,15 @@ def checked(plan: Plan) -> Plan:
         raise ConfigError(
             f"--expert-steps {plan.expert_steps}: expected 0 (no expert), or --medium-steps, {plan.medium_steps}, or more"
         )
-    if plan.seed < 0:
-        raise ConfigError(f"--seed {plan.seed}: expected zero or more")
+    if plan.expert_steps and plan.rows < 2 * known.max_steps:
+        raise ConfigError(
+            f"--rows {plan.rows}: expected {2 * known.max_steps} or more, as half of the medium-expert set must hold a whole episode; or say "
+            "--expert-steps 0"
+        )
+    if not math.isfinite(plan.medium_score):
+        raise ConfigError(f"--medium-score {plan.medium_score}: expected a finite number")
+    if not 0 <= plan.seed < 2**32:
+        raise ConfigError(f"--seed {plan.seed}: expected zero or more, below {2**32}")
     return plan
 
 
@@ -205,8 +213,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> int:
-    plan = checked(Plan(args.rows, args.medium_score, args.medium_steps, args.expert_steps, args.every, args.seed))
     known = ENVIRONMENTS[args.robot]
+    plan = checked(Plan(args.rows, args.medium_score, args.medium_steps, args.expert_steps, args.every, args.seed), known)
     paths = destinations(args.robot, args.to, plan)
     agent = SoftActorCritic(known.env_id, max(plan.expert_steps, plan.medium_steps) + plan.every, plan.seed)
     with Bars(args.quiet) as bars:

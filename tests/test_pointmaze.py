@@ -163,6 +163,7 @@ def test_the_same_seed_gives_the_same_file_and_another_one_another(tmp_path, mon
         (["pointmaze-umase"], "did you mean 'pointmaze-umaze'?"),
         (["pointmaze-umaze", "--steps", "1"], "found 1 steps, expected two or more"),
         (["pointmaze-umaze", "--seed", "-1"], "found seed -1, expected zero or more"),
+        (["pointmaze-umaze", "--seed", str(2**64)], "found seed 18446744073709551616, expected zero or more, at most"),
         (["pointmaze-umaze", "--to", "x.npz"], "give a name that ends in .hdf5"),
     ],
 )

@@ -99,6 +99,9 @@ def test_files_that_are_there_are_never_replaced(tmp_path):
         (["--rows", "1"], "--rows 1: expected two or more"),
         (["--expert-steps", "5"], "--expert-steps 5: expected 0 \\(no expert\\), or --medium-steps, 500000, or more"),
         (["--seed", "-3"], "--seed -3: expected zero or more"),
+        (["--seed", "4294967296"], "--seed 4294967296: expected zero or more, below 4294967296"),
+        (["--medium-score", "nan"], "--medium-score nan: expected a finite number"),
+        (["--rows", "1999"], "--rows 1999: expected 2000 or more, as half of .* or say --expert-steps 0"),
     ],
 )
 def test_numbers_that_make_no_sense(arguments, message, tmp_path):
@@ -123,7 +126,7 @@ def test_a_short_soft_actor_critic_is_recorded_from_scratch(tmp_path):
         "--every",
         "100",
         "--rows",
-        "300",
+        "2000",
         "--medium-score",
         "-5",
         "--quiet",
@@ -132,7 +135,7 @@ def test_a_short_soft_actor_critic_is_recorded_from_scratch(tmp_path):
     data = {path.stem.removeprefix("walker2d-").removesuffix("-open-v0"): load_dataset(path) for path in tmp_path.iterdir()}
     assert data.keys() == {"medium", "medium-replay", "medium-expert"}
     replay = data["medium-replay"]
-    assert len(replay) == 100 and len(data["medium"]) == 300 and replay.env_id == "Walker2d-v4"
+    assert len(replay) == 100 and len(data["medium"]) == 2000 and replay.env_id == "Walker2d-v4"
     inside = ~(replay.terminal | replay.timeout)[:-1]
     assert (replay.next_obs[:-1][inside] == replay.obs[1:][inside]).all() and replay.terminal.any()
     assert np.abs(replay.action).max() <= 1

@@ -88,8 +88,9 @@ def inside(x: float, interval: str) -> bool:
 
 def whole(value: Any, what: str, least: int = 1, most: int = 2**31 - 1, none: str = "one or more") -> int:
     """`value` as a whole number, of whatever type; `what` it counts and `none`, what is at least expected, for messages. Raises ConfigError."""
+    number: Any = None if isinstance(value, bool) else value  # a truth would pass for 0 or 1
     try:
-        found = operator.index(value)
+        found = operator.index(number)
     except TypeError:
         raise ConfigError(f"found {value!r} {what}, expected a whole number, {none}") from None
     if not least <= found <= most:

@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     if args.max_steps is not None and args.max_steps < 1:
         raise ConfigError(f"--max-steps {args.max_steps}: expected one or more")
+    if args.seed is not None and args.video is None:
+        raise ConfigError(f"--seed {args.seed} chooses the policy of the film, found no --video; all seeds are evaluated")
     from srpo.evaluation.scores import evaluate
     from srpo.training.progress import Bars
 
@@ -50,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
     if args.video is not None:  # first: it takes seconds, and may fail
         from srpo.evaluation.video import record
 
-        film = str(record(run, args.video, seed=args.seed, env_id=args.env, step=args.step))
+        shown = {} if args.max_steps is None else {"frames": args.max_steps}
+        film = str(record(run, args.video, seed=args.seed, env_id=args.env, step=args.step, **shown))
     with Bars(args.quiet) as bars:
         bars.open("time steps", 1000)
         evaluation = evaluate(run, args.episodes, args.env, bars.update, max_steps=args.max_steps, step=args.step)

@@ -17,7 +17,7 @@ from srpo.data.recording import Dataset
 from srpo.data.reference import MEASURED_IN, Environment, environment, recognized
 from srpo.data.sources import Attributes, d4rl
 from srpo.text import NAME, encodable, plain
-from srpo.worlds.environments import MissingEnvironment, make_env
+from srpo.worlds.environments import MissingEnvironment, bounds_of, make_env
 
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]  # of obs (N, obs), action (N, act), next_obs (N, obs)
 
@@ -227,12 +227,9 @@ def _bounds(env_id: str | None, size: int):
         env = make_env(env_id)
     except MissingEnvironment:
         return None  # training says so, if it is to be evaluated there
-    space = env.action_space
+    found = bounds_of(getattr(env, "action_space", None))
     env.close()
-    low, high = (np.asarray(getattr(space, name, np.nan)) for name in ("low", "high"))
-    if low.shape != (size,) or not (np.abs([low, high]) <= LARGEST).all():
-        return None
-    return env_id, (np.asarray(low, np.float64), np.asarray(high, np.float64))
+    return None if found is None or found[0].shape != (size,) else (env_id, found)
 
 
 def _center(fields: dict[str, np.ndarray], stated: np.ndarray | None, by_d4rl: bool, notes: list[str]):

@@ -160,7 +160,7 @@ def _environment(network: Network, info: Mapping[str, Any]):
     data = info.get("data") or {}
     sizes = network.obs_size, network.action_size
     try:
-        return *signals(data.get("env_id"), *sizes, data.get("labels")), []
+        return *signals(data.get("env_id"), *sizes, data.get("labels"), data.get("action_range") is not None), []
     except MissingEnvironment as e:
         note = f"names, units and bounds are unknown, so actions are in [-1, 1]: {e}"
     return *signals(None, *sizes, data.get("labels")), [note]

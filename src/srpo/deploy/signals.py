@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from srpo.text import NAME, plain
-from srpo.worlds.environments import check_spaces, make_env
+from srpo.worlds.environments import answering, check_spaces, make_env
 
 # per joint type (free, ball, slide, hinge): names and units of its positions, then of its velocities
 ROTATION, TURN = [("qw", "1"), ("qx", "1"), ("qy", "1"), ("qz", "1")], [(f"angular velocity {a}", "rad/s") for a in "xyz"]
@@ -20,13 +20,18 @@ Signal = dict[str, Any]
 
 
 def signals(
-    env_id: str | None, obs_size: int, action_size: int, labels: Sequence[Sequence[str]] | None = None
+    env_id: str | None,
+    obs_size: int,
+    action_size: int,
+    labels: Sequence[Sequence[str]] | None = None,
+    in_units: bool = False,
 ) -> tuple[list[Signal], list[Signal], np.ndarray, np.ndarray]:
     """Observation signals, action signals, and the bounds (act,) of the actions.
 
     Without an environment, or where its observation is not a plain piece of the simulator's state, units are None.
-    `labels`: the names of the recorded columns of observations and actions, which go before those of the environment.
-    Raises MissingEnvironment if the environment is not installed, or no policy of these sizes can act in it.
+    `labels`: the names of the recorded columns of observations and actions, which go before those of the environment. `in_units`:
+    the policy acts in recorded units, and needs no bounds of the environment. Raises MissingEnvironment if the environment is
+    not installed, it fails, or no policy of these sizes can act in it.
     """
     named = labels or ([f"obs[{i}]" for i in range(obs_size)], [f"action[{i}]" for i in range(action_size)])
     obs, action = ([{"name": plain(name, NAME), "unit": None} for name in names] for names in named)
@@ -35,11 +40,12 @@ def signals(
         return obs, action, low, high
     env = make_env(env_id)
     try:
-        check_spaces(env, env_id, obs_size, action_size)
+        check_spaces(env, env_id, obs_size, action_size, in_units)
         low, high = (np.asarray(bound, np.float32) for bound in (env.action_space.low, env.action_space.high))
         model = getattr(env.unwrapped, "model", None)
         if labels is None and hasattr(model, "jnt_type"):
-            obs, action = _state(env, model) or obs, _motors(model) or action
+            with answering(env_id, lambda: "when it was reset"):
+                obs, action = _state(env, model) or obs, _motors(model) or action
     finally:
         env.close()
     return obs, action, low, high

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from srpo.runs.mapping import Axes, Mapping, entry, over_runs
-from srpo.worlds.environments import make_env, scale_action
+from srpo.runs.units import Units
+from srpo.worlds.environments import answering, make_env, scale_action
 
 FIRST_SEED = 1001
 MOST = 200  # environments at once
@@ -56,11 +57,12 @@ class Rollouts:
         shape: tuple[int, int],
         episodes: int,
         mapping: Mapping | None = None,
-        in_units: bool = False,
+        units: Units | None = None,
         limit: Limit = Limit(),
     ):
-        """`shape`: how many seeds and points. `in_units`: the policies act in the environment's units, not in [-1, 1]."""
-        self.env_id, self.in_units, self.limit = env_id, in_units, limit
+        """`shape`: how many seeds and points. `units`: of the run whose policies act; None: they act in [-1, 1] on what they see."""
+        self.env_id, self.limit = env_id, limit
+        self.units = Units(None, None, None) if units is None else units
         self.notes: list[str] = []  # about the present episodes
         self.cut = 0
         self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
@@ -73,7 +75,7 @@ class Rollouts:
 
         It may raise, to stop."""
         self.notes, self.cut = [], 0
-        flat = _in_a_row(policies, self.runs)
+        flat = _in_a_row(self.units.centered(policies), self.runs)
         returns, lengths, done = np.zeros(self.shape), np.zeros(self.shape, int), 0
 
         def told(step: int) -> None:
@@ -95,19 +97,26 @@ class Rollouts:
         n, episodes = runs * self.shape[-1], self.shape[-1]
         self.envs += [make_env(self.env_id) for _ in range(n - len(self.envs))]
         obs = np.zeros((n, self.envs[0].observation_space.shape[0]), np.float32)
-        for i in range(n):
-            obs[i] = self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0]
-        returns, lengths, alive, step = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0
+        returns, lengths, alive, step, i = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0, 0
+
+        def when() -> str:
+            return f"at {place(step, i % episodes)}"
+
+        with answering(self.env_id, when):
+            for i in range(n):
+                obs[i] = seen(self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0], obs.shape[1:], self.units)
         while alive.any() and (self.limit.steps is None or step < self.limit.steps):
             action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step)))
-            action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.in_units)
-            for i in np.flatnonzero(alive).tolist():
-                obs[i], reward, terminated, truncated, _ = self.envs[i].step(action[i])
-                returns[i] += float(reward)
-                lengths[i] += 1
-                alive[i] = not (terminated or truncated)
-                if not self.notes and not (np.isfinite(float(reward)) and np.isfinite(obs[i]).all()):
-                    self.notes.append(self._not_finite(i % episodes, step, float(reward)))
+            action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.units.action_range is not None)
+            with answering(self.env_id, when):
+                for i in np.flatnonzero(alive).tolist():
+                    found, reward, terminated, truncated, _ = self.envs[i].step(action[i])
+                    obs[i] = seen(found, obs.shape[1:], self.units)
+                    returns[i] += float(reward)
+                    lengths[i] += 1
+                    alive[i] = not (terminated or truncated)
+                    if not self.notes and not (np.isfinite(float(reward)) and np.isfinite(obs[i]).all()):
+                        self.notes.append(self._not_finite(i % episodes, step, float(reward)))
             step += 1
             progress(step)
         self.cut += int(alive.sum())
@@ -115,8 +124,7 @@ class Rollouts:
 
     def _not_finite(self, episode: int, step: int, reward: float) -> str:
         what = "an observation that is not finite" if np.isfinite(reward) else f"a reward of {reward}"
-        where = f"step {step} of episode {episode} (environment seed {FIRST_SEED + episode})"
-        return f"{self.env_id} gave {what} at {where}: its return says nothing"
+        return f"{self.env_id} gave {what} at {place(step, episode)}: its return says nothing"
 
     def close(self) -> None:
         for env in self.envs:
@@ -127,10 +135,23 @@ class Rollouts:
 @cache
 def _acting(mapping: Mapping | None) -> Callable[..., Any]:
     """What acts for all runs: evaluations of policies alike share what is compiled of it."""
-    return jax.jit(over_runs(_act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
+    return jax.jit(over_runs(act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
 
 
-def _act(policy, obs, seed, step):
+def place(step: int, episode: int) -> str:
+    """Which step, and how to come to it again."""
+    return f"step {step} of episode {episode} (environment seed {FIRST_SEED + episode})"
+
+
+def seen(obs: Any, shape: tuple[int, ...], units: Units) -> np.ndarray:
+    """What policies of `Units.centered` are given for a recorded observation. Raises ValueError for one of another shape."""
+    found, offset = np.asarray(obs), units.exact_offset
+    if found.shape != shape:  # it would be broadcast in silence
+        raise ValueError(f"it gave an observation of shape {found.shape}, expected {shape}")
+    return found if offset is None else found - offset
+
+
+def act(policy, obs, seed, step):
     """Actions (episode, act) of one policy for the observations (episode, obs)."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), obs.shape[0])
     return jax.vmap(policy.act)(obs, keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from srpo.config import whole
+from srpo.data.checks import check_env_id
 from srpo.data.reference import MEASURED_IN, environment, normalized
 from srpo.evaluation.rollouts import FIRST_SEED, Episodes, Limit, Progress, Rollouts
 from srpo.runs.description import versions
 from srpo.runs.run import Run, RunError, load_run
+from srpo.runs.schema import EPISODES
 from srpo.runs.tables import evals_table
 from srpo.system.surroundings import in_float32
 from srpo.worlds.environments import MissingEnvironment, check_env, import_its_module, time_limit
@@ -23,7 +27,7 @@ def rollouts_of(run: Run, env_id: str, episodes: int, max_steps: int | None = No
     """For the policies of a run, which act in recorded units if the data have a range, else in [-1, 1]."""
     limit = limit_of(run, env_id, max_steps or run.info.get("max_steps"))
     shape = len(run.seeds), len(run.points)
-    return Rollouts(env_id, shape, episodes, in_units=run.units.action_range is not None, limit=limit)
+    return Rollouts(env_id, shape, episodes, units=run.units, limit=limit)
 
 
 def limit_of(run: Run, env_id: str, max_steps: int | None) -> Limit:
@@ -102,11 +106,13 @@ class Evaluation:
         return asdict(self) | {"summaries": [asdict(s) | {"point": dict(s.point)} for s in self.summaries]}
 
     def __str__(self) -> str:
-        lines = [f"{self.unit} in {self.env_id}, step {self.step}, {self.episodes} episodes per seed"]
+        lines = [f"{self.unit} in {self.env_id}, step {self.step}, {self.episodes} episode{'s' * (self.episodes > 1)} per seed"]
         for s in self.summaries:
             where = ", ".join(f"{p}={v:g}" for p, v in s.point)
             spread = f"+- {s.std:.1f} over {len(s.seeds)} seeds" if len(s.seeds) > 1 else "(one seed)"
-            lines.append(f"  {where + ': ' if where else ''}{s.mean:.1f} {spread}, 95 % interval {s.low:.1f} to {s.high:.1f}")
+            alone = len(s.seeds) * self.episodes == 1  # which says nothing of an interval
+            interval = "" if alone else f", 95 % interval {s.low:.1f} to {s.high:.1f}"
+            lines.append(f"  {where + ': ' if where else ''}{s.mean:.1f} {spread}{interval}")
         return "\n".join([*lines, *(f"warning: {note}" for note in self.notes)])
 
 
@@ -153,12 +159,15 @@ def evaluate(
     environment; the module of an id such as "module:Name-v0" is imported. max_steps: where episodes are cut; by default by
     the environment, or where it sets no limit at the longest episode of the data. step: one of `run.kept`, to evaluate what
     was kept then instead of the last (kind "kept"). Raises RunError if the run is not finished, all of it failed or it kept
-    nothing at that step, MissingEnvironment if there is nothing to act in, or nothing that ends an episode.
+    nothing at that step, or its evals.csv is damaged, ConfigError for numbers that make no sense, MissingEnvironment if there is
+    nothing to act in, it fails, or nothing ends an episode.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    episodes = whole(episodes, "episodes", most=EPISODES)
+    curve = whole(curve, "episodes of earlier policies", 0, EPISODES, none="zero (none) or more")
+    max_steps = None if max_steps is None else whole(max_steps, "steps at most per episode")
     env_id = environment_of(run, env_id)
-    if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
-        raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
+    _require_place(run)
     *earlier, last = run.kept
     at, kind = (last, "final") if step in (None, last) else (step, "kept")
     rows, notes = play(run, [at], rollouts_of(run, env_id, episodes, max_steps), kind, progress)
@@ -187,13 +196,25 @@ def play(
     return rows, notes
 
 
+def _require_place(run: Run) -> None:
+    """Raises RunError, before anything is played, if there is nothing to play or its episodes could not be kept."""
+    if all(run.failed(seed, point) for seed in run.seeds for point in run.points):
+        raise RunError(f"{run.path}: every run failed, so there is nothing to evaluate; train again with other settings")
+    if not os.access(run.path, os.W_OK):
+        raise RunError(f"{run.path} cannot be written, and episodes are kept in its evals.csv; evaluate a copy of it")
+    if (run.path / "evals.csv").exists():
+        evals_table(run).read()
+
+
 def environment_of(run: Run, given: str | None = None) -> str:
-    """The id of the environment that a run's policies act in: `given`, or that of its data. Raises MissingEnvironment if they cannot."""
-    env_id = given or run.info["data"]["env_id"]
+    """The id of the environment that a run's policies act in: `given`, or that of its data. Raises DataError, MissingEnvironment if they cannot."""
+    check_env_id(given, "--env")
+    env_id = run.info["data"]["env_id"] if given is None else given
     if env_id is None:
         raise MissingEnvironment(f"{run.path}: its data name no environment; give one with --env, such as --env Hopper-v4")
     import_its_module(given or "")
-    check_env(env_id, run.info["data"]["obs_size"], run.info["data"]["action_size"])
+    data = run.info["data"]
+    check_env(env_id, data["obs_size"], data["action_size"], run.units.action_range is not None)
     return env_id
 
 

@@ -82,6 +82,21 @@ class Units:
             policies = InUnits(low, high, policies)
         return policies
 
+    @property
+    def exact_offset(self) -> np.ndarray | None:
+        """What recorded observations (..., obs) are less in the data set, to be taken off in double precision; None: nothing."""
+        return None if self.offset is None else np.asarray(self.offset.mean.value, np.float64)
+
+    def centered(self, policies: Any) -> Any:
+        """What `around` gave, acting on recorded observations less `exact_offset`: float32 would round them before it is taken off."""
+        if self.offset is None:
+            return policies
+
+        def offset(policies):
+            return (policies if self.action_range is None else policies.policy).normalizer.mean.value
+
+        return eqx.tree_at(offset, policies, replace_fn=jnp.zeros_like)
+
     def inside(self, policies: Any) -> Any:
         """What `around` gave, acting on observations and in actions as a `Dataset` holds them: less offsets, in [-1, 1]."""
         policies = policies.policy if self.action_range is not None else policies

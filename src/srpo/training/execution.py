@@ -20,6 +20,7 @@ from srpo.text import command
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter
 from srpo.training.saving import Saving
+from srpo.worlds.environments import MissingEnvironment
 
 
 class Interrupted(KeyboardInterrupt):
@@ -143,7 +144,10 @@ class StageTraining:
         if self.evaluator is None or not (loop.step % self.every == 0 or loop.step == loop.stage.steps):
             return
         loop.save()
-        rows, notes = self.evaluator.at(self.run, loop.step, loop.name, loop.result(), self._watch)
+        try:
+            rows, notes = self.evaluator.at(self.run, loop.step, loop.name, loop.result(), self._watch)
+        except MissingEnvironment as e:
+            raise MissingEnvironment(f"{e}; nothing is lost, continue with: {_resume(self.run)}") from e
         self.report.scored(rows)
         for line in notes:
             self.report.warn(line)

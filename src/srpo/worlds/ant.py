@@ -28,6 +28,11 @@ class SilentAnt(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = self.inner.action_space
         self.observation_space = Box(-np.inf, np.inf, (27 + FORCES,), np.float64)
 
+    @property
+    def mujoco_renderer(self) -> Any:
+        """That of the ant inside, for films that follow it."""
+        return self.inner.mujoco_renderer
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         obs, info = self.inner.reset(seed=seed, options=options)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from srpo.errors import UserError
+from srpo.errors import ConfigError, UserError
+from srpo.system.surroundings import named
+
+UNBOUNDED = 1e15  # a bound of an action beyond it stands for none, such as the largest number of float32
 
 
 class MissingEnvironment(UserError):
@@ -58,9 +61,32 @@ def make_env(env_id: str, **options: Any) -> Any:
     try:
         with quiet_construction():
             return gymnasium.make(env_id, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError, ValueError) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
+    except (UserError, MemoryError):
+        raise
+    except Exception as e:  # anything may go wrong in another's code
+        known = isinstance(e, (gymnasium.error.Error, ImportError, ValueError)) and str(e)
+        reason = str(e).splitlines()[0] if known else _said(e)
         raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
+
+
+@contextlib.contextmanager
+def answering(env_id: str, when: Callable[[], str]) -> Iterator[None]:
+    """Raises MissingEnvironment, in one line, for whatever goes wrong inside of an environment, which is another's code.
+
+    `when` says in which step or of what it was asked.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as e:
+        raise MissingEnvironment(f"environment {env_id!r} failed {when()} ({_said(e)}); mend it, or name another one") from e
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def time_limit(env_id: str) -> int | None:
@@ -71,54 +97,61 @@ def time_limit(env_id: str) -> int | None:
 
 
 def import_its_module(env_id: str) -> None:
-    """Imports the module of an id such as "module:Name-v0" that the user, not a file, has named. Raises MissingEnvironment."""
+    """Imports the module of an id such as "module:Name-v0" that the user, not a file, has named; looked for as Python does,
+    then in the working folder. Raises MissingEnvironment."""
     module, colon, _ = env_id.rpartition(":")
     if not colon:
         return
     try:
-        importlib.import_module(module)
-    except ImportError as e:
-        raise MissingEnvironment(
-            f"environment {env_id!r} needs the module {module!r} ({e}); install it, or name another one"
-        ) from e
+        named(module, "a module that registers it with Gymnasium")
+    except ConfigError as e:
+        raise MissingEnvironment(f"environment {env_id!r} needs the module {module!r}: {e}; or name another one") from e
 
 
-def check_env(env_id: str, obs_size: int, action_size: int) -> None:
-    """Raises MissingEnvironment unless a policy of these sizes can act in the environment."""
+def check_env(env_id: str, obs_size: int, action_size: int, in_units: bool = False) -> None:
+    """Raises MissingEnvironment unless a policy of these sizes can act in the environment; `in_units`: in its units, not in [-1, 1]."""
     env = make_env(env_id)
     env.close()
-    check_spaces(env, env_id, obs_size, action_size)
+    check_spaces(env, env_id, obs_size, action_size, in_units)
 
 
-def check_spaces(env: Any, env_id: str, obs_size: int, action_size: int) -> None:
+def check_spaces(env: Any, env_id: str, obs_size: int, action_size: int, in_units: bool = False) -> None:
     """`check_env` for an environment that is made."""
     from gymnasium.spaces import Box
 
-    spaces = {"observations": (env.observation_space, obs_size), "actions": (env.action_space, action_size)}
-    for what, (space, size) in spaces.items():
+    for what, size in {"observation": obs_size, "action": action_size}.items():
+        space = getattr(env, f"{what}_space", None)
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise MissingEnvironment(
-                f"environment {env_id!r} has {what} of the kind {space}, expected vectors of numbers (Box); name another one"
+                f"environment {env_id!r} has {what}s of the kind {space}, expected vectors of numbers (Box); name another one"
             )
         if space.shape != (size,):
             raise MissingEnvironment(
-                f"{what} have {size} columns, but {env_id} has {space.shape[0]}; name the environment that was recorded: "
+                f"{what}s have {size} columns, but {env_id} has {space.shape[0]}; name the environment that was recorded: "
                 "the attribute env_id of a data file, or --env"
             )
-    if not all(np.isfinite(bound).all() for bound in (env.action_space.low, env.action_space.high)):
+    if not in_units and bounds_of(env.action_space) is None:
         raise MissingEnvironment(
-            f"environment {env_id!r} has actions without bounds, so [-1, 1] means nothing there; name another one"
+            f"environment {env_id!r} has actions without bounds, so [-1, 1] means nothing there; say in which units actions were "
+            "recorded, with --action-range LOW,HIGH, or name another one"
         )
+
+
+def bounds_of(space: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lowest and highest action of a space, (act,) float64 each; None where it has none, or numbers that stand for none."""
+    low, high = (np.asarray(getattr(space, name, np.nan), np.float64) for name in ("low", "high"))
+    return (low, high) if (np.maximum(-low, high) <= UNBOUNDED).all() else None
 
 
 def scale_action(space: Any, action: np.ndarray, in_units: bool = False) -> np.ndarray:
     """From [-1, 1], clipped, to the bounds of an action space; actions in its units already are only clipped."""
     if in_units:
         return np.clip(action, space.low, space.high)
-    return space.low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (space.high - space.low)
+    low, high = (x.astype(np.result_type(x, np.float32)) for x in (space.low, space.high))  # of whole numbers they may overflow
+    return low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
 
 
 def check_environment(dataset: Any) -> None:
     """Raises MissingEnvironment if the environment that a data set names is not installed, or other sizes than its own."""
     if dataset.env_id is not None:
-        check_env(dataset.env_id, dataset.obs_size, dataset.action_size)
+        check_env(dataset.env_id, dataset.obs_size, dataset.action_size, dataset.action_range is not None)

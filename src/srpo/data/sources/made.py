@@ -20,6 +20,7 @@ from srpo.system.surroundings import expanded
 from srpo.worlds.mazes import MAZES, point_maze_id
 
 STEPS = 1_000_000  # rows, as in D4RL
+LARGEST_SEED = 2**63 - 1  # that the file's attribute can hold
 BEHAVIOR = "waypoint controller with noise, random goals; relabeled with one goal"
 MADE = {f"pointmaze-{maze}": maze for maze in MAZES}
 
@@ -70,8 +71,8 @@ def make(
         raise DataError(closest(name, MADE, "data set to make"))
     if steps < 2:
         raise DataError(f"found {steps} steps, expected two or more")
-    if seed < 0:
-        raise DataError(f"found seed {seed}, expected zero or more")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise DataError(f"found seed {seed}, expected zero or more, at most {LARGEST_SEED}")
     path = local(name) if path is None else expanded(path) or Path(path)
     check_destination(path)
     try:
