@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from srpo.data.doubts import warnings_about
 from srpo.data.treated import Treated
 from srpo.evaluation.evaluator import Evaluator
+from srpo.runs import options
 from srpo.runs.checkpoint import CheckpointError, NotWritten, sweep_parts
 from srpo.runs.folder import locked
 from srpo.runs.run import Run, load_run, save_info
-from srpo.text import command
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter
 from srpo.training.saving import Saving
@@ -87,7 +87,7 @@ class StageTraining:
         except NotWritten as e:
             with contextlib.suppress(CheckpointError):
                 self.loop.save()
-            raise NotWritten(f"{e}; make room, then continue with: {_resume(self.run)}") from e
+            raise NotWritten(f"{e}; make room, then continue with: {options.resume(self.run)}") from e
         return self.run
 
     def _begin(self) -> None:
@@ -150,11 +150,9 @@ class StageTraining:
     def _stop_if_asked(self) -> None:
         if self.stopped:
             name, step = self.loop.name, self.loop.step
-            raise Interrupted(f"stopped at step {step} of stage {name}; continue with: {_resume(self.run)}", self.stopped[0])
-
-
-def _resume(run: Run) -> str:
-    return command("srpo", "train", "--resume", run.path) + run.algo
+            raise Interrupted(
+                f"stopped at step {step} of stage {name}; continue with: {options.resume(self.run)}", self.stopped[0]
+            )
 
 
 @contextlib.contextmanager

@@ -53,14 +53,17 @@ def make_env(env_id: str, **options: Any) -> Any:
     module, colon, _ = env_id.rpartition(":")
     if colon and module not in sys.modules:
         raise MissingEnvironment(
-            f"environment {env_id!r} needs the module {module!r}, which no file may import; import it first, or name it with --env"
+            f"environment {env_id!r} needs the module {module!r}, which no file may import; name it with --env, import it in Python, "
+            "or install a package that registers it (entry point gymnasium.envs)"
         )
     try:
         with quiet_construction():
             return gymnasium.make(env_id, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ImportError, ValueError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
+        raise MissingEnvironment(
+            f"environment {env_id!r} is not available ({reason}); install it, or name another one, such as module:Name-v0"
+        ) from e
 
 
 def time_limit(env_id: str) -> int | None:
