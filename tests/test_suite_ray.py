@@ -130,7 +130,7 @@ def test_cells_that_share_a_stage_wait_for_each_other_and_others_do_not(tmp_path
         Cell(suite, data, "x", "hopper-medium-v2", name, (0,), tmp_path) for data in "ab" for name in ("srpo", "bc", "iql")
     ]
     here, tasks = work.Work(suite, {}, tmp_path, Keep(tmp_path), "", Clock()), Tasks()
-    assert list(on_ray.started(tasks, on_ray.Job(here, None, None), {}, cells, Resources(2, 0.5)).values()) == cells
+    assert list(on_ray.started(tasks, on_ray.Job(here, None, None, here.known), {}, cells, Resources(2, 0.5)).values()) == cells
     for data in "ab":
         options, near, after = tasks.asked[f"{data} iql 0"]
         assert near == ["srpo"] and after == [f"{data} srpo 0"]
@@ -179,7 +179,7 @@ def test_data_that_differ_between_nodes_are_refused(folder):
     here = work.Work(suite, {}, folder, Keep(folder), "", Clock())
     with pytest.raises(ConfigError, match="differs between nodes"):
         on_ray.cell_task(
-            on_ray.Job(here, folder, None),
+            on_ray.Job(here, folder, None, here.known),
             None,
             Cell(suite, "logs", "another", "hopper-medium-v2", "iql", (0,), folder / "out"),
             [],

@@ -1,6 +1,7 @@
 """A search: what it draws, what it refuses, and trials that go on where they died. On Ray only with SRPO_TEST_RAY=1."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -18,11 +19,12 @@ from clusters import kill_the_node_at_work
 
 import srpo
 from srpo import algorithms, cli
+from srpo.data import sources
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
+from srpo.runs import elsewhere
 from srpo.runs.checkpoint import load_info
 from srpo.system.cluster import connected
-from srpo.system.surroundings import named
 from srpo.training import progress
 from srpo.tuning import search, table
 from srpo.tuning.job import FAILED, FINISHED, STOPPED, Job, ranked
@@ -217,10 +219,20 @@ def test_an_algorithm_of_another_package_is_known_where_it_trains(job, folder, m
     monkeypatch.setattr(algorithms, "registered", {})
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(tune=SimpleNamespace(report=None)))
     monkeypatch.setattr(Work, "through", lambda self: known.append(algorithms.name_of(self.trial.algorithm)))
-    run_trial({"trial": 0}, replace(job, algorithm=algorithms.named("mine:Mine").default(), algo="mine:Mine"))
-    monkeypatch.setattr(algorithms, "registered", {})  # as in a new process
-    run_trial({"trial": 0}, replace(job, algorithm=named("mine:Mine", "a class").default(), algo="mine:Mine"))
-    assert known == ["mine:Mine"] * 2
+    monkeypatch.setitem(sys.modules, "mine_world", SimpleNamespace())
+    mine = algorithms.named("mine:Mine")
+    srpo.register("mine", mine)
+    monkeypatch.setattr(sources, "registered", [reader := SimpleNamespace(matches=len, read=len, __module__="mine")])
+    importlib.import_module("mine").reader = reader
+    for name in ("mine:Mine", "mine"):
+        told = elsewhere.known([name], ["mine_world:Cart-v0", "antigravity:Cart-v0", "Hopper-v4", None])
+        assert told == {"algorithms": {name: "mine:Mine"}, "sources": ["mine:reader"], "modules": ["mine_world"]}
+        with monkeypatch.context() as process:  # a new one
+            process.setattr(algorithms, "registered", {})
+            process.setattr(sources, "registered", [])
+            run_trial({"trial": 0}, replace(job, algorithm=mine.default(), known=told))
+            assert sources.registered == [reader]
+    assert known == ["mine:Mine", "mine"]
 
 
 def test_stages_are_shared_by_those_that_agree_in_them(job):

@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, ScalarLike
 
 from srpo import config
+from srpo.errors import ConfigError
 
 M = TypeVar("M")
 T = TypeVar("T")  # of TrainState: M, or None
@@ -105,6 +106,13 @@ def _trainable(model):
     return eqx.partition(model, spec)
 
 
+def _require_arrays(model: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(model):
+        if not eqx.is_array_like(leaf):
+            found = f"{type(leaf).__name__} at {type(model).__name__}{jax.tree_util.keystr(path)}"
+            raise ConfigError(f"found {found}, expected arrays; make it eqx.field(static=True), or take srpo.networks.layers")
+
+
 class TrainState(eqx.Module, Generic[M, T]):
     """One network under training. `target` is a moving average of `model` (`Followed`), or None (`Alone`)."""
 
@@ -123,6 +131,8 @@ class TrainState(eqx.Module, Generic[M, T]):
     def create(cls, model: M, tx: optax.GradientTransformation, target: bool) -> TrainState[M, M | None]: ...
     @classmethod
     def create(cls, model: Any, tx: optax.GradientTransformation, target: bool = False) -> Any:
+        """Raises ConfigError for a model with a leaf that is no array."""
+        _require_arrays(model)
         return TrainState(model, model if target else None, tx.init(_trainable(model)[0]))
 
     def follow(self, rate: ScalarLike, due: Bool[Array, ""] | None = None) -> TrainState[M, T]:

@@ -7,6 +7,7 @@ entry points of the group `srpo.algorithms` of what is installed. Nothing is eve
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ ALGORITHMS = {
     "rebrac": "srpo.algorithms.rebrac:ReBRAC",
 }
 GROUP = "srpo.algorithms"  # of entry points
+NAME = r"[a-z0-9][a-z0-9._-]*"  # under which an algorithm can be listed
 registered: dict[str, type[Algorithm]] = {}
 
 
@@ -47,7 +49,7 @@ def register(name: str, cls: type[Algorithm]) -> None:
     notebook's cell that ran twice) takes the place of the first. Raises ConfigError for a name that is taken, and for a
     class that is no algorithm or cannot be trained as it is.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(f"algorithm name {name!r}: expected lower-case letters, digits, dots and dashes, such as my-method")
     check(cls)
     taken = ALGORITHMS.get(name) or (name in registered and home(registered[name]))
@@ -57,20 +59,51 @@ def register(name: str, cls: type[Algorithm]) -> None:
 
 
 def check(cls: Any) -> None:
-    """Raises ConfigError for what cannot be an algorithm: another class, a field without default, no stage, a need of no earlier stage."""
+    """Raises ConfigError for what cannot be an algorithm: another class, a field without default, no stage, a need of no earlier
+    stage, a policy of no stage, a preset of settings that it does not have."""
     from srpo.core import Algorithm
 
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ConfigError(f"{cls!r} is no algorithm; expected a subclass of srpo.Algorithm")
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ConfigError(f"{home(cls)} lacks {', '.join(lacking)}; write it")
     try:
-        stages = cls.default().stages
+        algorithm = cls.default()
     except TypeError as e:
         raise ConfigError(f"{home(cls)} cannot be made without arguments ({e}); give every field a default") from None
+    stages = list(algorithm.stages)
     if not stages:
         raise ConfigError(f"{home(cls)} has no stage; give it one as a field, such as policy: MyPolicy = MyPolicy()")
-    for i, (name, stage) in enumerate(stages.items()):
-        if missing := [need for need in stage.needs if need not in list(stages)[:i]]:
-            raise ConfigError(f"{home(cls)}: stage {name} needs {missing[0]!r}, which is no stage before it")
+    for i, (name, stage) in enumerate(algorithm.stages.items()):
+        if missing := _strange(f"{home(cls)}: needs of stage {name}", stage.needs, stages[:i]):
+            raise ConfigError(f"{home(cls)}: stage {name} needs {missing!r}, which is no stage before it")
+    if missing := _strange(f"{home(cls)}: acts_with", cls.acts_with, stages):
+        raise ConfigError(f"{home(cls)}: acts_with has {missing!r}, which is none of its stages {', '.join(stages)}")
+    _check_presets(algorithm)
+
+
+def _strange(what: str, names: Any, known: Sequence[str]) -> str | None:
+    """The first of the names that is not known. Raises ConfigError for a text, which is a tuple of its letters to Python."""
+    if isinstance(names, str):
+        raise ConfigError(f"{what}: found the text {names!r}, expected a tuple of names, such as ({names!r},)")
+    return next((name for name in names if name not in known), None)
+
+
+def _check_presets(algorithm: Algorithm) -> None:
+    """Raises ConfigError for presets that are no settings by pattern of data sets' names, whether or not a pattern matches any."""
+    from srpo import config
+
+    for preset, tasks in type(algorithm).presets.items():
+        where = f"{home(type(algorithm))}: preset {preset!r}"
+        for pattern, chosen in tasks.items():
+            if not isinstance(chosen, Mapping):
+                raise ConfigError(
+                    f'{where}: found {chosen!r} for {pattern!r}, expected settings by pattern, such as {{"*": {{...}}}}'
+                )
+            try:
+                config.assign_all(algorithm, chosen)
+            except ConfigError as e:
+                raise ConfigError(f"{where}, {pattern!r}: {e}") from None
 
 
 def home(cls: type) -> str:
@@ -86,6 +119,11 @@ def importable(place: str) -> bool:
 def names() -> list[str]:
     """Every name that `find` knows."""
     return list(dict.fromkeys([*ALGORITHMS, *registered, *_installed()]))
+
+
+def installed(name: str) -> bool:
+    """Whether a package that is installed has an algorithm of this name."""
+    return name in _installed()
 
 
 def _installed() -> dict[str, metadata.EntryPoint]:
@@ -127,9 +165,10 @@ def recorded(name: str, where: str | None) -> type[Algorithm]:
     if where is None or name in _installed():
         return find(name)
     known = f"add --algo {where}, or " if importable(where) else ""
+    listed = name if re.fullmatch(NAME, name) else "my-name"
     raise ConfigError(
         f"it was trained by {name!r} of {where!r}, which is not of this package, and nothing is imported because a file "
-        f"names it; {known}call srpo.register({name!r}, ...) before"
+        f"names it; {known}call srpo.register({listed!r}, ...) before"
     )
 
 

@@ -113,6 +113,15 @@ def open_data(source: str, args: Any) -> Any:
     return load_dataset(located(source, args), env_id=args.env, action_range=args.action_range, reward=reward_function(args))
 
 
+def same_environment(given: str, known: str | None) -> None:
+    """A run has its own environment; naming it again allows its module to be imported. Raises ConfigError."""
+    from srpo.worlds.environments import import_its_module
+
+    if given != known:
+        raise ConfigError(f"found --env {given}, expected the run's own environment, {known}")
+    import_its_module(given)
+
+
 def open_run(path: Path, algo: str | None = None) -> Any:
     """The run in a folder, whose algorithm `algo` names if it is of another package. Raises RunError, ConfigError."""
     from srpo import algorithms

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from srpo.commands import add_algo, add_source, add_step, open_run
+from srpo.commands import add_algo, add_source, add_step, open_run, same_environment
 from srpo.system import strict_json
 from srpo.text import plain
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--formats", metavar="F1,F2", help="onnx, numpy, c: only some of them into a folder")
     add("--data", metavar="DATA", help="the data set, if it is no longer where it was at training")
     add_source(add)
+    add("--env", metavar="ID", help="the environment of the data again, for its module to be imported, such as module:Name-v0")
     add("--force", action="store_true", help="replace files that are there")
     add_algo(add)
     add("--json", action="store_true", help="print the contract on standard output and nothing else there")
@@ -49,6 +50,8 @@ def main(args: argparse.Namespace) -> int:
     from srpo.deploy.export import export_run
 
     run = open_run(args.run, args.algo)
+    if args.env is not None:
+        same_environment(args.env, run.info["data"]["env_id"])
     point = read_point(args.set_point)
     formats = args.formats.split(",") if args.formats else None
     with Console(stderr=True).status("writing the files, verifying each, timing it"):

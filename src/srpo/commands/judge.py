@@ -20,7 +20,7 @@ from typing import Any
 
 from srpo.commands import add_source
 from srpo.system import strict_json
-from srpo.text import command, plain
+from srpo.text import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,7 @@ def main(args: argparse.Namespace) -> int:
 def export_of(choice: Any) -> str:
     """What makes a file of the first policy, if it can be exported; one with a dial is turned where it acts: beta is an input."""
     from srpo.deploy.describe import exportable
+    from srpo.runs import options
     from srpo.runs.run import load_run
 
     run = load_run(choice.run)
@@ -99,6 +100,4 @@ def export_of(choice: Any) -> str:
         return ""
     point = [word for path, value in choice.point for word in ("--set-point", f"{path}={value:g}")]
     words = ["--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
-    return f"{command('srpo', 'export', run.path)}{run.algo} {command(*words)}" + (
-        "" if choice.beta is None else f", then act with beta={choice.beta:.3g}"
-    )
+    return options.export(run, *words) + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")

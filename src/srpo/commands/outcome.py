@@ -30,6 +30,7 @@ def next_commands(run) -> list[str]:
     """What to do with a trained run: what its data and its policies allow. Where there is no environment, but episodes were
     set aside, they are judged by those."""
     from srpo.deploy.describe import exportable
+    from srpo.runs import options
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
     one = (["--seed", seed] if more_seeds else []) + [
@@ -37,11 +38,9 @@ def next_commands(run) -> list[str]:
     ]
     evaluate = (
         command("srpo", "eval", run.path)
-        + f"{run.algo} --episodes 100"
+        + f"{run.algo}{options.environment(run)} --episodes 100"
         + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
     )
-    reward = run.info["data"].get("reward")
-    judge = command("srpo", "judge", run.path, *(("--reward", reward) if reward else ())) + run.algo
+    judge = command("srpo", "judge", run.path) + run.algo + options.source(run) + options.reward(run)
     first = [judge] if not run.info["data"]["env_id"] and run.info["settings"].get("data.holdout") else [evaluate]
-    export = command("srpo", "export", run.path) + run.algo + "".join(f" {command(word)}" for word in one)
-    return first + ([f"{export} --to policy.safetensors"] if exportable(run) else [])
+    return first + ([options.export(run, *one, "--to", "policy.safetensors")] if exportable(run) else [])

@@ -18,6 +18,7 @@ from srpo.errors import ConfigError, UserError
 from srpo.text import command, tell
 
 if TYPE_CHECKING:
+    from srpo.runs.elsewhere import Known
     from srpo.suite.cells import Cell
     from srpo.suite.findings import Findings
     from srpo.suite.work import Work
@@ -64,7 +65,7 @@ def several(args: argparse.Namespace, work: Work, cells: Sequence[Cell], count: 
 
     tell(f"{count} processes side by side on {len(jobs.cores())} cores")
     with stopping(Clock()):
-        codes = jobs.side_by_side(partial(beside, args, work.command, work.clock.began), count)
+        codes = jobs.side_by_side(partial(beside, args, work.command, work.clock.began, work.known), count)
     for code in (code for code in codes if code):
         tell(f"a process ended with code {code}; the same command goes on")
     return sum(cell.log["error"] is not None for cell in cells) + sum(code != 0 for code in codes)
@@ -101,15 +102,17 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     return work, work.cells()
 
 
-def beside(args: argparse.Namespace, command: str, began: float, cores: list[int]) -> None:
+def beside(args: argparse.Namespace, command: str, began: float, known: Known, cores: list[int]) -> None:
     """One of several processes on the same suite, on these cores."""
     from srpo.suite.jobs import keep_to
 
     keep_to(cores)
+    from srpo.runs.elsewhere import know
     from srpo.system.clock import Clock
 
     args.quiet = True  # bars of several processes would overwrite each other
     try:
+        know(known)
         work, cells = planned(args, command, Clock(args.minutes, began))
         work.through(cells)
     except UserError as e:

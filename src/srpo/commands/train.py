@@ -29,6 +29,7 @@ from srpo.commands import (
     open_data,
     open_run,
     reward_function,
+    same_environment,
 )
 from srpo.commands.outcome import report
 from srpo.commands.reading import pair, parse_seeds, refuse_one_seed, sweep_of
@@ -138,15 +139,6 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         )
 
 
-def _same_environment(given: str, known: str | None) -> None:
-    """A run goes on in its own environment; naming it again allows its module to be imported. Raises ConfigError."""
-    from srpo.worlds.environments import import_its_module
-
-    if given != known:
-        raise ConfigError(f"--resume continues a run in its own environment, {known}, found --env {given}")
-    import_its_module(given)
-
-
 def main(args: argparse.Namespace) -> int:
     refuse_one_seed(args.seed)
     return _train(args) if args.resume is None else _resume(args)
@@ -160,7 +152,7 @@ def _resume(args: argparse.Namespace) -> int:
     _refuse_changes(args)
     known = open_run(args.resume, args.algo if ":" in args.algo else None).info["data"]
     if args.env is not None:
-        _same_environment(args.env, known["env_id"])
+        same_environment(args.env, known["env_id"])
     where = located(args.data, args) if args.data else None  # where it is now, if it was moved
     computes = reward_function(args)
     data = reload(known, where, computes) if where or computes else None

@@ -122,6 +122,7 @@ def planned(args: argparse.Namespace) -> Job:
     """What is to be searched. Raises UserError for what cannot be; nothing is written."""
     from srpo import algorithms, config
     from srpo.judging.evidence import Judging
+    from srpo.runs.elsewhere import known
     from srpo.runs.grid import Grid
     from srpo.training.saving import Saving
     from srpo.tuning.job import Job
@@ -156,7 +157,7 @@ def planned(args: argparse.Namespace) -> Job:
         args.max_steps,
         args.search_seed,
         Saving(args.checkpoint_every).seconds,
-        args.algo,
+        known([args.algo], [data.env_id]),
     )
 
 
@@ -180,6 +181,8 @@ def objective(asked: str, data: Any) -> str:
 
 def _told(args: argparse.Namespace, job: Job) -> int:
     """Write and print what is known by now; exit code 1 if a trial failed."""
+    from srpo.runs import options
+    from srpo.runs.run import load_run
     from srpo.system.surroundings import missing
     from srpo.tuning.job import FAILED
     from srpo.tuning.table import best, draw, text, write
@@ -200,9 +203,9 @@ def _told(args: argparse.Namespace, job: Job) -> int:
         print(f"table: {plain(job.out / 'trials.csv')}; picture: {plain(picture)}")
         if first is not None:
             tell(f"best: {' '.join(command('--set', f'{p}={_written(v)}') for p, v in first.values.items())}")
-            tell(
-                f"next: {command('srpo', 'eval', first.folder)} --episodes 100, as the best of many scores is an optimistic one"
-            )
+            run = load_run(first.folder)
+            score = command("srpo", "eval", run.path) + run.algo + options.environment(run)
+            tell(f"next: {score} --episodes 100, as the best of many scores is an optimistic one")
     return 1 if any(row["outcome"] == FAILED for row in found) else 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from srpo.data import DataError
 from srpo.data.again import observed, recorded_source
 from srpo.data.mapped import columns
+from srpo.data.sources import elsewhere
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
@@ -147,9 +148,15 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
             None,
             "it was trained on arrays in memory, so there are no statistics of them; give observations to export_policy",
         )
-    if source not in BUILTIN and not any(os.path.exists(path) for path in (source, source.partition("?")[0])):
+    here = source in BUILTIN or any(os.path.exists(path) for path in (source, source.partition("?")[0]))
+    if not here and elsewhere(source) is None:
         return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
-    dataset = observed(known)
+    try:
+        dataset = observed(known)
+    except DataError as e:
+        if here:
+            raise
+        return None, f"the data set {source} cannot be read, so there are no statistics of it: {e}"
     if dataset.sha256 != known["sha256"]:
         return None, f"{source} has changed since training, so its statistics were not used"
     return dataset.recorded_obs, None
@@ -162,7 +169,8 @@ def _environment(network: Network, info: Mapping[str, Any]):
     try:
         return *signals(data.get("env_id"), *sizes, data.get("labels"), data.get("action_range") is not None), []
     except MissingEnvironment as e:
-        note = f"names, units and bounds are unknown, so actions are in [-1, 1]: {e}"
+        units = "" if data.get("action_range") else ", so actions are in [-1, 1]"
+        note = f"what {data['env_id']} says of signals is unknown{units}: {e}"
     return *signals(None, *sizes, data.get("labels")), [note]
 
 

@@ -22,6 +22,7 @@ from srpo.core import Algorithm
 from srpo.data.sizes import ShapeOnly
 from srpo.errors import ConfigError
 from srpo.networks.precision import Precision
+from srpo.runs import options
 from srpo.runs.checkpoint import load_info, load_tree, require_finite, save_tree, write_atomically, write_json
 from srpo.runs.description import in_present_words, trained_by
 from srpo.runs.grid import Grid, Point
@@ -31,7 +32,6 @@ from srpo.runs.trust import check_whole, require_mine
 from srpo.runs.units import Units
 from srpo.system.files import read_bytes
 from srpo.system.surroundings import in_float32
-from srpo.text import command
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Run:
 
     @property
     def algo(self) -> str:
-        """What the commands on this run need besides its folder: the option that names an algorithm of another package."""
-        place = self.info.get("class")
-        return "" if place is None or not algorithms.importable(place) else f" --algo {place}"
+        """The option that names an algorithm of another package: nothing for one that is installed under its name."""
+        place, name = self.info.get("class"), self.info["algorithm"]
+        return "" if place is None or algorithms.installed(name) or not algorithms.importable(place) else f" --algo {place}"
 
     def stage_file(self, name: str, step: int | None = None) -> Path:
         """Of a stage's result, or of what was kept of it at a step."""
@@ -95,9 +95,7 @@ class Run:
         if self.complete:
             return
         missing = [name for name in self.algorithm.stages if name not in self.finished]
-        raise RunError(
-            f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; {command('srpo', 'train', '--resume', self.path)}{self.algo}"
-        )
+        raise RunError(f"{self.path}: stage {missing[0]!r} is not finished, so there is no policy yet; {options.resume(self)}")
 
     @property
     def precision(self) -> Precision:

@@ -62,5 +62,9 @@ def scaled(count: float, ratio: float) -> float:
 def configured(name: str, task: str, preset: str, budget: Budget, more: Mapping[str, Any]) -> Algorithm:
     """Algorithm `name` with the preset's values for `task`, what the budget makes of them, and `more` settings. Raises ConfigError."""
     cls = algorithms.find(name)
-    algorithm = config.assign_all(cls.default(), config.preset(cls.presets, preset, task))
+    try:
+        chosen = config.preset(cls.presets, preset, task)
+    except ConfigError as e:
+        raise ConfigError(f"{name}: {e}") from None
+    algorithm = config.assign_all(cls.default(), chosen)
     return config.assign_all(config.assign_all(algorithm, budget.settings(algorithm)), more)

@@ -18,6 +18,7 @@ from typing import Any
 from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import NotWritten
+from srpo.runs.elsewhere import Known, know
 from srpo.runs.storage import Storage
 from srpo.suite import tables
 from srpo.suite.cells import Cell
@@ -50,7 +51,8 @@ def through(
             work.keep.describe(work.suite, work.data)
         left = [cell for cell in cells if not work.settled(cell, _known(work, cells))]
         tell(f"{len(left)} of {len(cells)} cells on {len(alive(ray))} nodes, each with {resources}")
-        job = Job(replace(work, data={}, clock=Clock(), quiet=True), data_dir and data_dir.absolute(), storage)
+        alone = replace(work, data={}, clock=Clock(), quiet=True)
+        job = Job(alone, data_dir and data_dir.absolute(), storage, work.known)
         tasks = started(ray, job, work.data, left, resources)
         with stopping(work.clock):
             return _finished(ray, work, cells, tasks, storage)
@@ -68,6 +70,7 @@ class Job:
     work: Work
     data_dir: Path | None
     storage: Storage | None
+    known: Known
 
 
 def started(ray: Any, job: Job, data: Mapping[str, Dataset], cells: Sequence[Cell], resources: Resources) -> dict[Any, Cell]:
@@ -93,6 +96,7 @@ def started(ray: Any, job: Job, data: Mapping[str, Dataset], cells: Sequence[Cel
 
 def cell_task(job: Job, data: Dataset | None, cell: Cell, near: Sequence[Cell], *after: bool) -> bool:
     """Train and evaluate one cell on the node where this runs; False if it failed. `after`: what it waited for."""
+    know(job.known)
     data = load_data(cell.data, job.data_dir) if data is None else data
     if data.sha256 != cell.sha256:
         raise ConfigError(f"{data.source} differs between nodes; put the same file there, or use a folder that all share")

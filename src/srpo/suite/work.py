@@ -18,6 +18,7 @@ import srpo
 from srpo.data import Dataset
 from srpo.errors import ConfigError, UserError
 from srpo.runs.checkpoint import NotWritten
+from srpo.runs.elsewhere import Known, known
 from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
 from srpo.suite.keep import Keep
@@ -45,6 +46,11 @@ class Work:
     evaluate: bool = True
     quiet: bool = False
     saving: Saving = field(default_factory=Saving)
+
+    @property
+    def known(self) -> Known:
+        """What other processes at work on it must know of other packages."""
+        return known(map(self.suite.algorithm_of, self.suite.algorithms), (each.env_id for each in self.data.values()))
 
     def cells(self, together: bool | None = None) -> list[Cell]:
         """In the order in which they are worked through. together: all seeds in one cell; None: if this machine has an accelerator."""
@@ -184,8 +190,8 @@ def require_reference(source: str, env_id: str | None, reference: Sequence[float
     """Raises ConfigError where no scores are known."""
     if reference is None:
         raise ConfigError(
-            f"{source}: no returns are known that stand for the scores 0 and 100 in {env_id}; set the file's attribute reference to "
-            "the mean returns of a random and of a good policy, then train"
+            f"{source}: no returns are known that stand for the scores 0 and 100 in {env_id}; set the file's attribute reference "
+            "(a source's: Attributes.reference) to the mean returns of a random and of a good policy, then train"
         )
 
 

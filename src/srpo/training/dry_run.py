@@ -24,6 +24,7 @@ from srpo.text import plain
 from srpo.training.estimate import estimated
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Bars
+from srpo.training.sound import require_sound
 
 MEASURE_SECONDS = 2.0
 
@@ -73,6 +74,7 @@ def dry_run(
     """`measure`: compile and time real steps too; otherwise nothing is compiled but single products. Writes nothing."""
     data, on_device, where = placed(data, data_in)
     treated = treat(data, grid.algorithm.data, on_device)
+    require_sound(grid, treated)
     with Bars(quiet) as bars:
         for line in warnings_about(treated.recording, treated.treatment.normalize_obs):
             bars.warn(line)

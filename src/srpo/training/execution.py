@@ -13,10 +13,10 @@ from typing import Any
 from srpo.data.doubts import warnings_about
 from srpo.data.treated import Treated
 from srpo.evaluation.evaluator import Evaluator
+from srpo.runs import options
 from srpo.runs.checkpoint import CheckpointError, NotWritten, sweep_parts
 from srpo.runs.folder import locked
 from srpo.runs.run import Run, load_run, save_info
-from srpo.text import command
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Reporter
 from srpo.training.saving import Saving
@@ -92,7 +92,7 @@ class StageTraining:
         except NotWritten as e:
             with contextlib.suppress(CheckpointError):
                 self.loop.save()
-            raise NotWritten(f"{e}; make room, then continue with: {_resume(self.run)}") from e
+            raise NotWritten(f"{e}; make room, then continue with: {options.resume(self.run)}") from e
 
     def _begin(self) -> None:
         self.report.compiling(self.loop.name)
@@ -147,7 +147,7 @@ class StageTraining:
         try:
             rows, notes = self.evaluator.at(self.run, loop.step, loop.name, loop.result(), self._watch)
         except MissingEnvironment as e:
-            raise MissingEnvironment(f"{e}; nothing is lost, continue with: {_resume(self.run)}") from e
+            raise MissingEnvironment(f"{e}; nothing is lost, continue with: {options.resume(self.run)}") from e
         self.report.scored(rows)
         for line in notes:
             self.report.warn(line)
@@ -160,11 +160,9 @@ class StageTraining:
     def _stop_if_asked(self) -> None:
         if self.stopped:
             name, step = self.loop.name, self.loop.step
-            raise Interrupted(f"stopped at step {step} of stage {name}; continue with: {_resume(self.run)}", self.stopped[0])
-
-
-def _resume(run: Run) -> str:
-    return command("srpo", "train", "--resume", run.path) + run.algo
+            raise Interrupted(
+                f"stopped at step {step} of stage {name}; continue with: {options.resume(self.run)}", self.stopped[0]
+            )
 
 
 @contextlib.contextmanager

@@ -115,8 +115,8 @@ class Reporter:
 
     def step(self, loop: StageLoop, means: dict[str, np.ndarray] | None) -> None:
         if means is not None:
-            shown = min(means, key=lambda name: ("loss" not in name, name))  # a loss, if there is one
-            going = means[shown][np.isfinite(means[shown])]
+            shown = min(means, key=lambda name: ("loss" not in name, name), default="")  # a loss, if there is one
+            going = means[shown][np.isfinite(means[shown])] if shown else np.empty(0)
             self.note = f"{shown} {going.mean():.4g}" if going.size else ""
             self._record(loop, means)
         self.bars.update(loop.step, self.note)

@@ -32,6 +32,7 @@ from srpo.training.execution import execute
 from srpo.training.inherit import inherited_from, require_same_data
 from srpo.training.progress import Bars, check_sinks, draw
 from srpo.training.saving import Saving
+from srpo.training.sound import require_sound
 from srpo.worlds.environments import check_environment
 
 
@@ -94,6 +95,7 @@ def train(
     inherited, failures = inherited_from(start_from, grid, data, precision, keep) if start_from is not None else ({}, [])
     asked |= {"start_from": str(start_from or ""), "failures": failures}
     info = describe(grid, treated, dict(sources or {}), **asked)
+    require_sound(grid, treated)
     folder = Path(out) if out is not None else next_free(_default_folder(data, algorithm))
     run = new_run(Run(folder, info, grid), inherited)
     try:

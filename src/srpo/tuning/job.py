@@ -27,6 +27,7 @@ from srpo.core import Algorithm
 from srpo.data import Dataset
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import write_atomically, write_json
+from srpo.runs.elsewhere import Known
 from srpo.system.files import read_bytes
 from srpo.text import plain
 from srpo.tuning.objective import Objective, Score
@@ -71,7 +72,7 @@ class Job:
     max_steps: int | None = None
     search_seed: int = 0
     checkpoint_every: float = 60.0
-    algo: str = ""  # what a person called the algorithm: processes that train must know one of another package by it
+    known: Known | None = None  # what a person named of other packages: processes that train must know it, too
 
     @property
     def dataset(self) -> Dataset:

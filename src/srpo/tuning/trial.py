@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srpo import algorithms
+from srpo.runs.elsewhere import know
 from srpo.runs.run import Run, load_run
 from srpo.system.files import alone
 from srpo.training.saving import Saving
@@ -26,8 +26,8 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     """The function that Ray calls, as often as it takes: after a death it goes on where its files are."""
     from ray import tune
 
-    if job.algo:
-        algorithms.named(job.algo)
+    if job.known:
+        know(job.known)
     work = Work(job.trials[config["trial"]], tune.report)
     try:
         work.through()

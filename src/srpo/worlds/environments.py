@@ -56,7 +56,8 @@ def make_env(env_id: str, **options: Any) -> Any:
     module, colon, _ = env_id.rpartition(":")
     if colon and module not in sys.modules:
         raise MissingEnvironment(
-            f"environment {env_id!r} needs the module {module!r}, which no file may import; import it first, or name it with --env"
+            f"environment {env_id!r} needs the module {module!r}, which no file may import; name it with --env, import it in Python, "
+            "or install a package that registers it (entry point gymnasium.envs)"
         )
     try:
         with quiet_construction():
@@ -66,7 +67,9 @@ def make_env(env_id: str, **options: Any) -> Any:
     except Exception as e:  # anything may go wrong in another's code
         known = isinstance(e, (gymnasium.error.Error, ImportError, ValueError)) and str(e)
         reason = str(e).splitlines()[0] if known else _said(e)
-        raise MissingEnvironment(f"environment {env_id!r} is not available ({reason}); install it, or name another one") from e
+        raise MissingEnvironment(
+            f"environment {env_id!r} is not available ({reason}); install it, or name another one, such as module:Name-v0"
+        ) from e
 
 
 @contextlib.contextmanager

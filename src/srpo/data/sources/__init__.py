@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import difflib
 import importlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
 from importlib import metadata
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -136,6 +138,25 @@ def _listed(source: Source) -> list[dict[str, Any]]:
                 f"the data source {_called(source)} lists a name without {missing[0]!r}; give each {', '.join(LISTED)}"
             )
     return rows
+
+
+def elsewhere(source: str) -> Source | None:
+    """The source of another package that reads `source`, if one is known here."""
+    return next((each for each in sources() if not _ours(each) and _answer(each, "matches", source)), None)
+
+
+def place_of(source: str) -> str:
+    """What `--source` must name for `source` to be read: nothing where no source was registered for it."""
+    return place(found) if (found := elsewhere(source)) in registered else ""
+
+
+def place(source: Any) -> str:
+    """The module, or module:object, of a source; nothing for an object that no module holds."""
+    if isinstance(source, ModuleType):
+        return source.__name__
+    module = getattr(source, "__module__", "")
+    known = vars(sys.modules[module]) if module in sys.modules else {}
+    return next((f"{module}:{name}" for name, value in known.items() if value is source), "")
 
 
 def _ours(source: Source) -> bool:

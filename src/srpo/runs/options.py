@@ -1,0 +1,40 @@
+"""What the commands on a run need besides its folder: nothing is imported because a file names it, so they are told again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from srpo.data import sources
+from srpo.text import command
+
+if TYPE_CHECKING:
+    from srpo.runs.run import Run
+
+
+def environment(run: Run) -> str:
+    """The option that names an environment by its module."""
+    env_id = run.info["data"]["env_id"] or ""
+    return f" {command('--env', env_id)}" if ":" in env_id else ""
+
+
+def source(run: Run) -> str:
+    """The option that names the module of a data source of another package."""
+    place = sources.place_of(run.info["data"]["source"])
+    return f" {command('--source', place)}" if place else ""
+
+
+def reward(run: Run) -> str:
+    """The option that names the function by which rewards were computed."""
+    function = run.info["data"].get("reward")
+    return f" {command('--reward', function)}" if function else ""
+
+
+def resume(run: Run) -> str:
+    """The command that goes on with it."""
+    return command("srpo", "train", "--resume", run.path) + run.algo + source(run) + reward(run) + environment(run)
+
+
+def export(run: Run, *more: object) -> str:
+    """The command that makes files of a policy; `more` says of which one."""
+    words = f" {command(*more)}" if more else ""
+    return command("srpo", "export", run.path) + run.algo + source(run) + environment(run) + words
