@@ -21,7 +21,7 @@ from srpo.training.loop import StageLoop
 
 PROGRAM = """
 import hashlib, json, sys
-import jax, jax.numpy as jnp, numpy as np
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 import srpo
 from srpo import Algorithm, Stage, TrainState, descend, setting, static
 from srpo.data import from_arrays
@@ -76,13 +76,20 @@ class Next(Stage):
         return state.target
 
 
+class Still(eqx.Module):
+    net: MLP
+
+    def act(self, obs, key=None):
+        return jnp.zeros((*obs.shape[:-1], 2))
+
+
 class Two(Algorithm):
     data: Treatment = Treatment()
     reward: Reward = Reward()
     next: Next = Next()
 
     def make_policy(self, trained):
-        return trained["next"]
+        return Still(trained["next"])
 
 
 srpo.register("two", Two)

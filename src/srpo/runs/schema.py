@@ -147,13 +147,12 @@ def require_few(seeds: int) -> None:
         )
 
 
-def require_metrics(stage: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a stage's metrics. Raises ConfigError for one that run.json and metrics.csv cannot hold."""
-    odd = next((name for name in names if not re.fullmatch(METRIC, name)), None)
-    if odd is not None:
+def require_metrics(who: str, names: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names of the metrics of a stage, which `who` says. Raises ConfigError for one that run.json and metrics.csv cannot hold."""
+    odd = [name for name in names if not (isinstance(name, str) and re.fullmatch(METRIC, name))]
+    if odd:
         raise ConfigError(
-            f"stage {stage} reports a metric {plain(repr(odd), NAME)}, expected a name of letters, digits, spaces and _.:/+-, "
-            "at most 100 of them; rename it"
+            f"{who}: metric {plain(repr(odd[0]), NAME)}: expected a name of letters, digits, spaces and _.:/+-, at most 100 of them; rename it"
         )
     return names
 

@@ -98,7 +98,7 @@ class StageLoop:
         """From the shapes of the states of all runs. Raises ConfigError for names that no table of metrics could hold."""
         given = {n: without(1, r) for n, r in self.shared.items()} | {n: without(2, r) for n, r in self.own.items()}
         args = without(1, self.stage), without(2, states), self.data, given, without(1, self.keys)
-        return require_metrics(self.name, computed_in(self.precision, metric_names)(*args))
+        return require_metrics(f"stage {self.name}", computed_in(self.precision, metric_names)(*args))
 
     def start(self) -> None:
         """The state before the first step, or the one in the checkpoint."""

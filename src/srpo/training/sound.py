@@ -25,7 +25,7 @@ from srpo.data.sizes import ShapeOnly
 from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.runs.grid import Grid
-from srpo.runs.tables import WORD
+from srpo.runs.schema import require_metrics
 from srpo.text import NAME, plain
 
 PACKAGES = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (srpo, eqx, jax, np, optax))
@@ -110,9 +110,8 @@ def _check_update(who: str, state: Any, found: Any) -> None:
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             at = jax.tree_util.keystr(path)
             raise ConfigError(f"{who}: state{at} is {_array(old)} after init and {_array(new)} after update, expected the same")
+    require_metrics(who, tuple(metrics))
     for name, value in metrics.items():
-        if not (isinstance(name, str) and name and WORD.fits(name)):
-            raise ConfigError(f"{who}: metric {plain(repr(name), NAME)}: expected a name of letters, digits, spaces and _.:/+-")
         if value.shape != ():
             raise ConfigError(f"{who}: metric {name} is {_array(value)}, expected one number, such as its mean")
 
