@@ -62,7 +62,7 @@ def make_env(env_id: str, **options: Any) -> Any:
     except (gymnasium.error.Error, ImportError, ValueError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise MissingEnvironment(
-            f"environment {env_id!r} is not available ({reason}); install it, or name another one, such as module:Name-v0"
+            f"environment {env_id!r} is not available ({reason}); install it, or name another one (module:Name-v0 where a module registers it)"
         ) from e
 
 
