@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -24,7 +25,7 @@ from srpo.deploy.onnx_file import read as read_onnx
 from srpo.deploy.onnx_file import write as write_onnx
 from srpo.deploy.verify import observations, parity
 from srpo.networks.actors import DeterministicActor
-from srpo.policies import BestOf, DeterministicPolicy
+from srpo.policies import BestOf, Chain, DeterministicPolicy
 from srpo.runs.units import InUnits
 
 CHEETAH = {"algorithm": "bc", "data": {"name": "tiny", "env_id": "HalfCheetah-v4", "sha256": "ab"}}
@@ -136,6 +137,8 @@ REFUSED = {
     "layers.1.bias of the policy is not finite": lambda: broken(POLICIES["srpo"]),
     "found a policy with LayerNorm": lambda: actor(norm="before"),
     "found a policy with silu": lambda: actor(activation=jax.nn.silu),
+    "SimpleNamespace.chain is MLP, expected a Chain of one MLP": lambda: SimpleNamespace(chain=actor().actor.net),
+    "SimpleNamespace.chain is a Chain of DeterministicActor, expected": lambda: SimpleNamespace(chain=Chain(actor().actor)),
     "action 1 is bounded by 1000000 and 1000002, expected steps of float32.* fixed offset and train again": lambda: within(
         1e6, 1e6 + 2
     ),

@@ -12,7 +12,10 @@ import srpo
 from srpo import algorithms
 from srpo.algorithms.bc import BC
 from srpo.cli import main
+from srpo.data import sources
+from srpo.deploy import Policy
 from srpo.errors import ConfigError
+from srpo.runs import options
 from srpo.runs.run import RunError
 
 MODULE = """
@@ -33,20 +36,53 @@ class Mine(Algorithm):
 class NotOne:
     pass
 """
+WORLD = """
+import gymnasium
+import numpy as np
+
+class Rail(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9, 9, (3,))
+    action_space = gymnasium.spaces.Box(-2, 2, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.normal(size=3), {}
+
+    def step(self, action):
+        return self.np_random.normal(size=3), float(action[0]), False, False, {}
+
+gymnasium.registry.pop("Rail-v0", None)
+gymnasium.register("Rail-v0", entry_point=Rail, max_episode_steps=5)
+"""
+SOURCE = """
+import numpy as np
+from srpo.data.sources import Attributes
+
+def matches(source):
+    return source.startswith("rail:")
+
+def read(source):
+    rng, n = np.random.default_rng(0), 40
+    arrays = {"obs": rng.normal(size=(n, 3)), "action": rng.uniform(-2, 2, (n, 2)), "reward": rng.normal(size=n)}
+    arrays |= {"terminal": np.zeros(n, bool), "timeout": np.arange(n) % 10 == 9}
+    return arrays, Attributes(name="rail", source=source, env_id="world_of_tests:Rail-v0")
+"""
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
     monkeypatch.setattr(algorithms, "registered", {})
+    monkeypatch.setattr(sources, "registered", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    sys.modules.pop("mine_of_tests", None)
+    forget()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with a module and a data set."""
-    (tmp_path / "mine_of_tests.py").write_text(MODULE)
+    for name, text in (("mine", MODULE), ("world", WORLD), ("source", SOURCE)):
+        (tmp_path / f"{name}_of_tests.py").write_text(text)
     rng = np.random.default_rng(0)
     fields = {"observations": rng.normal(size=(40, 3)), "actions": rng.uniform(-1, 1, (40, 2)), "rewards": rng.normal(size=40)}
     end = np.arange(40) % 10 == 9
@@ -58,7 +94,9 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     algorithms.registered.clear()
-    sys.modules.pop("mine_of_tests", None)
+    sources.registered.clear()
+    for name in ("mine_of_tests", "world_of_tests", "source_of_tests"):
+        sys.modules.pop(name, None)
 
 
 def test_a_run_of_a_named_class_loads_only_when_it_is_named_again(folder, capsys):
@@ -78,6 +116,43 @@ def test_a_run_of_a_named_class_loads_only_when_it_is_named_again(folder, capsys
     assert main(["train", "--resume", str(run), *options]) == 0
     assert main(["train", "--resume", str(run), "--algo", "srpo.algorithms.bc:BC"]) == 2
     assert "was trained by 'mine_of_tests:Mine', found --algo srpo.algorithms.bc:BC" in capsys.readouterr().err
+
+
+def test_what_is_printed_to_go_on_names_all_that_is_of_other_packages(folder, capsys, monkeypatch):
+    mine, source, env = "--algo mine_of_tests:Mine", "--source source_of_tests", "--env world_of_tests:Rail-v0"
+    fixed = ["train", "rail:", "--preset", "paper", "--eval-episodes", "1", "--out", "run", "--quiet"]
+    assert main([*fixed, *f"{mine} {source} {env}".split()]) == 0
+    told = capsys.readouterr().err
+    forget()
+    score, export = told.partition("next: ")[2].split("; ")
+    assert score == f"srpo eval run {mine} {env} --episodes 100"
+    assert export == f"srpo export run {mine} {source} {env} --to policy.safetensors\n"
+    assert main(score.replace("100", "1").split()[1:]) == 0
+    forget()
+    assert main(export.split()[1:]) == 0 and Policy("policy.safetensors").support is not None
+    assert options.resume(srpo.load_run("run")) == f"srpo train --resume run {mine} {source} {env}"
+    forget()
+    contract = export_without(folder, mine, capsys)
+    assert "or what reads it with --source" in contract["notes"][0]
+    assert contract["notes"][1].startswith("what world_of_tests:Rail-v0 says of signals is unknown: ")  # its units are known
+    forget()
+    assert main(["export", "run", *mine.split(), "--env", "os:Rail-v0", "--to", "b.safetensors"]) == 2
+    assert "found --env os:Rail-v0, expected the run's own environment, world_of_tests:Rail-v0" in capsys.readouterr().err
+    monkeypatch.setattr(algorithms, "_installed", lambda: {"mine_of_tests:Mine": None})
+    srpo.register("mine", algorithms.named("mine_of_tests:Mine"))
+    assert srpo.load_run("run").algo == ""  # installed: its name is enough
+
+
+def export_without(folder, mine, capsys):
+    """The contract of an export where neither the data nor the environment are at hand."""
+    capsys.readouterr()
+    assert main(["export", "run", *mine.split(), "--to", "a.safetensors", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_name_that_a_message_tells_to_register_is_one_that_can_be(folder):
+    with pytest.raises(ConfigError, match=r"call srpo.register\('my-name', ...\) before$"):
+        algorithms.recorded("mine_of_tests:Mine", "mine_of_tests:Mine")
 
 
 def test_aregistered_algorithm_is_used_by_its_name(folder, capsys):

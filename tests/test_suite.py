@@ -17,6 +17,7 @@ import pytest
 
 import srpo
 from srpo import algorithms, cli, config
+from srpo.algorithms.bc import BC
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import CheckpointError, NotWritten
@@ -564,6 +565,7 @@ def test_a_mistake_is_one_line(command, capsys, more, complaint):
         (("seeds = [0, 1]", "seeds = [-1]"), "Expected `int` >= 0 - at `$.seeds[0]`"),
         (("seeds = [0, 1]", ""), "missing required field `seeds`"),
         (("[budget]", "[budget"), "is no TOML"),
+        (("title", 'preset = "quik"\ntitle'), "bc: unknown preset 'quik'; did you mean 'quick'?"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(command, capsys, change, complaint):
@@ -596,6 +598,24 @@ def test_several_processes_do_what_one_does(command, capsys, monkeypatch):
     told = capsys.readouterr().err
     assert "2 processes side by side" in told and told.count("begins") == 2
     assert {r["status"] for r in rows(command.keep / "cells.csv")} == {"finished"}
+
+
+class Mine(BC):
+    """Of another package."""
+
+
+def test_processes_know_what_a_program_registered(command, capsys, monkeypatch):
+    def anew(task, count):
+        monkeypatch.setattr(algorithms, "registered", {})
+        return [task(share) or 0 for share in jobs.shares(count)]
+
+    monkeypatch.setattr(algorithms, "registered", {})
+    monkeypatch.setattr(jobs, "side_by_side", anew)
+    monkeypatch.setattr(jobs, "keep_to", lambda share: None)
+    srpo.register("mine", Mine)
+    (command.folder / "small.toml").write_text(SUITE.replace("bc-gaussian", "mine"))
+    assert command("--jobs", "2", "--seeds", "1", algos="mine") == 0
+    assert [r["status"] for r in rows(command.keep / "cells.csv")] == ["finished"]
 
 
 # --- time, other processes, sharing

@@ -29,13 +29,14 @@ _HOME = {
     "setting": "srpo.config",
     "static": "srpo.config",
 }
-__all__ = [*_HOME, "algorithms", "convert", "deploy"]
+_ROOMS = ("algorithms", "convert", "data", "deploy", "worlds")
+__all__ = [*_HOME, *_ROOMS]
 
 
 def __getattr__(name):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("algorithms", "convert", "deploy"):
+    if name in _ROOMS:
         return importlib.import_module(f"srpo.{name}")
     raise AttributeError(f"module 'srpo' has no attribute {name!r}")
 

@@ -38,13 +38,24 @@ def describe(policy: Any, low: Any = -1.0, high: Any = 1.0, deviation: np.ndarra
             f"{type(policy).__name__} samples its actions and is no single network; what can be exported: policies with a "
             f"`chain`, as {', '.join(single())} have them"
         )
-    chain: Chain = policy.chain
+    chain: Chain = _chain(policy)
     layers = tuple((_array(layer.weight, 2), _array(layer.bias, 1)) for layer in chain.net.layers)
     dial = None if chain.dial is None else np.concatenate([_array(jnp.atleast_1d(part), 1) for part in chain.dial])
     normalizer = chain.normalizer or Normalizer.identity(layers[0][0].shape[0])
     mean, std = _array(normalizer.mean.value, 1), _array(normalizer.std.value, 1)
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), layers[-1][1].shape).copy() for bound in (low, high))
     return Network(mean, std, layers, _activation(chain.net), low, high, dial, chain.squash)
+
+
+def _chain(policy: Any) -> Chain:
+    found = policy.chain
+    if isinstance(found, Chain) and isinstance(found.net, MLP):
+        return found
+    given = f"a Chain of {type(found.net).__name__}" if isinstance(found, Chain) else type(found).__name__
+    raise DeployError(
+        f"{type(policy).__name__}.chain is {given}, expected a Chain of one MLP (srpo.policies, srpo.networks.layers); "
+        "leave it out where the policy is something else: it cannot be exported"
+    )
 
 
 def exportable(run: Any) -> bool:

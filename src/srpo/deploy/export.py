@@ -150,7 +150,10 @@ def _observations(known: Mapping[str, Any], given: str | Path | None) -> tuple[n
         )
     here = source in BUILTIN or any(os.path.exists(path) for path in (source, source.partition("?")[0]))
     if not here and elsewhere(source) is None:
-        return None, f"the data set {source} is not here, so there are no statistics of it; name it with --data"
+        return (
+            None,
+            f"the data set {source} is not here, so there are no statistics of it; name it with --data, or what reads it with --source",
+        )
     try:
         dataset = observed(known)
     except DataError as e:

@@ -68,7 +68,7 @@ def make_env(env_id: str, **options: Any) -> Any:
         known = isinstance(e, (gymnasium.error.Error, ImportError, ValueError)) and str(e)
         reason = str(e).splitlines()[0] if known else _said(e)
         raise MissingEnvironment(
-            f"environment {env_id!r} is not available ({reason}); install it, or name another one, such as module:Name-v0"
+            f"environment {env_id!r} is not available ({reason}); install it, or name another one (module:Name-v0 where a module registers it)"
         ) from e
 
 
