@@ -148,13 +148,13 @@ def steps(text: str) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     if args.into is not None:
-        check_place(args.into, "authors")
+        check_place(args.into, args.keep.name)
     for path in args.runs:
         ours(srpo.load_run(path), args.keep)
     tables = (table(args.keep), way_table(args.keep), curve_table(args.keep))
     text = "\n\n".join(t for t in tables if t)
     if args.into is not None:
-        insert(args.into, "authors", text)
+        insert(args.into, args.keep.name, text)
     print(text)
     return 0
 
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     one.set_defaults(does=train)
     both = commands.add_parser("compare", help="add the evaluated runs of ours, and print both side by side")
     both.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="runs that `train` was given")
-    both.add_argument("--into", type=Path, metavar="PAGE", help="replace the table in this page")
+    both.add_argument("--into", type=Path, metavar="PAGE", help="replace the tables in this page, between marks of the name of DIR")
     both.set_defaults(does=compare)
     for each in (one, both):
         each.add_argument(

@@ -233,18 +233,19 @@ def kept(folder, code, scores, seed=0, earlier=()):
 
 
 def test_both_codes_side_by_side(tmp_path, capsys):
+    folder = tmp_path / "longer"
     for seed in (0, 1):
-        kept(tmp_path, "authors", [10.0 + seed] * 20, seed)
-        kept(tmp_path, "ours", [99.0] * 20, seed)
-        kept(tmp_path, "ours", [12.0, 14.0] * 10, seed)  # in the place of the one before
+        kept(folder, "authors", [10.0 + seed] * 20, seed)
+        kept(folder, "ours", [99.0] * 20, seed)
+        kept(folder, "ours", [12.0, 14.0] * 10, seed)  # in the place of the one before
     page = tmp_path / "page.md"
-    page.write_text("<!-- authors -->\n<!-- /authors -->\n")
-    assert authors.main(["compare", "--keep", str(tmp_path), "--into", str(page)]) == 0
+    page.write_text("<!-- longer -->\n<!-- /longer -->\n")
+    assert authors.main(["compare", "--keep", str(folder), "--into", str(page)]) == 0
     shown = capsys.readouterr().out
     assert shown.strip() in page.read_text()
     line = shown.splitlines()[2]
     assert "13.0 ± 1.0, 13.0 ± 1.0" in line and "10.0 ± 0.0, 11.0 ± 0.0" in line and line.endswith("| +2.5 |")
-    with (tmp_path / "episodes.csv").open() as file:
+    with (folder / "episodes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 80
 
 
