@@ -73,7 +73,7 @@ class Made:
 
     def __init__(self, path):
         self.path, self.seeds, self.points = path, (3, 4), [(("policy.beta", 0.1),), (("policy.beta", 0.2),)]
-        self.info, self.algo = {"data": {"env_id": "Hopper-v4"}}, ""
+        self.info, self.algo = {"data": {"env_id": "Hopper-v4", "source": "logs.npz"}}, ""
 
 
 @pytest.mark.parametrize("name", ["plain", "Bob's robot (v2)", "a;b $HOME `x` [red] \\", "tab\there"])
@@ -89,7 +89,7 @@ def test_commands_that_are_printed_can_be_pasted(name, monkeypatch):
 def test_without_an_environment_held_out_episodes_judge(monkeypatch):
     monkeypatch.setattr(importlib.import_module("srpo.deploy.describe"), "exportable", lambda run: False)
     run = Made(Path("runs/logs"))
-    run.info = {"data": {"env_id": None, "reward": "rewards:level"}, "settings": {"data.holdout": 0.2}}
+    run.info = {"data": {"env_id": None, "source": "logs.npz", "reward": "rewards:level"}, "settings": {"data.holdout": 0.2}}
     assert next_commands(run) == ["srpo judge runs/logs --reward rewards:level"]
     run.info["settings"]["data.holdout"] = 0.0
     assert next_commands(run) == ["srpo eval runs/logs --episodes 100 --env ID, if there is a simulator"]

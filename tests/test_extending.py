@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from srpo import algorithms
@@ -25,6 +26,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
+    gymnasium.registry.pop("Dock-v0", None)
     treatments.REWARDS.pop("clipped", None)
     for name in [path.stem for path in tmp_path.glob("*.py")]:
         sys.modules.pop(name, None)
@@ -41,7 +43,7 @@ def in_a_fresh_shell(text):
 
 def test_every_block_of_the_page_runs(folder, capsys):
     kinds = [kind for kind, _ in BLOCKS]
-    assert kinds.count("python") == 5 and kinds.count("sh") == 1
+    assert kinds.count("python") == 7 and kinds.count("sh") == 2
     space: dict = {"__name__": "page"}
     for _, text in BLOCKS:  # the files first: they name each other
         if file := re.match(r"# (\w+\.py)\n", text):

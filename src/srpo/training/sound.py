@@ -42,7 +42,7 @@ def require_sound(grid: Grid, data: Treated) -> None:
     for name, stage in grid.algorithm.stages.items():
         given = {need: results[need] for need in stage.needs}
         alone = jax.tree.map(lambda x: x[0], grid.stacked_stage(name))
-        results[name] = _result(f"stage {name}", alone, stage.view(sizes), stage.view(data), given)
+        results[name] = _result(f"stage {name}", alone, sizes, stage.view(data), given)
     _check_policy(grid, results, obs, action)
 
 
@@ -51,7 +51,7 @@ def _result(who: str, stage: Stage, sizes: Any, view: Any, given: dict[str, Any]
     key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
 
     def init(stage, given, key):
-        return stage.init(sizes, given, key)
+        return stage.init(stage.view(sizes), given, key)
 
     def draw(stage, view, key, step):
         return view.take(stage.draw(view, key, step))
