@@ -174,7 +174,9 @@ def main(argv: list[str] | None = None) -> int:
     one.set_defaults(does=train)
     both = commands.add_parser("compare", help="add the evaluated runs of ours, and print both side by side")
     both.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="runs that `train` was given")
-    both.add_argument("--into", type=Path, metavar="PAGE", help="replace the tables in this page, between marks of the name of DIR")
+    both.add_argument(
+        "--into", type=Path, metavar="PAGE", help="replace the tables in this page, between marks of the name of DIR"
+    )
     both.set_defaults(does=compare)
     for each in (one, both):
         each.add_argument(
