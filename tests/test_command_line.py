@@ -91,6 +91,8 @@ def test_without_an_environment_held_out_episodes_judge(monkeypatch):
     run = Made(Path("runs/logs"))
     run.info = {"data": {"env_id": None, "source": "logs.npz", "reward": "rewards:level"}, "settings": {"data.holdout": 0.2}}
     assert next_commands(run) == ["srpo judge runs/logs --reward rewards:level"]
+    run.info["data"] |= {"source": "logs.csv?reward=rewards:level", "reward": None}  # a table's source says it
+    assert next_commands(run) == ["srpo judge runs/logs --reward rewards:level"]
     run.info["settings"]["data.holdout"] = 0.0
     assert next_commands(run) == ["srpo eval runs/logs --episodes 100 --env ID, if there is a simulator"]
 

@@ -24,7 +24,7 @@ def reload(known: Mapping[str, Any], source: str | Path | None = None, reward: R
     """The data set of a run, in the same units; `source`: where it is now; `reward`: computes its rewards. Raises DataError,
     also if they were computed in training and are not now."""
     where = recorded_source(known) if source is None else str(source)
-    place = _computed_by(known, where)
+    place = computed_by(known, where)
     if place and reward is None:
         raise DataError(f"{where.partition('?')[0]}: its rewards were computed; compute them again with --reward {place}")
     return _loaded(known, where, reward)
@@ -34,11 +34,11 @@ def observed(known: Mapping[str, Any], source: str | Path | None = None) -> Data
     """`reload` for whoever looks at observations and actions alone: rewards that a function computed are zeros, and
     the hash is the one of the run if all else is the same."""
     where = recorded_source(known) if source is None else str(source)
-    place = _computed_by(known, where)
+    place = computed_by(known, where)
     return _loaded(known, where, _unneeded(place) if place else None)
 
 
-def _computed_by(known: Mapping[str, Any], where: str) -> str:
+def computed_by(known: Mapping[str, Any], where: str) -> str:
     """The module:function that computed the rewards in training, or nothing; tables say it in their source."""
     told = dict(parse_qsl(where.partition("?")[2])).get("reward", "")
     return known.get("reward") or (told if ":" in told else "")

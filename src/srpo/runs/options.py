@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from srpo.data import sources
+from srpo.data.again import computed_by
 from srpo.text import command
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def source(run: Run) -> str:
 
 def reward(run: Run) -> str:
     """The option that names the function by which rewards were computed."""
-    function = run.info["data"].get("reward")
+    known = run.info["data"]
+    function = computed_by(known, known["source"])
     return f" {command('--reward', function)}" if function else ""
 
 
