@@ -56,8 +56,8 @@ def make_env(env_id: str, **options: Any) -> Any:
     module, colon, _ = env_id.rpartition(":")
     if colon and module not in sys.modules:
         raise MissingEnvironment(
-            f"environment {env_id!r} needs the module {module!r}, which no file may import; name it with --env, import it in Python, "
-            "or install a package that registers it (entry point gymnasium.envs)"
+            f"environment {env_id!r} needs the module {module!r}, which no file may import; name it with --env, "
+            "or import it in Python"
         )
     try:
         with quiet_construction():
