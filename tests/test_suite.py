@@ -152,6 +152,14 @@ def test_srpo_and_iql_share_their_critic(name):
     assert alike(srpo_grid, iql_grid) == alike(iql_grid, srpo_grid) == ["critic"]
 
 
+def test_the_column_of_iql_with_its_own_critic_is_its_preset():
+    suite = plan.load_suite("open-hour")
+    for source in suite.data:
+        name, preset, more = suite.recipe(source.name, "iql-own-critic")
+        column, alone = (configured(name, source.task, preset, suite.budget, settings) for settings in (more, {}))
+        assert config.settings(column) == config.settings(alone)
+
+
 def test_the_most_informative_comes_first():
     suite = plan.load_suite("open")
     order = sorted(((s.name, a) for s in suite.data for a in suite.algorithms), key=lambda pair: suite.rank(*pair))

@@ -27,6 +27,12 @@ def plain(text: object, limit: int = MESSAGE) -> str:
     return _cut(_OTHERS.sub(lambda found: repr(found[0])[1:-1], text), limit)
 
 
+def said(error: BaseException) -> str:
+    """The kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def encodable(text: str) -> str:
     """`text` as UTF-8 can hold it: what files of other encodings put into names becomes backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

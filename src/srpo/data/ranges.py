@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srpo.data import extent, spilled
-from srpo.data.checks import ACTION_ERROR, LARGEST, DataError
+from srpo.data.checks import ACTION_ERROR, DataError
 from srpo.data.extent import Bounds
 from srpo.data.mapped import columns, map_of, pieces
 from srpo.data.precision import STEPS
+from srpo.worlds.environments import UNBOUNDED
 
 TOLD = "as told"
 NARROW = 0.5  # columns that never leave +- this are taken to have bounds of their own
@@ -114,7 +115,7 @@ def to_unit(action: np.ndarray, chosen: ActionRange | None) -> np.ndarray:
 
 def made(bounds: Bounds, origin: str, where: str) -> ActionRange:
     """The range of these bounds (act,) in float32, as policies have it. Raises DataError where float32 cannot hold one."""
-    unbounded = np.maximum(*np.abs(bounds)) > LARGEST
+    unbounded = np.maximum(*np.abs(bounds)) > UNBOUNDED
     if unbounded.any():
         raise DataError(
             f"{where}: the range of action {extent.named(unbounded)} is {extent.text(bounds, unbounded)} ({origin}), which stands for "

@@ -63,6 +63,7 @@ class Rollouts:
         """`shape`: how many seeds and points. `units`: of the run whose policies act; None: they act in [-1, 1] on what they see."""
         self.env_id, self.limit = env_id, limit
         self.units = Units(None, None, None) if units is None else units
+        self.offset = self.units.exact_offset
         self.notes: list[str] = []  # about the present episodes
         self.cut = 0
         self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
@@ -104,14 +105,14 @@ class Rollouts:
 
         with answering(self.env_id, when):
             for i in range(n):
-                obs[i] = seen(self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0], obs.shape[1:], self.units)
+                obs[i] = seen(self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0], obs.shape[1:], self.offset)
         while alive.any() and (self.limit.steps is None or step < self.limit.steps):
             action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step)))
             action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.units.action_range is not None)
             with answering(self.env_id, when):
                 for i in np.flatnonzero(alive).tolist():
                     found, reward, terminated, truncated, _ = self.envs[i].step(action[i])
-                    obs[i] = seen(found, obs.shape[1:], self.units)
+                    obs[i] = seen(found, obs.shape[1:], self.offset)
                     returns[i] += float(reward)
                     lengths[i] += 1
                     alive[i] = not (terminated or truncated)
@@ -143,9 +144,9 @@ def place(step: int, episode: int) -> str:
     return f"step {step} of episode {episode} (environment seed {FIRST_SEED + episode})"
 
 
-def seen(obs: Any, shape: tuple[int, ...], units: Units) -> np.ndarray:
-    """What policies of `Units.centered` are given for a recorded observation. Raises ValueError for one of another shape."""
-    found, offset = np.asarray(obs), units.exact_offset
+def seen(obs: Any, shape: tuple[int, ...], offset: np.ndarray | None) -> np.ndarray:
+    """What policies of `Units.centered` are given for an observation: less `Units.exact_offset`. Raises ValueError for one of another shape."""
+    found = np.asarray(obs)
     if found.shape != shape:  # it would be broadcast in silence
         raise ValueError(f"it gave an observation of shape {found.shape}, expected {shape}")
     return found if offset is None else found - offset

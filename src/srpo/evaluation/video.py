@@ -102,20 +102,20 @@ def _write(writer: Callable[..., Any], pictures: Iterator[np.ndarray]) -> None:
 
 def _pictures(env: Any, policy: Any, units: Units, frames: int) -> Iterator[np.ndarray]:
     """Of the first episode of an evaluation, as far as so many frames; `policy` is one of `Units.centered`."""
-    acts, shape, step = jax.jit(act), env.observation_space.shape, 0
+    acts, shape, offset, step = jax.jit(act), env.observation_space.shape, units.exact_offset, 0
 
     def when() -> str:
         return f"at {place(step, 0)}"
 
     _follow(env)
     with answering(env.spec.id, when):
-        obs = seen(env.reset(seed=FIRST_SEED)[0], shape, units)
+        obs = seen(env.reset(seed=FIRST_SEED)[0], shape, offset)
     for step in range(frames):
         yield env.render()
         action = np.asarray(acts(policy, obs.astype(np.float32)[None], np.uint32(0), np.uint32(step)))[0]
         action = scale_action(env.action_space, action, units.action_range is not None)
         with answering(env.spec.id, when):
             found, _, terminated, truncated, _ = env.step(action)
-            obs = seen(found, shape, units)
+            obs = seen(found, shape, offset)
         if terminated or truncated:
             break

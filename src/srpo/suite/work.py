@@ -25,7 +25,7 @@ from srpo.suite.keep import Keep
 from srpo.suite.plan import Suite
 from srpo.suite.sharing import donor_of, must_wait
 from srpo.system.clock import Clock, stopping
-from srpo.text import tell
+from srpo.text import said, tell
 from srpo.training.progress import Bars
 from srpo.training.saving import Saving
 from srpo.worlds.environments import check_environment
@@ -145,7 +145,7 @@ class Work:
         except NotWritten:
             raise  # the disk is full, or something like it: the others would fail as well
         except Exception as e:  # whatever it is, the other cells must go on; the next command tries this one again
-            error = f"{type(e).__name__}: {e}".splitlines()[0]
+            error = said(e)
             cell.note(error=error)
             tell(f"{where}: failed: {error}")
             return False

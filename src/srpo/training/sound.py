@@ -26,7 +26,7 @@ from srpo.data.treated import Treated
 from srpo.errors import ConfigError, UserError
 from srpo.runs.grid import Grid
 from srpo.runs.schema import require_metrics
-from srpo.text import NAME, plain
+from srpo.text import NAME, plain, said
 
 PACKAGES = tuple(str(Path(str(package.__file__)).parent) + os.sep for package in (srpo, eqx, jax, np, optax))
 
@@ -85,8 +85,7 @@ def _shapes(what: str, function: Callable[..., Any], *args: Any) -> Any:
     except (UserError, MemoryError):
         raise
     except Exception as e:
-        said = (str(e).splitlines() or [""])[0]
-        raise ConfigError(f"{what} failed ({type(e).__name__}: {plain(said, 200)}{_place(e)}); mend it") from e
+        raise ConfigError(f"{what} failed ({plain(said(e), 200)}{_place(e)}); mend it") from e
 
 
 def _place(error: Exception) -> str:

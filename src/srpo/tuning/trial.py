@@ -11,6 +11,7 @@ from typing import Any
 from srpo.runs.elsewhere import know
 from srpo.runs.run import Run, load_run
 from srpo.system.files import alone
+from srpo.text import said
 from srpo.training.saving import Saving
 from srpo.training.train import resume, train
 from srpo.tuning.job import Job, Trial
@@ -32,7 +33,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     try:
         work.through()
     except Exception as e:  # the other trials must go on
-        work.trial.note(error=f"{type(e).__name__}: {e}".splitlines()[0])
+        work.trial.note(error=said(e))
 
 
 @dataclass

@@ -12,6 +12,7 @@ import numpy as np
 
 from srpo.errors import ConfigError, UserError
 from srpo.system.surroundings import named
+from srpo.text import said
 
 UNBOUNDED = 1e15  # a bound of an action beyond it stands for none, such as the largest number of float32
 
@@ -66,7 +67,7 @@ def make_env(env_id: str, **options: Any) -> Any:
         raise
     except Exception as e:  # anything may go wrong in another's code
         known = isinstance(e, (gymnasium.error.Error, ImportError, ValueError)) and str(e)
-        reason = str(e).splitlines()[0] if known else _said(e)
+        reason = str(e).splitlines()[0] if known else said(e)
         raise MissingEnvironment(
             f"environment {env_id!r} is not available ({reason}); install it, or name another one (module:Name-v0 where a module registers it)"
         ) from e
@@ -83,13 +84,7 @@ def answering(env_id: str, when: Callable[[], str]) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as e:
-        raise MissingEnvironment(f"environment {env_id!r} failed {when()} ({_said(e)}); mend it, or name another one") from e
-
-
-def _said(error: Exception) -> str:
-    """The kind of an error, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise MissingEnvironment(f"environment {env_id!r} failed {when()} ({said(e)}); mend it, or name another one") from e
 
 
 def time_limit(env_id: str) -> int | None:
