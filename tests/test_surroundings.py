@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import gymnasium
 import h5py
@@ -21,12 +23,13 @@ from srpo.data import DataError, from_arrays, load_dataset
 from srpo.data.picture import draw
 from srpo.data.sources import d4rl
 from srpo.data.sources.spec import encoded
-from srpo.evaluation.rollouts import Limit, Rollouts
+from srpo.evaluation.rollouts import FIRST_SEED, Limit, Rollouts
 from srpo.networks.layers import Normalizer
 from srpo.policies import DeterministicPolicy
 from srpo.runs import tables
 from srpo.runs.checkpoint import CheckpointError, NotWritten, write_atomically
 from srpo.runs.folder import claimed, locked, next_free
+from srpo.runs.mapping import sequential, vectorized
 from srpo.runs.run import RunError
 from srpo.runs.tables import CsvTable
 from srpo.system.files import unfinished
@@ -375,6 +378,57 @@ def test_episodes_are_cut_and_what_is_wrong_with_them_is_said():
         "Endless-v0 gave a reward of nan at step 2 of episode 0 (environment seed 1001): its return says nothing",
         "2 episodes were cut after 5 steps, as told",
     )
+
+
+class Brief(gymnasium.Env):
+    """Episode i ends after 3 i + 1 steps."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (3,)), gymnasium.spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed=None, options=None):
+        self.left = 3 * (seed - FIRST_SEED) + 1
+        return np.full(3, self.left, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.full(3, self.left, np.float32), float(action[0]), self.left == 0, False, {}
+
+
+if "Brief-v0" not in gymnasium.registry:
+    gymnasium.register("Brief-v0", entry_point=Brief)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counted:
+    """Draws at random, and counts how often it acts."""
+
+    scale: jax.Array
+    in_turn: bool = field(default=False, metadata={"static": True})
+    calls: ClassVar[list[int]] = []
+
+    def act(self, obs, key):
+        jax.debug.callback(lambda obs: Counted.calls.append(1), obs)
+        return jnp.tanh(self.scale * obs[0] + jax.random.normal(key, (2,)))
+
+
+def acted(policy, mapping):
+    Counted.calls.clear()
+    found = Rollouts("Brief-v0", (2, 1), 4, mapping)(policy)
+    jax.effects_barrier()
+    assert (found.lengths == [1, 4, 7, 10]).all()
+    return found.returns, len(Counted.calls)
+
+
+def test_a_policy_that_acts_in_turn_does_not_act_for_episodes_that_are_over():
+    """And what it draws depends neither on that nor on how runs are mapped."""
+    scale = jnp.array([[0.1], [0.2]])
+    returns, calls = acted(Counted(scale), sequential)
+    assert calls == 2 * 4 * 10  # as long as one lasts
+    for mapping, expected in ((sequential, 2 * (1 + 4 + 7 + 10)), (vectorized, 2 * 4 * 10)):
+        found, calls = acted(Counted(scale, in_turn=True), mapping)
+        np.testing.assert_allclose(found, returns, rtol=1e-6)
+        assert calls == expected
 
 
 @pytest.fixture(scope="module")

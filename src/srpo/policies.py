@@ -1,13 +1,14 @@
 """Policies: pytrees with one `act(obs, key)`, of one observation (obs,) or of any leading axes (..., obs).
 
-What draws at random draws for every observation independently.
+What draws at random draws for every observation independently. A policy that fills a processor with one observation says
+`in_turn = True`: an evaluation on a CPU then acts for one episode after the other, and for none that is over.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -183,6 +184,7 @@ class Planner(eqx.Module):
 
     model: Any  # (x, k) -> clean x; `frame`, `schedule`, `shape`
     value: Any  # (x, k) -> return
+    in_turn: ClassVar = True
     plans: int = eqx.field(static=True)
     scale: ScalarLike = eqx.field(converter=jnp.asarray)
     pushes: int = eqx.field(static=True)

@@ -12,9 +12,10 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from srpo.runs.mapping import Axes, Mapping, entry, over_runs
+from srpo.runs.mapping import Axes, Mapping, default_mapping, entry, over_runs, vectorized
 from srpo.runs.units import Units
 from srpo.worlds.environments import answering, make_env, scale_action
 
@@ -69,7 +70,8 @@ class Rollouts:
         self.shape, self.runs = (*shape, episodes), shape[0] * shape[1]
         self.blocks = -(-self.runs // max(1, MOST // episodes))
         self.envs: list[Any] = []
-        self._act = _acting(mapping)  # type: ignore[arg-type]  # a function: it has a hash
+        self.mapping = mapping or default_mapping()
+        self._act = _acting(self.mapping)  # type: ignore[arg-type]  # a function: it has a hash
 
     def __call__(self, policies: Any, key: int = 0, progress: Progress | None = None) -> Episodes:
         """`policies`: a pytree with leading axes (seed, point). `progress` is told each time step, of all blocks on average.
@@ -98,6 +100,7 @@ class Rollouts:
         n, episodes = runs * self.shape[-1], self.shape[-1]
         self.envs += [make_env(self.env_id) for _ in range(n - len(self.envs))]
         obs = np.zeros((n, self.envs[0].observation_space.shape[0]), np.float32)
+        in_turn = getattr(policies, "in_turn", False) and self.mapping is not vectorized
         returns, lengths, alive, step, i = np.zeros(n), np.zeros(n, int), np.ones(n, bool), 0, 0
 
         def when() -> str:
@@ -107,7 +110,8 @@ class Rollouts:
             for i in range(n):
                 obs[i] = seen(self.envs[i].reset(seed=FIRST_SEED + i % episodes)[0], obs.shape[1:], self.offset)
         while alive.any() and (self.limit.steps is None or step < self.limit.steps):
-            action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step)))
+            left = alive.reshape(runs, 1, episodes) if in_turn else None
+            action = np.asarray(self._act(policies, obs.reshape(runs, 1, episodes, -1), np.uint32(key), np.uint32(step), left))
             action = scale_action(self.envs[0].action_space, action.reshape(n, -1), self.units.action_range is not None)
             with answering(self.env_id, when):
                 for i in np.flatnonzero(alive).tolist():
@@ -134,9 +138,9 @@ class Rollouts:
 
 
 @cache
-def _acting(mapping: Mapping | None) -> Callable[..., Any]:
+def _acting(mapping: Mapping) -> Callable[..., Any]:
     """What acts for all runs: evaluations of policies alike share what is compiled of it."""
-    return jax.jit(over_runs(act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED), mapping))
+    return jax.jit(over_runs(act, (Axes.RUN, Axes.RUN, Axes.SHARED, Axes.SHARED, Axes.RUN), mapping))
 
 
 def place(step: int, episode: int) -> str:
@@ -152,7 +156,19 @@ def seen(obs: Any, shape: tuple[int, ...], offset: np.ndarray | None) -> np.ndar
     return found if offset is None else found - offset
 
 
-def act(policy, obs, seed, step):
-    """Actions (episode, act) of one policy for the observations (episode, obs)."""
+def act(policy, obs, seed, step, alive=None):
+    """Actions (episode, act) of one policy for the observations (episode, obs).
+
+    With `alive` (episode,) one episode after the other, and zeros for those that are over: of a policy that fills a processor
+    with one observation, one long episode among short ones would cost as much as if all were as long.
+    """
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), obs.shape[0])
-    return jax.vmap(policy.act)(obs, keys)
+    if alive is None:
+        return jax.vmap(policy.act)(obs, keys)
+    none = jnp.zeros_like(jax.eval_shape(policy.act, obs[0], keys[0]))
+
+    def one(episode):
+        obs, key, alive = episode
+        return jax.lax.cond(alive, lambda: policy.act(obs, key), lambda: none)
+
+    return jax.lax.map(one, (obs, keys, alive))
