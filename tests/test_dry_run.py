@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import srpo
+from srpo.algorithms import find
 from srpo.cli import main
 from srpo.data.treated import treat
 from srpo.runs.grid import Grid
@@ -121,3 +122,26 @@ def halved(x):
 def test_a_measurement_belongs_to_a_dry_run(capsys):
     assert main(["train", "hopper-medium-expert-mini", "--measure"]) == 2
     assert "add --dry-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measure", [False, True])
+def test_stages_that_are_used_from_a_run_take_no_time(measure, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(dry_run, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "rate", lambda product, copies=1: 1e9)
+    small = [word for path, value in find("iql").trial.settings.items() for word in ("--set", f"{path}={written(value)}")]
+    line = ["train", "hopper-medium-expert-mini", "--algo", "iql", *small, "--quiet"]
+    assert main([*line, "--no-eval", "--out", str(tmp_path / "run")]) == 0
+    again = [*line, "--set", "policy.beta=1", "--from", str(tmp_path / "run"), "--dry-run", *["--measure"] * measure]
+    capsys.readouterr()
+    assert main([*again, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["from"] == {"critic": str(tmp_path / "run")} and list(told["stages"]) == ["policy"]
+    assert main(again) == 0
+    out = capsys.readouterr().out
+    assert f"critic: from {tmp_path / 'run'}, not trained again" in out and "policy: " in out and "critic: 3" not in out
+    assert main([*again, "--seeds", "2"]) == 2
+    assert "has seeds 0; ask for the same with --seeds 0," in capsys.readouterr().err
+
+
+def written(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

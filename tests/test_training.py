@@ -375,13 +375,17 @@ def test_from_reuses_critic_and_behavior(swept, data, algorithm, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_from_a_run_with_the_same_settings_shares_also_what_it_kept_on_the_way(swept, data, algorithm, tmp_path):
+def test_from_a_run_with_the_same_settings_shares_also_what_it_kept_on_the_way(swept, data, algorithm, tmp_path, capsys):
     options = {"seeds": (3, 1), "eval_every": 0, "quiet": True}
     first = srpo.train(algorithm, data, out=tmp_path / "first", start_from=swept.path, keep=2, **options)
     again = srpo.train(algorithm, data, out=tmp_path / "again", start_from=first.path, keep=2, **options)
     assert not rows(again.path / "metrics.csv") and again.kept == [5, 10]
     assert leaves_equal(again.policies_at(5), first.policies_at(5)) and leaves_equal(again.policies, first.policies)
     assert not leaves_equal(again.policies_at(5), again.policies)
+    assert "on the way" not in capsys.readouterr().err
+    told = srpo.train(algorithm, data, out=tmp_path / "told", start_from=first.path, keep=2, **options | {"eval_every": 5, "quiet": False})
+    assert leaves_equal(told.policies, first.policies)
+    assert "policy is not trained anew, so that no policy on the way is evaluated" in capsys.readouterr().err
     more = srpo.train(algorithm, data, out=tmp_path / "more", start_from=first.path, keep=5, **options)  # not all are there
     assert {r["stage"] for r in rows(more.path / "metrics.csv")} == {"policy"}
     assert leaves_equal(more.policies, first.policies) and more.kept == [2, 4, 6, 8, 10] and more.policies_at(2)
@@ -492,6 +496,18 @@ REFUSALS = {
     "repeated values": (["--sweep", "policy.beta=1,1"], "expected one or more different values"),
     "missing run": (["--from", "nowhere"], "nowhere holds no run (no run.json)"),
     "a file for a run": (["--from", __file__], "holds no run (no run.json)"),
+    "set twice": (
+        ["--set", "policy.beta=0.1", "--set", "policy.beta=0.2"],
+        "--set policy.beta: found it twice, expected one value",
+    ),
+    "set and swept": (
+        ["--set", "policy.beta=0.1", "--sweep", "policy.beta=0.2,0.3"],
+        "policy.beta is both in --set and in --sweep; leave one of them out",
+    ),
+    "set and swept by an earlier name": (
+        ["--algo", "diffusion-ql", "--set", "policy.critic_lr=0.1", "--sweep", "policy.lr_q=0.2,0.3"],
+        "policy.lr_q is both in --set and in --sweep",
+    ),
     "swept twice": (["--sweep", "policy.beta=0.1", "--sweep", "policy.beta=0.2"], "--sweep policy.beta: found it twice"),
     "evaluation backwards": (["--eval-every", "-1"], "found -1 steps between evaluations"),
     "nothing kept": (["--keep", "0"], "found 0 policies to keep, expected 1 to 10"),

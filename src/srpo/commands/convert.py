@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises CheckpointError, DataError, ConfigError and RunError."""
-    from srpo.commands.reading import pair
+    from srpo.commands.reading import changes_of
     from srpo.convert.run import official_run, training_arguments
 
-    changes = dict(pair(text, "--set") for text in args.set)
+    changes = changes_of(args.set)
     run = official_run(args.behavior, args.critic, args.data, args.out, preset=args.preset, changes=changes)
     found = {path: run.info["settings"][path] for path, source in run.info["sources"].items() if source == "checkpoint"}
     command = text.command("srpo", *training_arguments(run, args.data, args.preset))

@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     """Raises JudgingError, RunError, DataError and ConfigError; then nothing was written."""
     from srpo import algorithms, config
     from srpo.commands import reward_function
-    from srpo.commands.reading import pair
+    from srpo.commands.reading import changes_of
     from srpo.data.again import reload
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
 
     for algo in args.algo:
         algorithms.named(algo)
-    judging = config.assign_all(Judging(), dict(pair(text, "--set") for text in args.set))
+    judging = config.assign_all(Judging(), changes_of(args.set))
     computes, data = reward_function(args), args.data
     if computes is not None:
         data = reload(load_run(args.runs[0]).info["data"], data, computes)

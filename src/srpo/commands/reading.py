@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from srpo.errors import ConfigError
@@ -36,10 +37,19 @@ def parse_seeds(text: str) -> int | tuple[int, ...]:
     return count
 
 
+def changes_of(texts: Sequence[str]) -> dict[str, str]:
+    """Values by path, of several --set. Raises ConfigError for a path that comes twice."""
+    return _once([pair(text, "--set") for text in texts], "--set", "one value for it")
+
+
 def sweep_of(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Values by path. Raises ConfigError for a path that comes twice."""
-    axes = [pair(text, "--sweep") for text in texts]
-    sweep = {path: values.split(",") for path, values in axes}
-    if len(sweep) < len(axes):
-        raise ConfigError(f"--sweep {axes[-1][0]}: found it twice, expected all values at once, such as policy.beta=0.1,0.2")
-    return sweep
+    """Values by path, of several --sweep. Raises ConfigError for a path that comes twice."""
+    axes = _once([pair(text, "--sweep") for text in texts], "--sweep", "all values at once, such as policy.beta=0.1,0.2")
+    return {path: values.split(",") for path, values in axes.items()}
+
+
+def _once(pairs: Sequence[tuple[str, str]], option: str, expected: str) -> dict[str, str]:
+    for path, count in Counter(path for path, _ in pairs).items():
+        if count > 1:
+            raise ConfigError(f"{option} {path}: found it {'twice' if count == 2 else f'{count} times'}, expected {expected}")
+    return dict(pairs)

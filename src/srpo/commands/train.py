@@ -32,7 +32,7 @@ from srpo.commands import (
     same_environment,
 )
 from srpo.commands.outcome import report
-from srpo.commands.reading import pair, parse_seeds, refuse_one_seed, sweep_of
+from srpo.commands.reading import changes_of, parse_seeds, refuse_one_seed, sweep_of
 from srpo.errors import ConfigError
 from srpo.text import command
 
@@ -213,8 +213,10 @@ def _configured(args: argparse.Namespace, cls: Any, task: str) -> tuple[Any, dic
     from srpo import config
 
     chosen = config.preset(cls.presets, args.preset, task)
-    changes, sweep = dict(pair(text, "--set") for text in args.set), sweep_of(args.sweep)
+    changes, sweep = changes_of(args.set), sweep_of(args.sweep)
     algorithm = config.assign_all(cls.default(), chosen | changes)
+    for path in {config.present(algorithm, path) for path in changes} & {config.present(algorithm, path) for path in sweep}:
+        raise ConfigError(f"{path} is both in --set and in --sweep; leave one of them out")
     sources = dict.fromkeys(chosen, f"preset {args.preset}")
     for paths, origin in ((changes, "--set"), (sweep, "--sweep")):
         sources |= {config.present(algorithm, path): origin for path in paths}
@@ -234,4 +236,6 @@ def _dry_run(args: argparse.Namespace, grid: Any, data: Any, sources: dict[str, 
         devices=args.devices,
         precision=args.precision,
         measure=args.measure,
+        start_from=args.start_from,
+        keep=args.keep,
     )

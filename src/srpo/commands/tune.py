@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srpo.commands import add_checkpoints, add_columns, add_source, add_units, open_data
-from srpo.commands.reading import pair, parse_seeds, refuse_one_seed
+from srpo.commands.reading import changes_of, parse_seeds, refuse_one_seed
 from srpo.errors import ConfigError, UserError
 from srpo.system import strict_json
 from srpo.text import command, plain, tell
@@ -130,7 +130,7 @@ def planned(args: argparse.Namespace) -> Job:
     from srpo.tuning.space import read_space
 
     cls, seeds = algorithms.named(args.algo), parse_seeds(args.seeds)
-    changes = dict(pair(text, "--set") for text in args.set)
+    changes = changes_of(args.set)
     read_space(args.space, cls.default())  # before the data, which may be large
     data = open_data(args.data, args)
     kind = objective(args.objective, data)

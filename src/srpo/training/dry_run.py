@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from srpo.runs.grid import Grid
 from srpo.system import strict_json
 from srpo.text import plain
 from srpo.training.estimate import estimated
+from srpo.training.inherit import inherited_from
 from srpo.training.loop import StageLoop
 from srpo.training.progress import Bars
 from srpo.training.sound import require_sound
@@ -30,13 +32,20 @@ MEASURE_SECONDS = 2.0
 
 
 def expected(
-    grid: Grid, data: Treated, quiet: bool = False, devices: int | None = None, precision: Precision = "float32"
+    grid: Grid,
+    data: Treated,
+    quiet: bool = False,
+    devices: int | None = None,
+    precision: Precision = "float32",
+    finished: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps."""
-    results: dict[str, Any] = {}
+    """Stage -> seconds to compile, milliseconds per step (and of them all cores' work) and hours for all runs of it, from a few real steps.
+
+    finished: results of stages that are not to be trained."""
+    results = dict(finished or {})
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
-        for name, stage in grid.algorithm.stages.items():
+        for name, stage in ((name, stage) for name, stage in grid.algorithm.stages.items() if name not in results):
             bars.say(f"{name}: compiling and timing a few steps")
             loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name), precision=precision, devices=devices)
             begin = time.perf_counter()
@@ -70,25 +79,34 @@ def dry_run(
     devices: int | None = None,
     precision: Precision = "float32",
     measure: bool = False,
+    start_from: Path | None = None,
+    keep: int = 1,
 ) -> int:
-    """`measure`: compile and time real steps too; otherwise nothing is compiled but single products. Writes nothing."""
+    """`measure`: compile and time real steps too; otherwise nothing is compiled but single products. `start_from`, `keep`: as in
+    `srpo.train`; stages that are used from that run take no time. Writes nothing."""
     data, on_device, where = placed(data, data_in)
     treated = treat(data, grid.algorithm.data, on_device)
     require_sound(grid, treated)
     with Bars(quiet) as bars:
         for line in warnings_about(treated.recording, treated.treatment.normalize_obs):
             bars.warn(line)
-    stages = estimated(grid, treated, devices, precision)
+    inherited = {} if start_from is None else inherited_from(start_from, grid, data, precision, keep)[0]
+    finished = {name: result for (name, step), result in inherited.items() if step is None}
+    stages = {name: s for name, s in estimated(grid, treated, devices, precision).items() if name not in finished}
     if measure:
-        stages = {name: stages[name] | found for name, found in expected(grid, treated, quiet, devices, precision).items()}
+        times = expected(grid, treated, quiet, devices, precision, finished)
+        stages = {name: stages[name] | found for name, found in times.items()}
     peak = peak_memory() if measure else None
     rows = settings_of(grid, sources)
     runs = {"seeds": list(grid.seeds), "points": len(grid.points)}
     if as_json:
         told = {"settings": rows, "runs": runs, "times": "measured" if measure else "estimated", "stages": stages}
+        told |= {"from": {name: str(start_from) for name in finished}}
         print(strict_json.dumps(told | {"data_in": where, "peak_memory_mib": peak and round(peak)}))
         return 0
     _print_settings(rows, f"{type(grid.algorithm).__name__} on {data.name}")
+    for name in finished:
+        print(f"{name}: from {plain(start_from)}, not trained again")
     _print_times(grid, stages, measure)
     _print_total(stages, f"{data.name}: {where}", peak)
     return 0

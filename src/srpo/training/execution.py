@@ -49,6 +49,8 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
         for name, stage in run.algorithm.stages.items():
             if name in results:
                 report.skipped(name)
+                if evaluator is not None and name == list(run.algorithm.stages)[-1]:
+                    report.warn(f"{name} is not trained anew, so that no policy on the way is evaluated")
                 run.state_file(name).unlink(missing_ok=True)  # a kill may have left it
                 continue
             last = name == list(run.algorithm.stages)[-1]
