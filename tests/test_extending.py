@@ -1,5 +1,6 @@
 """docs/extending.md does what it says: every block of it is run, in order."""
 
+import csv
 import importlib
 import os
 import re
@@ -43,10 +44,10 @@ def in_a_fresh_shell(text):
 
 def test_every_block_of_the_page_runs(folder, capsys):
     kinds = [kind for kind, _ in BLOCKS]
-    assert kinds.count("python") == 7 and kinds.count("sh") == 2
+    assert kinds.count("python") == 8 and kinds.count("sh") == 3
     space: dict = {"__name__": "page"}
     for _, text in BLOCKS:  # the files first: they name each other
-        if file := re.match(r"# (\w+\.py)\n", text):
+        if file := re.match(r"# (\w+\.(?:py|toml))\n", text):
             (folder / file[1]).write_text(text)
     importlib.invalidate_caches()
     for kind, text in BLOCKS:
@@ -54,6 +55,9 @@ def test_every_block_of_the_page_runs(folder, capsys):
             in_a_fresh_shell(text)
         elif kind == "python" and not text.startswith("# "):
             exec(compile(text, str(PAGE), "exec"), space)
+    cells = list(csv.DictReader((folder / "docks" / "cells.csv").read_text().splitlines()))
+    done = [(cell["algorithm"], cell["seeds"], cell["status"]) for cell in cells]
+    assert sorted(done) == [(name, seed, "finished") for name in ("bc", "filtered-bc") for seed in "01"]
     out = capsys.readouterr().out
     one, two = (re.findall(r"-?\d\.\d+(?:e-\d+)?", line)[:2] for line in out.splitlines()[:2])
     assert one and [float(x) for x in two] == pytest.approx([float(x) for x in one], abs=1e-5)  # the file acts as the policy
@@ -61,7 +65,7 @@ def test_every_block_of_the_page_runs(folder, capsys):
 
 
 def test_the_entry_points_of_the_page_are_found(folder, monkeypatch):
-    (toml,) = (text for kind, text in BLOCKS if kind == "toml")
+    (toml,) = (text for kind, text in BLOCKS if kind == "toml" and "entry-points" in text)
     found = {}
     for group, entries in re.findall(r'entry-points\."(.*?)"\]\n((?:.+\n)*)', toml):
         found[group] = [

@@ -626,6 +626,13 @@ def test_processes_know_what_a_program_registered(command, capsys, monkeypatch):
     assert [r["status"] for r in rows(command.keep / "cells.csv")] == ["finished"]
 
 
+def test_a_module_that_is_to_make_names_known_must_be_there(command, capsys):
+    assert command("--import", "nowhere_to_be_found") == 2
+    told = capsys.readouterr().err
+    assert "'nowhere_to_be_found' cannot be imported" in told and "(srpo.register)" in told and told.count("\n") == 1
+    assert not command.keep.exists()
+
+
 # --- time, other processes, sharing
 
 

@@ -383,7 +383,9 @@ def test_from_a_run_with_the_same_settings_shares_also_what_it_kept_on_the_way(s
     assert leaves_equal(again.policies_at(5), first.policies_at(5)) and leaves_equal(again.policies, first.policies)
     assert not leaves_equal(again.policies_at(5), again.policies)
     assert "on the way" not in capsys.readouterr().err
-    told = srpo.train(algorithm, data, out=tmp_path / "told", start_from=first.path, keep=2, **options | {"eval_every": 5, "quiet": False})
+    told = srpo.train(
+        algorithm, data, out=tmp_path / "told", start_from=first.path, keep=2, **options | {"eval_every": 5, "quiet": False}
+    )
     assert leaves_equal(told.policies, first.policies)
     assert "policy is not trained anew, so that no policy on the way is evaluated" in capsys.readouterr().err
     more = srpo.train(algorithm, data, out=tmp_path / "more", start_from=first.path, keep=5, **options)  # not all are there

@@ -8,6 +8,7 @@
   srpo suite evaluate KEEP                               what was trained with --no-eval
   srpo suite report KEEP                                 the tables and KEEP/report.html again, from what is kept
   srpo suite report KEEP --into docs/results.md          the table also into a page
+  srpo suite run MINE.toml --import my_methods           one that names algorithms or environments of your own
   srpo suite presets                                     what the presets `quick` change
 
 A run may be stopped at any time: the same command goes on where it was. It may run several times at once on the same
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 from srpo.commands import PRECISIONS, add_checkpoints
 from srpo.errors import ConfigError, UserError, closest
 from srpo.system import strict_json
+from srpo.system.surroundings import named as imported_here
 from srpo.text import tell
 
 if TYPE_CHECKING:
@@ -60,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="with --on ray: where nodes that share no folders exchange what they make, such as s3://BUCKET/FOLDER",
     )
+    add(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of your own by whose import the suite's algorithms, sources or environments are known (repeatable)",
+    )
     add_checkpoints(add)
     add("--no-eval", action="store_true", help="train only, and keep the policies for `srpo suite evaluate`")
     add("--episodes", type=int, metavar="N", help="episodes per policy; default the suite's")
@@ -85,6 +95,8 @@ def main(args: argparse.Namespace) -> int:
     for option in ("address", "cores", "gpus", "storage"):
         if args.on == "here" and getattr(args, option) is not None:
             raise ConfigError(f"--{option} is of Ray clusters; add --on ray")
+    for module in args.modules:
+        imported_here(module, "a module that registers what a suite names (srpo.register)")
     return actions[args.action](args)
 
 
