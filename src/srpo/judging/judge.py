@@ -18,6 +18,7 @@ from srpo.judging.verdict import Judgement, judgement
 from srpo.runs.grid import Point
 from srpo.runs.run import Run, load_run
 from srpo.stages.weighted_cloning import WeightedCloning
+from srpo.training.inherit import require_same_units
 
 
 class JudgingError(UserError):
@@ -36,11 +37,13 @@ def judge(
     episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
     """
     given = [runs] if isinstance(runs, (Run, str, Path)) else runs
-    found = [run if isinstance(run, Run) else load_run(run) for run in given]
+    loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
+    found = list({Path(run.path).resolve(): run for run in loaded}.values())
     holdout, judging = comparable(found), judging or Judging()
     recording = data if isinstance(data, Dataset) else reload(found[0].info["data"], data)
     if recording.sha256 != found[0].info["data"]["sha256"]:
         raise JudgingError(f"{recording.source} is not the data that {found[0].path} was trained on; name it with --data")
+    require_same_units(found[0], recording)
     return judge_on(Split(recording, holdout, judging), found, judging, progress)
 
 
