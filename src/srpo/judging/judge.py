@@ -34,7 +34,8 @@ def judge(
     """Rank every policy that the runs kept (seeds, swept values, checkpoints, algorithms) by held-out episodes of their data.
 
     data: where the data set is now, if it was moved. Raises JudgingError for runs on different data or without held-out
-    episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
+    episodes, RunError for one that is not finished or was trained on actions in other units, DataError if the data are not what the
+    runs were trained on.
     """
     given = [runs] if isinstance(runs, (Run, str, Path)) else runs
     loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
