@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from srpo import cli
 from srpo.commands.outcome import next_commands
 from srpo.system import strict_json
 from srpo.text import command
+from srpo.training.demo import Row, show
 
 SRC = Path(cli.__file__).parent
 
@@ -84,6 +86,13 @@ def test_commands_that_are_printed_can_be_pasted(name, monkeypatch):
         if "\t" not in name:
             assert shlex.split(line)[2] == f"runs/{name}/bc"
     assert command("echo", "a b") == "echo 'a b'"
+
+
+@pytest.mark.parametrize("seeds, said", [((0,), ""), ((7,), " --seeds 7,"), ((0, 1), " --seeds 0,1,")])
+def test_what_the_demo_says_to_try_next_has_the_seeds_of_its_runs(seeds, said, capsys):
+    show([Row("SRPO", "", 1.0, 0.0, run=SimpleNamespace(path=Path("run"), seeds=seeds))], "logs.npz", 0.0)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"srpo train logs.npz --from run --preset quick{said} --sweep policy.beta=" in told
 
 
 def test_without_an_environment_held_out_episodes_judge(monkeypatch):

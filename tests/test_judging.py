@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from made_up import layers
+from matplotlib.figure import Figure
 
 import srpo
 from srpo.cli import main
@@ -18,17 +19,21 @@ from srpo.core import Batch
 from srpo.data import from_arrays
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.schedules import VP
-from srpo.judging.evidence import Evidence, Judging, Split, _look
+from srpo.judging.evidence import Evidence, Judging, Split, _look, _models
 from srpo.judging.fitted_q import FittedQ, fit_each, fit_one
 from srpo.judging.judge import JudgingError, comparable
 from srpo.judging.model import FittedModel, Known, imagine
-from srpo.judging.panel import Candidate, Panel
+from srpo.judging.panel import Candidate, Panel, labels
+from srpo.judging.picture import _bars, draw
 from srpo.judging.ranking import bootstrap, weigh
 from srpo.judging.verdict import judgement
 from srpo.networks.actors import DialedActor
 from srpo.networks.layers import Normalizer
 from srpo.policies import DialedPolicy
+from srpo.runs.run import RunError
 from srpo.runs.units import Units
+from srpo.stages.diffusion_behavior import DiffusionBehavior
+from srpo.text import exact
 
 
 def batch(obs, action, reward, next_obs, mask):
@@ -182,7 +187,8 @@ def evidence(gain, known=50.0, predicted=10.0, correlation=0.8, q_gain=None, rec
     nats, errors = np.zeros((len(gain), 7)), np.ones(len(gain))
     doubts = np.broadcast_to(np.append(np.broadcast_to(doubt, len(gain) - 1), 1.0)[:, None, None], shape)
     start = value + predicted - 10
-    return Evidence(start, value, errors, nats, 10 + 3 * noise, 1.0, correlation, loose, steps, doubts, 100, record)
+    settled = np.ones(12, bool)
+    return Evidence(start, value, errors, nats, 10 + 3 * noise, settled, 1.0, correlation, loose, steps, doubts, 100, record)
 
 
 def judged(*args, steps=None, **options):
@@ -245,6 +251,104 @@ def test_no_policy_can_be_trusted_or_beats_cloning():
     assert broken.ranking[-1].objection == "its return in the model is not finite" and broken.answer == "take"
 
 
+def told(found, runs=("run", "other"), **point):
+    candidates = [Candidate(run, "srpo", 0, 5, tuple(point.items())) for run in runs]
+    return judgement("tiny", 0.99, candidates, found, [None] * len(runs))
+
+
+def test_nothing_is_better_than_a_clone_whose_return_is_not_finite():
+    found = evidence([3.0, 1.0])
+    for lost in (found.loose[-1:], found.loose):  # of the clone; of all, as by a model that diverged
+        loose = found.loose.copy()
+        loose[-len(lost) :] = np.nan
+        said = told(replace(found, loose=loose))
+        assert said.answer == "none" and said.choice is None and "--set model.lr=" in said.advice[-1]
+
+
+def test_one_start_does_not_tell_what_is_better_than_cloning():
+    found = evidence([3.0, -1.0])
+    one = {name: getattr(found, name)[..., :1] for name in ("loose", "known", "doubt", "start_value", "value", "returns")}
+    for gain in (found.loose[:, :, :1], 20 - found.loose[:, :, :1]):
+        said = told(replace(found, **one | {"loose": gain, "settled": found.settled[:1]}))
+        assert said.answer == "cannot tell" and said.advice[-1].endswith("set more episodes aside (data.holdout)")
+
+
+def test_episodes_that_were_cut_too_soon_do_not_speak_against_q():
+    found = evidence([3.0], q_gain=[-4.0])
+    cut = np.arange(12) % 4 != 1
+    returns = np.where(cut, 1.0, found.returns)  # most timed out with little of their reward
+    assert told(replace(found, returns=returns), ["run"]).answer == "take"
+    said = told(replace(found, returns=returns, settled=~cut), ["run"])
+    assert said.answer == "cannot tell" and "by fitted Q it is worse" in said.advice[-1]
+    assert said.returned == pytest.approx(found.returns[~cut].mean()) and said.predicted == pytest.approx(10.0, abs=0.1)
+    none = told(replace(found, returns=returns, settled=np.zeros(12, bool)), ["run"])
+    assert any("cut too soon" in line for line in none.advice) and none.answer == "take"
+
+
+def test_returns_are_settled_by_an_end_or_by_their_length():
+    """Episodes of 40 rows: every other one ends by itself, the others are cut; 0.9^29 < 0.05 < 0.9^28."""
+    last, n = np.arange(400) % 40 == 39, 400
+    ends = last & (np.arange(n) // 40 % 2 == 0)
+    data = from_arrays(np.ones((n, 1)), np.linspace(-0.9, 0.9, n)[:, None], np.ones(n), ends, last & ~ends, name="cut")
+    split = Split(data, 0.5, Judging(q=FittedQ(discount=0.9), rows=50, model=FittedModel(rows=50)))
+    settled = split.settled.reshape(-1, 40)
+    assert settled[split.aside.ended].all() and 0 < split.aside.ended.sum() < len(settled)
+    assert (settled[~split.aside.ended].sum(1) == 12).all()
+
+
+def test_runs_with_the_same_recipe_are_told_apart():
+    found = evidence([3.0, 1.0, 2.0])
+    candidates = [Candidate(run, "iql", 0, 5, ()) for run in ("a/one", "a/two")] + [Candidate("a/two", "bc", 0, 5, ())]
+    lines = str(judgement("tiny", 0.99, candidates, found, [None] * 3)).splitlines()
+    assert lines[2].startswith("iql @5 (one) ") and lines[3].startswith("bc @5  ") and lines[4].startswith("iql @5 (two) ")
+    assert labels([replace(c, run=f"{c.run}/x") for c in candidates])[:2] == ["iql @5 (a/one/x)", "iql @5 (a/two/x)"]
+    both = Candidate("run", "iql", 0, 5, (("critic.lr", 0.001), ("policy.lr", 0.00123456789), ("policy.beta", 1.0)))
+    assert both.recipe == "iql critic.lr=0.001 policy.lr=0.00123456789 beta=1 @5"
+
+
+def test_swept_values_are_printed_as_they_can_be_given_back():
+    said = told(evidence([3.0]), ["run"], **{"policy.lr": 0.00123456789})
+    assert "first: run, seed 0, policy.lr=0.00123456789 step 5" in said.advice
+    assert [exact(x) for x in (0.1, 3.0, 1e-4, 0.1 + 0.2)] == ["0.1", "3", "0.0001", "0.30000000000000004"]
+
+
+def test_the_picture_shows_the_intervals_of_the_gains_and_whatever_can_be_shown(tmp_path):
+    found = evidence([3.0, 1.0])
+    said = told(found)
+    axes = Figure().subplots()
+    _bars(axes, list(said.ranking))
+    (lines,) = axes.collections
+    shown = np.array([[(x0, x1) for (x0, _), (x1, _) in lines.get_segments()]])[0]
+    np.testing.assert_allclose(shown, [(j.gain_low, j.gain_high) for j in said.ranking])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["srpo @5 (run) seed 0", "srpo @5 (other) seed 0"]
+    for changed in (replace(found, loose=found.loose * np.nan), replace(found, likelihood=found.likelihood * np.nan)):
+        draw(told(changed), tmp_path / "judge.png")
+
+
+class Begun:
+    """A run that has a diffusion model of the behavior, of two seeds, some of which failed."""
+
+    path, seeds, points, units = "run", (0, 1), [()], Units(None, None, None)
+    grid = SimpleNamespace(where=lambda stage, point: 0)
+
+    def __init__(self, failed=(), **treatment):
+        data = srpo.algorithms.find("srpo").default().data
+        self.algorithm = SimpleNamespace(stages={"behavior": DiffusionBehavior()}, data=replace(data, **treatment))
+        self.failures = failed
+
+    def stage_file(self, name):
+        return SimpleNamespace(exists=lambda: True)
+
+    def failed(self, seed, point):
+        return seed in self.failures
+
+
+def test_the_model_of_the_behavior_is_one_that_saw_it_all_and_did_not_fail():
+    whole, failed, dead = Begun(), Begun(failed=[0]), Begun(failed=[0, 1])
+    others = [Begun(best_fraction=0.1), Begun(episodes="trimmed"), Begun(clip_action=0.5)]
+    assert [(run, at) for run, _, at in _models([*others, dead, failed, whole])] == [(failed, (1, 0)), (whole, (0, 0))]
+
+
 def test_an_earlier_checkpoint_can_be_the_choice():
     found = evidence([3.0, 1.0])
     candidates = [Candidate("run", "srpo", 0, step, ()) for step in (5, 10)]
@@ -301,7 +405,7 @@ def data():
     return from_arrays(obs, action, action.sum(1), np.zeros(200, bool), timeout, name="tiny")
 
 
-def test_runs_are_judged_by_command(data, tmp_path, capsys):
+def test_runs_are_judged_by_command(data, tmp_path, capsys, monkeypatch):
     options = {"seeds": 2, "keep": 2, "eval_every": 0, "quiet": True}
     small = {"policy.steps": 8, "policy.hidden": (8,), "policy.batch_size": 8}
     path = tmp_path / "data.npz"
@@ -328,6 +432,17 @@ def test_runs_are_judged_by_command(data, tmp_path, capsys):
     assert main(["judge", str(tmp_path / "bc"), str(tmp_path / "all")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "was trained on all episodes" in error and sorted(tmp_path.rglob("*")) == before
+    for options, why in (
+        (["--png", "missing/x.png"], "does not exist"),
+        (["--set", "model.members=1"], "expected a number in [2,"),
+    ):
+        assert main(["judge", str(tmp_path / "bc"), *options]) == 2  # before minutes are spent
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and why in error
+    with pytest.raises(RunError, match="--action-range"):
+        srpo.judge(tmp_path / "bc", srpo.load_dataset(path, action_range=(-2, 2)))
+    monkeypatch.setattr("srpo.judging.judge.judge_on", lambda split, runs, *more: [run.path for run in runs])
+    assert len(srpo.judge([tmp_path / "bc", tmp_path / "all" / ".." / "bc"])) == 1  # the same one, named twice
 
 
 def test_a_dial_is_judged_at_several_temperatures_unless_they_were_swept():

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,8 +11,9 @@ from test_paper_command import refusal
 from test_paper_suite import make, read
 
 from srpo import algorithms, cli, config
-from srpo.paper import costs, fig5, flops, timing
+from srpo.paper import costs, fig1, fig5, flops, timing
 from srpo.paper.costs import Costs
+from srpo.paper.job import Job
 from srpo.runs.tables import write_csv
 from srpo.training import dry_run
 from srpo.training.progress import Bars
@@ -87,6 +89,14 @@ def test_fig1_shows_published_scores_or_those_of_a_suite(tmp_path, capsys):
     assert cli.main(["paper", "fig1", *given, "--out", str(tmp_path)]) == 0
     rows = {r["system"]: float(r["score"]) for r in read(tmp_path / "fig1.csv")}
     assert rows["srpo"] == 87.1 and len(rows) == 11 and (tmp_path / "fig1.png").stat().st_size > 10_000
+
+
+def test_fig1_times_the_algorithms_of_a_suite_not_its_variants(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(timing, "costs_of", lambda job, names, effort: asked.extend(names) or costs.read(PAGES / "costs.csv"))
+    found = SimpleNamespace(means={"srpo": 90.0, "srpo-bold": 95.0, "the data": 20.0})
+    rows = fig1.make(Job(tmp_path, Bars(True), suite=SimpleNamespace(findings=lambda: found)))
+    assert asked == ["srpo"] and [r["system"] for r in rows] == ["srpo"]
 
 
 def test_dtqls_table_has_scores_and_times_of_its_systems(tmp_path, capsys):

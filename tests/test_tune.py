@@ -1,5 +1,6 @@
 """A search: what it draws, what it refuses, and trials that go on where they died. On Ray only with SRPO_TEST_RAY=1."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -19,12 +20,14 @@ from clusters import kill_the_node_at_work
 
 import srpo
 from srpo import algorithms, cli
+from srpo.commands import tune
 from srpo.data import sources
 from srpo.errors import ConfigError
 from srpo.judging.evidence import Judging
 from srpo.runs import elsewhere
 from srpo.runs.checkpoint import load_info
-from srpo.system.cluster import connected
+from srpo.system.clock import Clock
+from srpo.system.cluster import Resources, connected
 from srpo.training import progress
 from srpo.tuning import search, table
 from srpo.tuning.job import FAILED, FINISHED, STOPPED, Job, ranked
@@ -118,6 +121,7 @@ def test_more_samples_begin_with_the_same_and_none_comes_twice():
         (["--space", "policy.beta=log:1,2", "--checkpoint-every", "-1"], "zero or more"),
         (["--space", "policy.beta=log:1,2", "--seed", "1"], "expected --seeds"),
         (["--space", "policy.beta=log:1,2", "--objective", "judge", "--set", "data.holdout=0"], "needs held-out episodes"),
+        (["--space", "data.holdout=choice:0.1,0.2", "--objective", "judge"], "trials are judged by the same episodes"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, options, complaint):
@@ -147,6 +151,17 @@ def test_without_a_simulator_the_judge_decides(folder, capsys):
     command = ["tune", "logs.hdf5", "--action-range=-2,2", "--algo", "iql", "--space", "policy.beta=log:1,2"]
     assert cli.main([*command, "--objective", "score"]) == 2
     assert "names no environment to score in" in capsys.readouterr().err
+
+
+def test_data_that_no_trial_can_be_trained_on_are_one_line(folder, capsys):
+    with h5py.File("logs.hdf5", "r+") as file:
+        del file["timeouts"]
+        file["timeouts"] = np.zeros(400, bool)
+    command = ["tune", "logs.hdf5", "--action-range=-2,2", "--algo", "iql", "--space", "policy.beta=log:1,2"]
+    for options in (["--objective", "judge"], ["--objective", "score", "--set", "data.reward=return-range"]):
+        assert cli.main([*command, *options]) == 2
+        assert "no episode" in capsys.readouterr().err.replace("mark no end of an episode", "no episode")
+    assert not (folder / "runs").exists()
 
 
 # --- a trial, without Ray
@@ -306,6 +321,39 @@ def test_another_search_in_the_folder_is_refused(searched):
     (searched.out / "tune.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
         searched.check()
+
+
+def test_a_search_goes_on_with_the_same_environment_and_range_of_actions_alone(searched):
+    for changed, why in (({"env_id": "Pendulum-v0"}, "environment"), ({"action_range": None}, "action_range")):
+        with pytest.raises(ConfigError, match=f"another search .*{why}"):
+            replace(searched, data=replace(searched.data, **changed)).check()
+
+
+def test_one_search_at_a_time_is_in_a_folder(searched, monkeypatch):
+    notes, refused = searched.out / search.NOTES, []
+
+    def fit():
+        notes.mkdir()
+        arguments = SimpleNamespace(address=None, keep_one_of=3, json=False)
+        with pytest.raises(ConfigError, match="is being searched by another process") as refusal:
+            tune._searched(arguments, searched, Resources(), Clock(None))
+        refused.append(refusal)
+        assert notes.exists() and not (searched.out / "trials.csv").exists()
+
+    monkeypatch.setattr(search, "connected", lambda *a: contextlib.nullcontext())
+    monkeypatch.setattr(search, "require_room", lambda *a, **options: None)
+    monkeypatch.setattr(search, "_tune", lambda: None)
+    monkeypatch.setattr(search, "_tuner", lambda *a: SimpleNamespace(fit=fit))
+    search.through(searched, Resources(), None, 3, Clock(None))
+    assert refused and not notes.exists()
+    search.through(replace(searched, samples=0), Resources(), None, 3, Clock(None))  # the next one may
+
+
+def test_what_comes_next_can_be_done_where_nothing_can_be_played():
+    data = {"env_id": None, "source": "logs.npz", "reward": "rewards:level"}
+    run = SimpleNamespace(path="out/trials/003", algo="", info={"data": data})
+    assert tune._next(run, "judge").startswith("srpo judge out/trials/003 --reward rewards:level, ")
+    assert tune._next(run, "score").startswith("srpo eval out/trials/003 --episodes 100")
 
 
 def test_how_a_trial_ended_is_written_and_said(searched, capsys):

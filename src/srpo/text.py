@@ -45,6 +45,12 @@ def _cut(text: str, limit: int) -> str:
     return f"{text[: limit - tail - 5]} ... {text[-tail:]}"
 
 
+def exact(value: float) -> str:
+    """A number as short as it can be and still be read back as the same one."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
 def command(*words: object) -> str:
     """A command line of these words that a shell reads back exactly; printable ASCII on one line, whatever they hold."""
     return " ".join(_quoted(str(word)) for word in words)

@@ -20,7 +20,7 @@ from typing import Any
 
 from srpo.commands import add_source
 from srpo.system import strict_json
-from srpo.text import plain
+from srpo.text import exact, plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
     from srpo.commands import reward_function
     from srpo.commands.reading import changes_of
     from srpo.data.again import reload
+    from srpo.data.info import check_writable
     from srpo.judging.evidence import Judging
     from srpo.judging.judge import judge
     from srpo.judging.picture import draw
@@ -63,9 +64,11 @@ def main(args: argparse.Namespace) -> int:
     for algo in args.algo:
         algorithms.named(algo)
     judging = config.assign_all(Judging(), changes_of(args.set))
+    runs, picture = [load_run(path) for path in args.runs], args.png or args.runs[0] / "judge.png"
+    check_writable(picture)
     computes, data = reward_function(args), args.data
     if computes is not None:
-        data = reload(load_run(args.runs[0]).info["data"], data, computes)
+        data = reload(runs[0].info["data"], data, computes)
     shown = None
     with Bars(args.quiet) as bars:
 
@@ -76,8 +79,7 @@ def main(args: argparse.Namespace) -> int:
                 shown = what
             bars.update(done)
 
-        found = judge(args.runs, data, judging, tell)
-    picture = args.png or args.runs[0] / "judge.png"
+        found = judge(runs, data, judging, tell)
     draw(found, picture)
     if args.json:
         print(strict_json.dumps(found.as_dict() | {"picture": str(picture)}))
@@ -98,6 +100,6 @@ def export_of(choice: Any) -> str:
     run = load_run(choice.run)
     if not exportable(run):
         return ""
-    point = [word for path, value in choice.point for word in ("--set-point", f"{path}={value:g}")]
+    point = [word for path, value in choice.point for word in ("--set-point", f"{path}={exact(value)}")]
     words = ["--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
     return options.export(run, *words) + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")

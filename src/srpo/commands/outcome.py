@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from srpo.system import strict_json
-from srpo.text import command, plain
+from srpo.text import command, exact, plain
 
 
 def report(run, as_json: bool) -> int:
@@ -34,7 +34,7 @@ def next_commands(run) -> list[str]:
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
     one = (["--seed", seed] if more_seeds else []) + [
-        word for path, value in point if more_points for word in ("--set-point", f"{path}={value:g}")
+        word for path, value in point if more_points for word in ("--set-point", f"{path}={exact(value)}")
     ]
     evaluate = (
         command("srpo", "eval", run.path)

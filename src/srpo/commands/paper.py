@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("figures"), metavar="DIR", help="where PNG and CSV files go (default: figures)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same figure (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="on 2-D data: same seed, same figure (default: 0)")
     parser.add_argument(
         "--data", metavar="NAME", help="another 2-D data set; data sets of the suite; several, separated by commas"
     )
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(
             strict_json.dumps(
-                {"figure": args.figure, "seed": args.seed, "seconds": round(seconds, 1), "files": files, "rows": rows}
+                {"figure": args.figure, "seed": job.seed, "seconds": round(seconds, 1), "files": files, "rows": rows}
             )
         )
     else:
@@ -94,13 +94,26 @@ def _prepare(args):
         raise ConfigError(closest(args.gradient, ("eq10", "eq15"), "gradient"))
     if args.gradient != "eq10" and args.figure not in ("fig3", "fig7"):
         raise ConfigError(f"--gradient is for fig3 and fig7, found it with {args.figure}; leave it out")
-    whole(args.seed, "as --seed", 0, SEEDS - 1, "zero or more")
-    timed = [name for name, a in FIGURES.items() if a.kind == "costs"]
-    for option, figures in {"algos": timed, "costs": timed, "into": ["fig5"]}.items():
+    for option, figures in _takers().items():
         if getattr(args, option) is not None and args.figure not in figures:
-            raise ConfigError(f"--{option} is for {' and '.join(figures)}, found it with {args.figure}; leave it out")
+            found = f"--{option.replace('_', '-')} is for {', '.join(figures)}"
+            raise ConfigError(f"{found}, found it with {args.figure}; leave it out")
+    whole(args.seed or 0, "as --seed", 0, SEEDS - 1, "zero or more")
     prepare = {"plane": _on_the_plane, "costs": _by_timing}.get(artefact.kind, _from_a_suite)
     return prepare(args, data)
+
+
+def _takers() -> dict[str, list[str]]:
+    """The figures that each option is for, of the options that others would pass over."""
+    by_kind = {kind: [n for n, a in FIGURES.items() if a.kind == kind] for kind in ("plane", "costs")}
+    timed, of_suite = by_kind["costs"], [n for n in FIGURES if n not in by_kind["plane"]]
+    return {
+        "seed": by_kind["plane"],
+        "data": [n for n in FIGURES if n not in ("fig1", "fig5", "table2")],
+        **dict.fromkeys(("suite", "keep", "runs", "data_dir"), of_suite),
+        **dict.fromkeys(("algos", "costs"), timed),
+        "into": ["fig5"],
+    }
 
 
 def _on_the_plane(args, data):
@@ -121,7 +134,7 @@ def _on_the_plane(args, data):
         raise ConfigError(f"{args.figure} draws one data set, found {len(data)} in --data {args.data}; choose one")
     _check_folder(args.out)
     budget = job.QUICK if args.quick else job.FULL
-    return job.Job(args.out, Bars(), budget, args.seed, data, args.gradient), module.make
+    return job.Job(args.out, Bars(), budget, args.seed or 0, data, args.gradient), module.make
 
 
 def _from_a_suite(args, data):
@@ -134,7 +147,7 @@ def _from_a_suite(args, data):
     suite = FromSuite.create(
         args.suite or getattr(module, "DEFAULT_SUITE", "open"), args.keep, args.runs, args.data_dir, data, args.quick
     )
-    return Job(args.out, Bars(), seed=args.seed, suite=suite), module.make
+    return Job(args.out, Bars(), suite=suite), module.make
 
 
 def _by_timing(args, data):

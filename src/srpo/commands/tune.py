@@ -31,6 +31,7 @@ from srpo.system import strict_json
 from srpo.text import command, plain, tell
 
 if TYPE_CHECKING:
+    from srpo.runs.run import Run
     from srpo.system.clock import Clock
     from srpo.tuning.job import Job
 
@@ -112,10 +113,13 @@ def _searched(args: argparse.Namespace, job: Job, resources: Any, clock: Clock) 
 
     try:
         through(job, resources, args.address, args.keep_one_of, clock)
-    finally:
+    except UserError:  # nothing was begun
+        raise
+    except BaseException:
         if (job.out / "tune.json").exists():
-            told = _told(args, job)
-    return told
+            _told(args, job)
+        raise
+    return _told(args, job)
 
 
 def planned(args: argparse.Namespace) -> Job:
@@ -131,9 +135,13 @@ def planned(args: argparse.Namespace) -> Job:
 
     cls, seeds = algorithms.named(args.algo), parse_seeds(args.seeds)
     changes = changes_of(args.set)
-    read_space(args.space, cls.default())  # before the data, which may be large
+    asked = read_space(args.space, cls.default())  # before the data, which may be large
     data = open_data(args.data, args)
     kind = objective(args.objective, data)
+    if kind == "judge" and HOLDOUT in [axis.path for axis in asked]:
+        raise ConfigError(
+            f"--space {HOLDOUT}: trials are judged by the same episodes, so it cannot differ; use --set {HOLDOUT}=0.1"
+        )
     if kind == "judge" and HOLDOUT not in changes:
         changes[HOLDOUT] = "0.1"
         tell(f"the judge needs held-out episodes: {HOLDOUT}=0.1")
@@ -181,7 +189,6 @@ def objective(asked: str, data: Any) -> str:
 
 def _told(args: argparse.Namespace, job: Job) -> int:
     """Write and print what is known by now; exit code 1 if a trial failed."""
-    from srpo.runs import options
     from srpo.runs.run import load_run
     from srpo.system.surroundings import missing
     from srpo.tuning.job import FAILED
@@ -203,10 +210,19 @@ def _told(args: argparse.Namespace, job: Job) -> int:
         print(f"table: {plain(job.out / 'trials.csv')}; picture: {plain(picture)}")
         if first is not None:
             tell(f"best: {' '.join(command('--set', f'{p}={_written(v)}') for p, v in first.values.items())}")
-            run = load_run(first.folder)
-            score = command("srpo", "eval", run.path) + run.algo + options.environment(run)
-            tell(f"next: {score} --episodes 100, as the best of many scores is an optimistic one")
+            tell(f"next: {_next(load_run(first.folder), job.objective.kind)}")
     return 1 if any(row["outcome"] == FAILED for row in found) else 0
+
+
+def _next(run: Run, kind: str) -> str:
+    """What to do with the best trial's run: where it was judged, nothing may be there to play in."""
+    from srpo.runs import options
+
+    if kind == "judge":
+        judge = command("srpo", "judge", run.path) + run.algo + options.source(run) + options.reward(run)
+        return f"{judge}, which says whether it is better than cloning"
+    score = command("srpo", "eval", run.path) + run.algo + options.environment(run)
+    return f"{score} --episodes 100, as the best of many scores is an optimistic one"
 
 
 def _written(value: Any) -> str:

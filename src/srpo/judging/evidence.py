@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from srpo.config import static
 from srpo.core import Batch
 from srpo.data.recording import Dataset
 from srpo.data.treated import Treated, treat
+from srpo.data.treatments import Treatment
 from srpo.data.windows import values_to_go
 from srpo.diffusion.likelihood import likelihood_bound
 from srpo.diffusion.solver import Solver
@@ -56,6 +57,7 @@ class Evidence:
     td_error: Float[np.ndarray, " policies"]  # root mean square on held-out transitions, in deviations of the returns
     likelihood: Float[np.ndarray, "policies states"]  # at most log mu(pi(s) | s), in nats
     returns: Float[np.ndarray, " episodes"]  # discounted, of the held-out episodes: what the behavior's value should be
+    settled: Bool[np.ndarray, " episodes"]  # whether an episode's end, or its length, settles its return
     slope: float  # of held-out returns to go against the behavior's Q: 1 if it is calibrated
     correlation: float  # of the two
     loose: Float[np.ndarray, "policies members starts"]  # return in the learned model, not discounted
@@ -87,6 +89,8 @@ class Split:
         discount = judging.q.discount
         self.to_go = values_to_go(self.aside.reward, self.aside.episodes, self.aside.ended, discount, 0.0)
         self.returns = self.to_go[first]
+        left = np.repeat(stop, stop - first) - np.arange(len(self.aside))
+        self.settled = np.repeat(self.aside.ended, stop - first) | (discount**left <= HORIZON_LEFT)  # rows whose to_go is known
         train_to_go = values_to_go(seen.reward, seen.episodes, seen.ended, discount, 0.0)
         self.mean, self.std = float(train_to_go.mean()), float(max(train_to_go.std(), 1e-6))
         self.many, _, _ = _some(treated, judging.model.rows, np.random.default_rng(1))
@@ -126,7 +130,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
     behavior, see = _behavior(runs, split, judging.behavior, k_behavior, progress)
     likelihood = np.asarray(_likelihood(behavior, actions["here"][:, split.states], see(held.obs[split.states]), k_noise))
     own = np.asarray(_values(entry(q, -1), held)).mean(0)
-    slope, correlation = _calibration(split, own, judging.q.discount)
+    slope, correlation = _calibration(split, own)
     clone = DiffusionPolicy(behavior, Solver(order=1, evaluations=10))
     cloned = Normalized(see, clone) if isinstance(see, Normalizer) else clone
     loose, known, doubt = let_loose(split, panel, cloned, judging.model, jax.random.fold_in(k_behavior, 1), progress)
@@ -137,6 +141,7 @@ def gather(split: Split, panel: Panel, runs: Sequence[Run], judging: Judging, pr
         error,
         likelihood,
         split.returns,
+        split.settled[split.aside.episodes[:, 0]],
         slope,
         correlation,
         loose,
@@ -201,11 +206,8 @@ def _look(q: ScaledQ, actions: dict[str, Array], start: Array, held: Batch, epis
 
 def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, progress: Progress):
     """A diffusion model of the behavior, and how it sees observations: one that a run has, or one trained now."""
-    for run in runs:
-        for name, found in run.algorithm.stages.items():
-            if isinstance(found, DiffusionBehavior) and run.stage_file(name).exists():
-                model = entry(run.results[name], (0, 0))
-                return model, run.units.normalizer or (lambda obs: obs)
+    for run, name, at in _models(runs):
+        return entry(run.results[name], at), run.units.normalizer or (lambda obs: obs)
     train = split.train
     see = Normalizer.of(train.moments("obs"))
     if "behavior" not in split.fitted:
@@ -214,17 +216,29 @@ def _behavior(runs: Sequence[Run], split: Split, stage: DiffusionBehavior, key, 
     return split.fitted["behavior"], see
 
 
+def _models(runs: Sequence[Run]) -> Iterator[tuple[Run, str, tuple[int, int]]]:
+    """The diffusion models of the behavior that runs have, each with where in its result one is that did not fail."""
+    for run in runs:
+        alive = [(s, point) for s, seed in enumerate(run.seeds) for point in run.points if not run.failed(seed, point)]
+        for name, stage in run.algorithm.stages.items():
+            trained = isinstance(stage, DiffusionBehavior) and run.stage_file(name).exists()
+            if trained and alive and _of_all(run.algorithm.data):
+                yield run, name, (alive[0][0], run.grid.where(name, alive[0][1]))
+
+
+def _of_all(treatment: Treatment) -> bool:
+    """Whether who trains on data so treated sees all episodes, and actions as they were recorded."""
+    return treatment.best_fraction == 1 and treatment.episodes == "all" and treatment.clip_action == 1
+
+
 @jax.jit
 def _likelihood(behavior, actions: Float[Array, "policies N act"], obs: Float[Array, "N obs"], key):
     return jax.lax.map(lambda action: likelihood_bound(behavior, behavior.schedule, action, obs, key), actions)
 
 
-def _calibration(split: Split, q: np.ndarray, discount: float) -> tuple[float, float]:
+def _calibration(split: Split, q: np.ndarray) -> tuple[float, float]:
     """Slope and correlation of returns to go against Q, where what was recorded settles them."""
-    episodes = split.aside.episodes
-    left = np.repeat(episodes[:, 1], np.diff(episodes)[:, 0]) - np.arange(len(split.aside))
-    known = np.repeat(split.aside.ended, np.diff(episodes)[:, 0]) | (discount**left <= HORIZON_LEFT)
-    rows = known[split.held_rows]
+    rows = split.settled[split.held_rows]
     x, y = q[rows], split.to_go[split.held_rows][rows]
     if len(x) < 2 or x.std() == 0 or y.std() == 0:
         return float("nan"), float("nan")

@@ -18,6 +18,7 @@ from srpo.judging.verdict import Judgement, judgement
 from srpo.runs.grid import Point
 from srpo.runs.run import Run, load_run
 from srpo.stages.weighted_cloning import WeightedCloning
+from srpo.training.inherit import require_same_units
 
 
 class JudgingError(UserError):
@@ -33,14 +34,17 @@ def judge(
     """Rank every policy that the runs kept (seeds, swept values, checkpoints, algorithms) by held-out episodes of their data.
 
     data: where the data set is now, if it was moved. Raises JudgingError for runs on different data or without held-out
-    episodes, RunError for one that is not finished, DataError if the data are not what the runs were trained on.
+    episodes, RunError for one that is not finished or was trained on actions in other units, DataError if the data are not what the
+    runs were trained on.
     """
     given = [runs] if isinstance(runs, (Run, str, Path)) else runs
-    found = [run if isinstance(run, Run) else load_run(run) for run in given]
+    loaded = [run if isinstance(run, Run) else load_run(run) for run in given]
+    found = list({Path(run.path).resolve(): run for run in loaded}.values())
     holdout, judging = comparable(found), judging or Judging()
     recording = data if isinstance(data, Dataset) else reload(found[0].info["data"], data)
     if recording.sha256 != found[0].info["data"]["sha256"]:
         raise JudgingError(f"{recording.source} is not the data that {found[0].path} was trained on; name it with --data")
+    require_same_units(found[0], recording)
     return judge_on(Split(recording, holdout, judging), found, judging, progress)
 
 

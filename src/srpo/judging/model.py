@@ -63,7 +63,7 @@ class FittedModel(Stage):
     steps: int = static(16_000, "gradient steps")
     batch_size: int = static(128, "transitions per step")
     hidden: tuple[int, ...] = static((256, 256, 256), "widths of the hidden layers")
-    members: int = static(5, "independent networks: where they disagree, nothing is known")
+    members: int = static(5, "independent networks: where they disagree, nothing is known", "[2, 2147483647]")
     lr: float = setting(5e-3, "learning rate (Adam), decayed to 0 along a cosine")
     rows: int = static(300_000, "transitions that it is fitted to, drawn from those that were trained on if there are more")
     horizon: int = static(1000, "steps that a policy is let loose for; fewer if no episode was as long")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from srpo.policies import DialedPolicy
 from srpo.runs.grid import Point
 from srpo.runs.mapping import entry
 from srpo.runs.run import Run, RunError
+from srpo.text import exact
 
 ROWS = 4096  # observations that a policy meets at once
 TURNS = 5  # temperatures at which a dial is judged, unless they were swept
@@ -36,9 +38,24 @@ class Candidate:
     @property
     def recipe(self) -> str:
         """What it is but for its seed."""
-        turned = (("beta", self.beta),) if self.beta is not None else ()
-        values = [f"{path.rpartition('.')[2]}={value:.3g}" for path, value in (*self.point, *turned)]
-        return " ".join([self.algorithm, *values, f"@{self.step}"])
+        return " ".join([self.algorithm, *self.values, f"@{self.step}"])
+
+    @property
+    def values(self) -> list[str]:
+        """What was swept, and where its dial is turned to; by the last parts of the paths where these differ."""
+        lasts = [path.rpartition(".")[2] for path, _ in self.point]
+        named = [path if lasts.count(last) > 1 else last for (path, _), last in zip(self.point, lasts, strict=True)]
+        turned = [] if self.beta is None else [f"beta={self.beta:.3g}"]
+        return [*(f"{name}={exact(value)}" for name, (_, value) in zip(named, self.point, strict=True)), *turned]
+
+
+def labels(candidates: Sequence[Candidate]) -> list[str]:
+    """The recipe of each, with its run where several runs have the same recipe."""
+    runs = list(dict.fromkeys(c.run for c in candidates))
+    names = [Path(run).name for run in runs]
+    short = dict(zip(runs, names if len(set(names)) == len(names) else runs, strict=True))
+    found = {recipe: {c.run for c in candidates if c.recipe == recipe} for recipe in {c.recipe for c in candidates}}
+    return [c.recipe if len(found[c.recipe]) == 1 else f"{c.recipe} ({short[c.run]})" for c in candidates]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from srpo.judging.panel import labels
 from srpo.judging.ranking import Judged
 from srpo.judging.verdict import Judgement
 from srpo.runs.checkpoint import write_atomically
@@ -20,7 +21,7 @@ def draw(judgement: Judgement, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    finite = [j for j in judgement.ranking if np.isfinite([j.gain, j.low, j.high, j.likelihood]).all()]
+    finite = [j for j in judgement.ranking if np.isfinite([j.gain, j.gain_low, j.gain_high]).all()]
     first = finite[:SHOWN][::-1]
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 0.22 * len(first) + 2), layout="constrained")
     _bars(left, first)
@@ -35,7 +36,8 @@ def draw(judgement: Judgement, path: Path) -> None:
     right.axvline(0, color="0.6", lw=0.8)
     right.set_xlabel("nats per step above the recorded actions (left: off the data)", fontsize=8)
     right.set_ylabel("gain over a clone of the behavior", fontsize=8)
-    right.legend(fontsize=7, frameon=False, title="faint: not trusted", title_fontsize=7)
+    if finite:
+        right.legend(fontsize=7, frameon=False, title="faint: not trusted", title_fontsize=7)
     fig.suptitle(f"{judgement.data}: {judgement.answer}", fontsize=10)
     content = io.BytesIO()
     fig.savefig(content, dpi=130, format="png")
@@ -45,9 +47,10 @@ def draw(judgement: Judgement, path: Path) -> None:
 
 def _bars(ax, judged: list[Judged]) -> None:
     y = np.arange(len(judged))
-    gain, low, high = (np.array([getattr(j, name) for j in judged]) for name in ("gain", "low", "high"))
+    gain, low, high = (np.array([getattr(j, name) for j in judged]) for name in ("gain", "gain_low", "gain_high"))
     ax.hlines(y, low, high, color="0.7", lw=2)
     ax.plot(gain, y, "o", ms=4, color="C0")
     ax.axvline(0, color="0.6", lw=0.8)
-    ax.set_yticks(y, [f"{j.candidate.recipe} seed {j.candidate.seed}" for j in judged])
+    names = labels([j.candidate for j in judged])
+    ax.set_yticks(y, [f"{name} seed {j.candidate.seed}" for name, j in zip(names, judged, strict=True)])
     ax.set_xlabel("gain over a clone of the behavior, 95 % interval", fontsize=8)

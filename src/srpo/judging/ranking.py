@@ -61,7 +61,7 @@ def weigh(candidates: Sequence[Candidate], evidence: Evidence, shares: Sequence[
     gain_low, gain_high = np.quantile(drawn[:, :-1] - drawn[:, -1:], [0.025, 0.975], axis=0)
     q_gain = evidence.value[:-1] - evidence.value[-1:]
     q_low, q_high = np.quantile(bootstrap(q_gain), [0.025, 0.975], axis=0)
-    nats, ratio = evidence.likelihood.mean(1), evidence.td_error / evidence.td_error[-1]
+    nats, ratio = evidence.likelihood.mean(1), evidence.td_error / max(evidence.td_error[-1], 1e-12)
     numbers = {
         "loose": loose[:-1], "low": low, "high": high, "known": known[:-1], "doubt": doubt[:-1] / max(doubt[-1], 1e-12),
         "gain": loose[:-1] - loose[-1], "gain_low": gain_low, "gain_high": gain_high,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from srpo.judging.evidence import Evidence
-from srpo.judging.panel import Candidate
+from srpo.judging.panel import Candidate, labels
 from srpo.judging.ranking import Judged, weigh
+from srpo.text import exact
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Judgement:
     data: str
     episodes: int  # held out
     discount: float
-    returned: float  # mean discounted return of the held-out episodes
+    returned: float  # mean discounted return of the held-out episodes whose recording settles it
     predicted: float  # the behavior's value at their first states
     slope: float  # of held-out returns to go against the behavior's Q: 1 if calibrated
     correlation: float
@@ -47,13 +48,16 @@ class Judgement:
 
     def __str__(self) -> str:
         head = f"{len(self.ranking)} policies on {self.data}, judged by {self.episodes} held-out episodes (discount {self.discount:g})"
-        columns = f"{'':<44}{'seed':>5}{'return':>10}{'95 % interval':>20}{'gain':>9}{'known':>7}{'doubt':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
-        return "\n".join([head, columns, *map(_line, self.ranking), *self.advice])
+        names = labels([j.candidate for j in self.ranking])
+        width = max(44, *(len(name) + 2 for name in names))
+        columns = f"{'':<{width}}{'seed':>5}{'return':>10}{'95 % interval':>20}{'gain':>9}{'known':>7}{'doubt':>7}{'Q':>9}{'nats':>8}{'TD':>6}"
+        lines = [_line(j, name.ljust(width)) for j, name in zip(self.ranking, names, strict=True)]
+        return "\n".join([head, columns, *lines, *self.advice])
 
 
-def _line(j: Judged) -> str:
+def _line(j: Judged, name: str) -> str:
     interval = f"{j.low:.3g} to {j.high:.3g}"
-    text = f"{j.candidate.recipe:<44}{j.candidate.seed:>5}{j.loose:>10.4g}{interval:>20}{j.gain:>9.3g}{j.known:>7.0f}{j.doubt:>7.2f}"
+    text = f"{name}{j.candidate.seed:>5}{j.loose:>10.4g}{interval:>20}{j.gain:>9.3g}{j.known:>7.0f}{j.doubt:>7.2f}"
     text += f"{j.q_gain:>9.3g}{j.likelihood:>8.2f}{j.td_error:>6.2f}"
     return text + (f"  not trusted: {j.objection}" if j.objection else "")
 
@@ -66,8 +70,7 @@ def judgement(data: str, discount: float, candidates: Sequence[Candidate], evide
         data,
         len(evidence.returns),
         discount,
-        float(evidence.returns.mean()),
-        float(evidence.start_value[-1].mean()),
+        *_given_back(evidence),
         evidence.slope,
         evidence.correlation,
         evidence.horizon,
@@ -81,13 +84,16 @@ def judgement(data: str, discount: float, candidates: Sequence[Candidate], evide
 
 def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[str]]:
     best, lines = ranking[0], [_cloning(evidence)]
+    if not np.isfinite(evidence.loose[-1]).all():
+        return "none", [*lines, "nothing can be compared with that: train the model more slowly (--set model.lr=0.001)"]
     reliable, said = _reliable(evidence)
     trusted = [j for j in ranking if j.trusted]
     if len(trusted) < len(ranking):
         lines.append(f"{len(ranking) - len(trusted)} of {len(ranking)} policies are not trusted: they soon leave what is known")
     if not trusted:
         return "none", [*lines, "none can be trusted: train closer to the data (a smaller beta), or clone (--algo bc)"]
-    if max(j.gain_high for j in trusted) < 0:
+    several = evidence.loose.shape[-1] > 1
+    if several and max(j.gain_high for j in trusted) < 0:
         return "none", [*lines, "none is better than cloning: clone (--algo bc), or record better data"]
     lines += [_take(best), *_others(ranking), *_temperatures(best, trusted), *_checkpoint(best, ranking), said]
     if best.low > evidence.record:
@@ -96,6 +102,9 @@ def _advise(ranking: Sequence[Judged], evidence: Evidence) -> tuple[str, list[st
         )
     if not best.trusted:
         return "cannot tell", [*lines, f"cannot tell how good it is: {best.objection}"]
+    if not several:
+        only = "one start says nothing of others; set more episodes aside (data.holdout)"
+        return "cannot tell", [*lines, f"cannot tell whether it is better than cloning: {only}"]
     if best.gain_low <= 0:
         return "cannot tell", [*lines, "cannot tell whether it is better than cloning: the interval of its gain contains zero"]
     if reliable and best.q_high < 0:
@@ -117,17 +126,27 @@ def _cloning(evidence: Evidence) -> str:
 
 def _reliable(evidence: Evidence) -> tuple[bool, str]:
     """Whether the behavior's Q predicts what held-out episodes returned: within their spread, and not against their order."""
-    returned, predicted = evidence.returns.mean(), evidence.start_value[-1].mean()
-    spread = evidence.returns.std() + 2 * evidence.returns.std() / np.sqrt(len(evidence.returns))
+    settled = evidence.returns[evidence.settled]
+    if len(settled) == 0:
+        return False, "fitted Q: every held-out episode was cut too soon to say what it would have returned: it is not heard"
+    returned, predicted = _given_back(evidence)
+    spread = settled.std() + 2 * settled.std() / np.sqrt(len(settled))
     fine = bool(abs(predicted - returned) <= spread and evidence.correlation > 0)
     text = f"fitted Q: held-out episodes returned {returned:.4g} (discounted), the behavior's Q predicts {predicted:.4g}"
     heard = "" if fine else ": it is not heard"
     return fine, f"{text}; its correlation with returns to go is {evidence.correlation:.2f}{heard}"
 
 
+def _given_back(evidence: Evidence) -> tuple[float, float]:
+    """What held-out episodes returned in the mean, and what the behavior's Q predicts of them: of those that settle it alone."""
+    if not evidence.settled.any():
+        return float("nan"), float("nan")
+    return float(evidence.returns[evidence.settled].mean()), float(evidence.start_value[-1][:, evidence.settled].mean())
+
+
 def _take(best: Judged) -> str:
     c = best.candidate
-    point = "".join(f" {path}={value:g}" for path, value in c.point) + ("" if c.beta is None else f" beta={c.beta:.3g}")
+    point = "".join(f" {path}={exact(value)}" for path, value in c.point) + ("" if c.beta is None else f" beta={c.beta:.3g}")
     return f"first: {c.run}, seed {c.seed},{point} step {c.step}"
 
 
@@ -144,13 +163,10 @@ def _temperatures(best: Judged, trusted: Sequence[Judged]) -> list[str]:
     gains = defaultdict(list)
     for j in trusted:
         if (j.candidate.run, j.candidate.step) == (best.candidate.run, best.candidate.step):
-            gains[j.candidate.point, j.candidate.beta].append(j.gain)
+            gains[", ".join(j.candidate.values)].append(j.gain)
     if len(gains) < 2:
         return []
-    parts = [
-        f"{', '.join(f'{path.rpartition(chr(46))[2]}={value:.3g}' for path, value in (*point, *((('beta', beta),) if beta is not None else ())))}: {np.mean(g):.3g}"
-        for (point, beta), g in gains.items()
-    ]
+    parts = [f"{values}: {np.mean(g):.3g}" for values, g in gains.items()]
     return [f"gain over seeds at step {best.candidate.step}: {'; '.join(parts)}"]
 
 

@@ -16,7 +16,7 @@ from srpo.paper import costs, panels, timing
 from srpo.paper.job import Job
 from srpo.suite import published
 from srpo.suite.findings import SUITE
-from srpo.suite.tables import RECORDED, Row
+from srpo.suite.tables import Row
 
 COLUMNS = ("system", "kind", "ms", "score")
 SIDES = (  # where a label may stand: offset from its point, and how it is aligned there
@@ -33,7 +33,8 @@ def make(job: Job) -> list[dict]:
     """Draws fig1.png, writes fig1.csv and, where it measured, costs.csv; returns a row per system."""
     scores = dict(published.MEAN)
     if job.suite is not None:
-        scores = {name: mean for name, mean in job.suite.findings().means.items() if name != RECORDED}
+        means = job.suite.findings().means
+        scores = {name: means[name] for name in algorithms.names() if name in means}  # a variant has no time of its own
     found = timing.costs_of(job, list(scores), timing.ACTING)
     kinds, seconds = found.kinds, found.values(costs.TIME)
     rows: list[Row] = [

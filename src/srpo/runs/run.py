@@ -32,6 +32,7 @@ from srpo.runs.trust import check_whole, require_mine
 from srpo.runs.units import Units
 from srpo.system.files import read_bytes
 from srpo.system.surroundings import in_float32
+from srpo.text import exact
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,10 @@ class Run:
         chosen = [p for p in self.points if dict(p) == point or (not point and len(self.points) == 1)]
         if not chosen and self.points == [()]:
             raise RunError(
-                f"{self.path} was not swept: found {', '.join(f'{k}={v:g}' for k, v in point.items())}, expected no such choice"
+                f"{self.path} was not swept: found {', '.join(f'{k}={exact(v)}' for k, v in point.items())}, expected no such choice"
             )
         if not chosen:
-            known = "; ".join(", ".join(f"{k}={v:g}" for k, v in p) for p in self.points)
+            known = "; ".join(", ".join(f"{k}={exact(v)}" for k, v in p) for p in self.points)
             raise RunError(f"{self.path} was swept: choose one of {known}")
         if failure := self.failed(seed, chosen[0]):
             raise RunError(

@@ -80,7 +80,8 @@ def show(rows: list[Row], data: str, began: float) -> None:
     main = rows[-1].run
     assert main is not None  # that row is of a policy
     seeds = len(main.seeds)
-    same, one = (["--seeds", ",".join(map(str, main.seeds))], ["--seed", main.seeds[0]]) if seeds > 1 else ([], [])
+    same = [] if main.seeds == (0,) else ["--seeds", "".join(f"{seed}," for seed in main.seeds)]
+    one = ["--seed", main.seeds[0]] if seeds > 1 else []
     table = Table(title=f"normalized score, {EPISODES} episodes x {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     for name in ("", "what", "mean", "95 % interval"):
         table.add_column(name, justify="left" if name in ("", "what") else "right")

@@ -25,6 +25,7 @@ import msgspec
 from srpo import algorithms, config
 from srpo.core import Algorithm
 from srpo.data import Dataset
+from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.elsewhere import Known
@@ -94,12 +95,15 @@ class Job:
         return [Trial(self, number, values) for number, values in enumerate(self.points)]
 
     def check(self) -> None:
-        """Raises ConfigError for values that do not fit together, or where another search is in the folder; nothing is written."""
+        """Raises ConfigError for values that do not fit together, or where another search is in the folder, and DataError for data
+        that cannot be treated as a trial wants them; nothing is written."""
         name, last = list(self.algorithm.stages.items())[-1]
         if not 1 <= self.reports <= last.steps:
             raise ConfigError(f"found {self.reports} reports, expected 1 to {last.steps}, the steps of {name}")
         for trial in self.trials:
             config.settings(trial.algorithm)  # what does not fit together is judged when it is made
+        for treatment in {repr(trial.algorithm.data): trial.algorithm.data for trial in self.trials}.values():
+            treat(self.dataset, treatment, on_device=False)
         file = self.out / "tune.json"
         if not file.exists():
             return
@@ -115,7 +119,9 @@ class Job:
         values = {path: setting.value for path, setting in config.settings(self.algorithm).items()}
         about: dict[str, Any] = {
             "algorithm": algorithms.name_of(self.algorithm),
-            "data": self.data and self.data.sha256,
+            "data": self.dataset.sha256,
+            "environment": self.dataset.env_id,
+            "action_range": self.dataset.action_range and self.dataset.action_range.as_dict(),
             "settings": values,
         }
         about |= {"space": [asdict(axis) for axis in self.space], "search_seed": self.search_seed, "seeds": self.seeds}

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from srpo.errors import ConfigError
+from srpo.runs.folder import LOCK, held
 from srpo.system.clock import Clock, stopping
 from srpo.system.cluster import Resources, connected, require_room
 from srpo.text import tell
@@ -35,17 +36,24 @@ def through(job: Job, resources: Resources, address: str | None, reduction: int,
     with connected(address, resources.surroundings) as ray:
         tune = _tune()
         require_room(ray, resources, wait=address is not None)
-        job.describe()
-        left = [trial for trial in job.trials if trial.outcome not in (FINISHED, STOPPED)]
-        tell(f"{len(left)} of {len(job.trials)} trials, each with {resources}")
-        try:
-            with stopping(clock):
-                if left:
-                    _tuner(tune, job, left, resources, reduction).fit()
-        except KeyboardInterrupt as e:
-            raise e if str(e) else KeyboardInterrupt("stopped; the same command goes on") from None
-        finally:
-            shutil.rmtree(job.out / NOTES, ignore_errors=True)
+        with held(job.out / LOCK, "choose another --out") as mine:
+            if not mine:
+                raise ConfigError(f"{job.out} is being searched by another process; wait for it, or choose another --out")
+            _search(tune, job, resources, reduction, clock)
+
+
+def _search(tune: Any, job: Job, resources: Resources, reduction: int, clock: Clock) -> None:
+    job.describe()
+    left = [trial for trial in job.trials if trial.outcome not in (FINISHED, STOPPED)]
+    tell(f"{len(left)} of {len(job.trials)} trials, each with {resources}")
+    try:
+        with stopping(clock):
+            if left:
+                _tuner(tune, job, left, resources, reduction).fit()
+    except KeyboardInterrupt as e:
+        raise e if str(e) else KeyboardInterrupt("stopped; the same command goes on") from None
+    finally:
+        shutil.rmtree(job.out / NOTES, ignore_errors=True)
 
 
 def _tune() -> Any:
