@@ -195,6 +195,8 @@ def test_bench_refuses(name, content, complaint, tmp_path, capsys):
         (tmp_path / name).write_bytes(content)
     assert complaint in refused(capsys, "bench", tmp_path / name, "--quiet")
     assert "--calls 5" in refused(capsys, "bench", tmp_path, "--calls", "5")
+    for option, value in {"--seed": 0, "--step": 10, "--set-point": "policy.lr=1"}.items():
+        assert f"{option} chooses a policy of a run, but" in refused(capsys, "bench", tmp_path / name, option, value)
 
 
 def test_bench_says_that_c_alone_cannot_be_timed(run, tmp_path, capsys):
