@@ -117,7 +117,7 @@ class Policy:
         found, meta = read_tensors(path)
         if meta.get("format") != FORMAT:
             raise DeployError(f"{path} holds no policy; give a policy.safetensors that `srpo export` wrote")
-        if meta.get("version") not in map(str, range(1, VERSION + 1)):
+        if meta.get("version", "") not in map(str, range(1, VERSION + 1)):
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
         self.network = Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
         self.support = Support.from_tensors(found, self.network.obs_size)

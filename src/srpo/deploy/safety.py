@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 
@@ -127,7 +126,7 @@ class SafePolicy:
             raise DeployError(
                 "the file holds no statistics of the data, so nothing tells what is far; export with the data at hand"
             )
-        if not isinstance(hold, Integral) or hold < 0:
+        if not isinstance(hold, (int, np.integer)) or hold < 0:
             raise DeployError(f"hold: found {hold}, expected zero or more observations")
         self.policy, self.hold = policy, hold
         self.max_change = None if max_change is None else self._limit(max_change)
