@@ -35,7 +35,9 @@ def load(path: Path) -> tuple[Act, Callable[[], bool]]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda obs: session.run(None, {"obs": obs[None].astype(np.float32)})[0][0], lambda: False
+        dial = json.loads(session.get_modelmeta().custom_metadata_map["contract"]).get("dial")
+        told = {} if dial is None else {"beta": np.full((1, 1), dial["default"], np.float32)}
+        return lambda obs: session.run(None, {"obs": obs[None].astype(np.float32), **told})[0][0], lambda: False
     policy = Policy(path)
     policy.self_test()
     if policy.support is None:

@@ -17,6 +17,7 @@ from srpo.cli import main
 from srpo.deploy import Policy, c_file, contract, export_policy
 from srpo.deploy.bundle import Bundle
 from srpo.deploy.describe import describe
+from srpo.deploy.latency import measure
 from srpo.deploy.onnx_file import read
 from srpo.deploy.runtime import read_tensors
 from srpo.deploy.sources import Sources
@@ -116,7 +117,7 @@ CHANGES = {
     "a layer that does not fit": lambda t, m: t.update({"layers.1.weight": np.zeros((3, 3), "f4")}),
     "no layers": lambda t, m: [t.pop(name) for name in list(t) if name.startswith("layers")],
     "another activation": lambda t, m: m.update(activation=ESCAPES),
-    "another version": lambda t, m: m.update(version="9" * 4000),
+    "another version": lambda t, m: m.update(version="9" * 5000),
     "another format": lambda t, m: m.update(format="x"),
     "another type": lambda t, m: t.update(mean=t["mean"].astype("f8")),
 }
@@ -223,3 +224,26 @@ def test_damaged_exports_are_refused_or_harmless(robot, tmp_path, name):
             refused(lambda e=e: (_ for _ in ()).throw(e))
             refusals += 1
     assert refusals > 12
+
+
+def test_nothing_in_the_working_folder_is_imported(robot, tmp_path, monkeypatch):
+    """Modules that lie beside a policy that somebody sent."""
+    for name in ("onnxruntime", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    rows = measure(robot, calls=100, batches=(1,), forms=("onnx",))
+    assert rows[0]["label"] == "onnxruntime" and not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to("/nowhere")])
+def test_exports_with_something_else_in_the_place_of_a_file(robot, tmp_path, make):
+    shutil.copytree(robot, tmp_path / "robot")
+    (tmp_path / "robot" / "policy.c").unlink()
+    make(tmp_path / "robot" / "policy.c")
+    assert "policy.c (" in refused(lambda: contract.require_vouched(tmp_path / "robot"))
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "p.c")
+    assert "device or a pipe" in refused(lambda: export_policy(POLICIES["bc"], tmp_path / "p.c", force=True, calls=0))
+    assert (tmp_path / "p.c").is_fifo() and len(list(tmp_path.iterdir())) == 1

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -11,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from deploy_cases import ACT, DATA, FRESH, OBS, POLICIES, acted
+from deploy_cases import ACT, DATA, DIALED, FRESH, OBS, POLICIES, acted
 from made_up import layers
 
 import srpo.deploy
@@ -30,6 +32,7 @@ from srpo.runs.units import InUnits
 
 CHEETAH = {"algorithm": "bc", "data": {"name": "tiny", "env_id": "HalfCheetah-v4", "sha256": "ab"}}
 PORTABLE = ("onnx", "numpy")
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +212,8 @@ def test_targets(tmp_path):
         ("out/", ["onnx", "nunpy"], "did you mean 'numpy'"),
         ("policy.c", ["onnx"], "one file of format c, but onnx"),
         ("file/policy.onnx", None, "cannot write to"),
+        ("robot.v2", None, "end the name of a folder with /, as .*/robot.v2/"),
+        (".onnx", None, "expected a name, such as policy.onnx"),
     ],
 )
 def test_targets_that_are_refused(tmp_path, to, formats, complaint):
@@ -216,6 +221,46 @@ def test_targets_that_are_refused(tmp_path, to, formats, complaint):
     with pytest.raises(DeployError, match=complaint):
         export_policy(POLICIES["srpo"], f"{tmp_path}/{to}", formats=formats, calls=0)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_name_is_no_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeployError, match="found the target '', expected a name"):
+        export_policy(POLICIES["srpo"], "", calls=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["srpo", "normalized"])
+def test_data_that_are_none(name, tmp_path):
+    """One line, whatever they lack; whole numbers are as good as others."""
+    bad = np.where(np.arange(OBS) == 3, np.nan, DATA[:9])
+    for data in (DATA[:0], DATA[0], DATA[:, :3], DATA.astype(str), bad, 1e300 * DATA.astype(np.float64), [[1.0], [1.0, 2.0]]):
+        with pytest.raises(DeployError, match="data: found .* expected"):
+            export_policy(POLICIES[name], tmp_path, data=data, calls=0)
+    assert not list(tmp_path.iterdir())
+    whole = np.round(10 * DATA).astype(int)
+    for data in (whole, whole.tolist()):
+        export_policy(POLICIES[name], tmp_path, data=data, formats=["numpy"], calls=0, force=True)
+        np.testing.assert_allclose(Policy(tmp_path / "policy.safetensors").support.mean, whole.mean(0), rtol=1e-5)
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    """An episode may have returned NaN."""
+    contract = export_policy(POLICIES["srpo"], tmp_path, formats=["numpy"], calls=0, info={"expected": {"mean_return": np.nan}})
+    assert contract["expected"] == {"mean_return": None} == Policy(tmp_path / "policy.safetensors").info["expected"]
+
+
+def test_a_policy_with_a_range_of_its_own_names_no_environment(tmp_path):
+    contract = export_policy(within(2, 5), tmp_path, formats=["numpy"], calls=0)
+    assert contract["output"]["range"] == "the policy's own units and bounds"
+    assert [signal["high"] for signal in contract["output"]["signals"]][:2] == [1.0, 5.0]
+
+
+@pytest.mark.parametrize("policy", [POLICIES["bc"], DIALED["dial"]], ids=["bc", "dial"])
+def test_the_page_checks_other_runtimes(policy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_policy(policy, "robot/", formats=["onnx"], calls=0)
+    exec(re.search(r"```python\n(import json.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)[1], {})
 
 
 def test_without_an_environment_names_are_plain(tmp_path):

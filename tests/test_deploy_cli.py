@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import srpo
 from srpo.cli import main
-from srpo.deploy import Policy
+from srpo.deploy import Policy, export_policy
 
 OBS, ACT = 11, 3
 
@@ -194,6 +195,23 @@ def test_bench_refuses(name, content, complaint, tmp_path, capsys):
         (tmp_path / name).write_bytes(content)
     assert complaint in refused(capsys, "bench", tmp_path / name, "--quiet")
     assert "--calls 5" in refused(capsys, "bench", tmp_path, "--calls", "5")
+    for option, value in {"--seed": 0, "--step": 10, "--set-point": "policy.lr=1"}.items():
+        assert f"{option} chooses a policy of a run, but" in refused(capsys, "bench", tmp_path / name, option, value)
+
+
+def test_bench_says_that_c_alone_cannot_be_timed(run, tmp_path, capsys):
+    export_policy(run.policy(3, **{"policy.lr": 0.001}), tmp_path / "robot", formats=["c"], calls=0)
+    for given in (tmp_path / "robot", tmp_path / "robot" / "policy.c"):
+        assert "policy.c alone does not tell its weights" in refused(capsys, "bench", given, "--quiet")
+
+
+def test_folders_that_may_not_be_entered(run, monkeypatch, capsys):
+    def denied(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)  # as it does where a folder above may not be entered; root may enter any
+    for command in (["bench"], ["export", run.path, "--seed", 3, "--set-point", "policy.lr=0.001", "--to"]):
+        assert "cannot use secret/p.onnx: Permission denied; give yourself" in refused(capsys, *command, "secret/p.onnx")
 
 
 def test_c_is_not_exported_where_no_compiler_can_check_it(run, monkeypatch, capsys, tmp_path):

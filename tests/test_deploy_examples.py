@@ -1,6 +1,7 @@
 """The loops in examples/ build and run, and their counts add up."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deploy_cases import DATA, POLICIES
+from deploy_cases import DATA, DIALED, POLICIES
 
 from srpo.deploy import export_policy
 
@@ -33,6 +34,13 @@ def test_python_loop(robot, name):
     assert 0 < found["acting"]["median_us"] <= found["tick"]["median_us"] <= found["tick"]["worst_us"]
 
 
+def test_python_loop_turns_no_dial(tmp_path):
+    export_policy(DIALED["dial"], tmp_path / "p.onnx", calls=0)
+    command = [sys.executable, EXAMPLES / "control_loop.py", tmp_path / "p.onnx", "--seconds", "0.1", "--rate", "100"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.skipif(shutil.which("make") is None or shutil.which("cc") is None, reason="needs make and cc")
 def test_c_loop(robot, tmp_path):
     folder = tmp_path / "c"
@@ -43,5 +51,10 @@ def test_c_loop(robot, tmp_path):
     assert "150 ticks at 500 Hz" in run.stdout and re.search(
         r"m/s forward in 7.5 simulated seconds; fall-back in \d+ ticks", run.stdout
     )
+    export_policy(POLICIES["srpo"], tmp_path / "other.c", calls=0)  # no data, no policy_far
+    os.utime(tmp_path / "other.c", (0, 0))  # older than the loop
+    options[0] = f"POLICY={tmp_path / 'other.c'}"
+    run = subprocess.run(["make", "-C", folder, *options, "run"], capture_output=True, text=True)
+    assert run.returncode == 0 and "other.c" in run.stdout and "fall-back in 0 ticks" in run.stdout, run.stderr
     wrong = [folder / "control_loop", "model.xml", "5", "500"]
     assert subprocess.run(wrong, capture_output=True).returncode == 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from deploy_cases import ACT, DATA, OBS, POLICIES
+from deploy_cases import ACT, DATA, DIALED, OBS, POLICIES
 
 from srpo.deploy import DeployError, Policy, export_policy
 
@@ -53,6 +53,8 @@ for name in ("jax", "equinox", "optax", "gymnasium", "safetensors", "h5py"):
         (np.where(np.arange(OBS) == 4, np.nan, 0.0), r"obs\[4\] is nan"),
         (np.where(np.arange(OBS) == 5, np.inf, 0.0).astype(np.float32), r"obs\[5\] is inf"),
         (np.where(np.arange(2 * OBS) == 20, 1e300, 0.0).reshape(2, OBS), r"obs\[1, 3\] is inf"),
+        ([[0.0], [0.0, 1.0]], "of different lengths"),
+        (3e38 * np.sign(DATA[0]), r"up to 3e\+38, with which .* float32"),
     ],
 )
 def test_runtime_refuses_observations(exported, obs, complaint):
@@ -121,3 +123,13 @@ def test_damaged_files_are_refused(exported, tmp_path, name):
     with pytest.raises(DeployError) as e:
         Policy(path)
     assert "\n" not in str(e.value)
+
+
+def test_large_numbers_that_the_network_bears_are_no_warning(tmp_path):
+    """The cube in GELU overflows long before its value does; a temperature may be beyond what float32 holds."""
+    export_policy(POLICIES["clipped"], tmp_path / "gelu.safetensors", calls=0)
+    assert (np.abs(Policy(tmp_path / "gelu.safetensors").act(1e20 * DATA[0])) <= 1).all()
+    export_policy(DIALED["dial"], tmp_path / "dial.safetensors", calls=0)
+    dial = Policy(tmp_path / "dial.safetensors")
+    for beyond, end in zip((1e-300, 1e300), dial.network.beta_range, strict=True):
+        np.testing.assert_allclose(dial.act(DATA[0], beyond), dial.act(DATA[0], end), atol=1e-6)

@@ -97,7 +97,9 @@ def test_far_from_the_data_the_fallback_acts(policy, bad):
 
 
 def test_actions_change_slowly(policy):
-    safe = SafePolicy(policy, max_change=0.05, fallback=np.ones(ACT))
+    most = np.full(ACT, 0.05)
+    safe = SafePolicy(policy, max_change=most, fallback=np.ones(ACT))
+    most += 1  # theirs again
     safe.reset(np.zeros(ACT))
     far = np.full(OBS, 1e6)
     actions = np.array([np.zeros(ACT)] + [safe.act(obs) for obs in (*DATA[:20], far, far, *DATA[20:40])])
@@ -124,7 +126,8 @@ def test_the_first_action_is_near_what_the_actuators_hold(policy):
     for action in (np.full(ACT, np.nan), np.zeros(ACT + 1)):
         with pytest.raises(DeployError, match="reset was given"):
             safe.reset(action)
-    for limits in ({"max_change": -0.1}, {"max_change": np.nan}, {"max_change": np.ones(ACT + 1)}, {"hold": -1}):
+    changes = (-0.1, np.nan, np.ones(ACT + 1), "fast", [[1.0], [1.0, 2.0]])
+    for limits in (*({"max_change": change} for change in changes), *({"hold": hold} for hold in (-1, np.nan, 1.5, "long"))):
         with pytest.raises(DeployError, match="expected"):
             SafePolicy(policy, **limits)
 

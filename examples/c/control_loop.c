@@ -20,7 +20,12 @@ void policy_act(const float obs[], float action[]);
 #ifdef HAVE_POLICY_FAR
 int policy_far(const float obs[]);
 #else
-static int policy_far(const float obs[]) { return obs[0] != obs[0]; } /* no statistics in the file: NaN only */
+static int policy_far(const float obs[]) /* no statistics in the file: NaN only */
+{
+    for (int i = 0; i < policy_obs_size(); i++)
+        if (obs[i] != obs[i]) return 1;
+    return 0;
+}
 #endif
 
 enum { MAX_SIGNALS = 256, EPISODE = 1000 };

@@ -151,6 +151,8 @@ def guarded(command: Callable[[], int]) -> int:
         elif e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             why = "make room, then do it again (a training: with --resume)"
             what = f"cannot write {e.filename or 'all of it'}: {e.strerror}; {why}"
+        elif isinstance(e, PermissionError):
+            what = f"cannot use {e.filename or 'a file'}: {e.strerror}; give yourself the right to, or name another"
         else:
             raise
         print(plain(f"srpo: error: {what}"), file=sys.stderr)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srpo.commands import add_algo, add_step, open_run
+from srpo.errors import ConfigError
 from srpo.system import strict_json
 from srpo.text import plain
 
@@ -37,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Raises DeployError and RunError."""
-    from srpo.errors import ConfigError
-
     batches = tuple(args.batch or (1, 256))
     if args.calls < 100 or min(batches) < 1:
         raise ConfigError(
@@ -57,6 +56,9 @@ def main(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace, folder: Path) -> Path:
     """The policy as a file; a run's is written into `folder`."""
     if not (args.policy / "run.json").exists():
+        chosen = {"--seed": args.seed, "--step": args.step, "--set-point": args.set_point or None}
+        if told := [option for option, value in chosen.items() if value is not None]:
+            raise ConfigError(f"{told[0]} chooses a policy of a run, but {args.policy} is none; leave it out, or give the run")
         if args.policy.is_dir():
             from srpo.deploy.contract import require_vouched
 

@@ -15,6 +15,7 @@ from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.safety import Support
 from srpo.deploy.signals import Signal
 from srpo.system.files import read_bytes
+from srpo.system.strict_json import finite
 from srpo.text import plain
 
 FORMAT = 1
@@ -37,7 +38,7 @@ def static(
         "normalizes": network.normalizes,
         "squash": network.squash,
     }
-    return {
+    known = {
         "format": FORMAT,
         **info,
         "input": {"name": "obs", "type": "float32", "shape": ["batch", network.obs_size], "signals": inputs},
@@ -52,6 +53,7 @@ def static(
         "network": net,
         "distance_limit": None if support is None else float(support.limit),
     }
+    return finite(known)  # an episode's return may be none of the numbers of JSON
 
 
 def _range(network: Network, info: dict[str, Any]) -> str:
@@ -59,8 +61,10 @@ def _range(network: Network, info: dict[str, Any]) -> str:
     data = info.get("data") or {}
     if found := data.get("action_range"):
         return f"the units that were recorded; low and high are {found['origin']}"
+    if network.rescales and (env_id := data.get("env_id")):
+        return f"the units and bounds of {env_id}, to which [-1, 1] of the data is mapped"
     if network.rescales:
-        return f"the units and bounds of {data.get('env_id')}, to which [-1, 1] of the data is mapped"
+        return "the policy's own units and bounds"
     return "[-1, 1], as recorded"
 
 
@@ -154,7 +158,12 @@ def require_vouched(folder: Path) -> None:
     except (ValueError, RecursionError) as e:
         raise DeployError(f"{path} is damaged ({plain(e, 200)}); export again") from None
     for file in sorted(folder.glob("policy.*")):
-        if file.suffix in (".onnx", ".safetensors", ".c") and hashlib.sha256(read_bytes(file)).hexdigest() != known.get(
-            file.name
-        ):
+        if file.suffix in (".onnx", ".safetensors", ".c") and _hash(file) != known.get(file.name):
             raise DeployError(f"{file} is not the file that its contract knows (its hash differs); export again")
+
+
+def _hash(file: Path) -> str:
+    try:
+        return hashlib.sha256(read_bytes(file)).hexdigest()
+    except OSError as e:
+        raise DeployError(f"cannot read {file} ({e.strerror}); export again") from None

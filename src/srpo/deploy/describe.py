@@ -63,6 +63,11 @@ def exportable(run: Any) -> bool:
     return hasattr(_inner(run.policies), "chain")
 
 
+def obs_size(policy: Any) -> int:
+    """The number of observations that a policy takes. Raises DeployError as `describe` does."""
+    return describe(_inner(policy)).obs_size
+
+
 def notes(policy: Any) -> list[str]:
     """What whoever uses a policy as a file should know of it."""
     chain = getattr(_inner(policy), "chain", None)

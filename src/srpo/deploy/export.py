@@ -18,7 +18,7 @@ from srpo.data.sources import elsewhere
 from srpo.data.sources.builtin import BUILTIN
 from srpo.deploy import c_file, contract
 from srpo.deploy.bundle import Bundle
-from srpo.deploy.describe import describe, notes
+from srpo.deploy.describe import describe, notes, obs_size
 from srpo.deploy.formats import CONTRACT, FORMATS, targets
 from srpo.deploy.graph import DeployError, Network
 from srpo.deploy.latency import measure
@@ -26,7 +26,7 @@ from srpo.deploy.safety import FEW, Support
 from srpo.deploy.signals import signals
 from srpo.deploy.verify import observations, parity, reference
 from srpo.errors import ConfigError
-from srpo.system.files import unfinished
+from srpo.system.files import require_replaceable, unfinished
 from srpo.system.surroundings import in_float32
 from srpo.worlds.environments import MissingEnvironment
 
@@ -71,6 +71,7 @@ def export_policy(
 
 def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> tuple[Bundle, dict[str, np.ndarray]]:
     """What the files say, and the observations that each is verified on."""
+    data = None if data is None else _checked(data, obs_size(policy))
     deviation = deviation_of(info, data)
     probe = describe(policy, deviation=deviation)
     obs_signals, action_signals, low, high, about_signals = _environment(probe, info)
@@ -85,6 +86,23 @@ def _bundled(policy: Any, data: np.ndarray | None, info: Mapping[str, Any]) -> t
     golden = sets["in-distribution"][:GOLDEN]
     about = contract.static(network, support, {**info, "notes": told}, (obs_signals, action_signals))
     return Bundle(network, (golden, reference(policy, network, golden)), support, about), sets
+
+
+def _checked(data: Any, size: int) -> np.ndarray:
+    """Observations (N, obs) as floating-point numbers. Raises DeployError for what is none."""
+    try:
+        found = np.asarray(data)
+    except ValueError:
+        raise DeployError(f"data: found rows of different lengths, expected (N, {size}) observations") from None
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or found.shape[1] != size or not len(found):
+        raise DeployError(
+            f"data: found {found.dtype} of shape {found.shape}, expected numbers (N, {size}), one observation or more"
+        )
+    ends = found.min(0), found.max(0)
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.asarray(ends, np.float32)).all():
+            raise DeployError("data: found observations that are not finite in float32, expected numbers; leave those rows out")
+    return found if found.dtype.kind == "f" else found.astype(np.float64)
 
 
 def deviation_of(info: Mapping[str, Any], data: np.ndarray | None = None) -> np.ndarray | None:
@@ -188,6 +206,10 @@ def _refuse_existing(places: Mapping[str, Path], force: bool) -> None:
     for path in sorted(_possible(places)):
         if path.is_dir():
             raise DeployError(f"{path} is a folder; give another name")
+        try:
+            require_replaceable(path)
+        except OSError as e:
+            raise DeployError(f"cannot write {path}: {e.strerror}") from None
         if path.exists() and not force:
             raise DeployError(f"{path} exists; give another name, or --force to replace it")
 

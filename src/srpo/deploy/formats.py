@@ -63,13 +63,15 @@ def targets(to: str | Path, forms: Sequence[str] | None = None) -> dict[str, Pat
     Raises DeployError for a format that is unknown or contradicts the file's name.
     """
     path = Path(to)
+    if not str(to) or path.name.lower() in SUFFIXES:
+        raise DeployError(f"found the target {str(to)!r}, expected a name, such as policy.onnx, or a folder")
     for name in forms or ():
         if name not in FORMATS:
             raise DeployError(closest(name, FORMATS, "format"))
     if path.is_dir() or str(to).endswith("/") or not path.suffix:
         return {name: path / FORMATS[name].file for name in forms or FORMATS} | {CONTRACT: path / CONTRACT}
     if path.suffix.lower() not in SUFFIXES:
-        raise DeployError(f"{path}: {closest(path.suffix, SUFFIXES, 'format')}, or a folder for all formats")
+        raise DeployError(f"{path}: {closest(path.suffix, SUFFIXES, 'format')}; or end the name of a folder with /, as {path}/")
     name = SUFFIXES[path.suffix.lower()]
     if forms and list(forms) != [name]:
         raise DeployError(

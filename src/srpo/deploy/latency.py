@@ -51,7 +51,7 @@ def measure(
     job = json.dumps({"path": str(path), "calls": calls, "batches": list(batches), "forms": list(forms)})
     rows = []
     with subprocess.Popen(
-        [sys.executable, "-m", "srpo.deploy.latency", job],
+        [sys.executable, "-P", "-m", "srpo.deploy.latency", job],  # -P: nothing in the working folder is imported
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

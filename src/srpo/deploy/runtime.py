@@ -16,6 +16,7 @@ from srpo.text import plain
 
 FORMAT = "srpo-policy"
 HEADER, ARRAYS = 16 << 20, 1000  # bytes of the header and number of arrays that a file may have
+BETAS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # of which float32 has a logarithm
 VERSION = 3  # 2: with a dial; 3: gelu, or actions that are clipped
 
 
@@ -116,7 +117,7 @@ class Policy:
         found, meta = read_tensors(path)
         if meta.get("format") != FORMAT:
             raise DeployError(f"{path} holds no policy; give a policy.safetensors that `srpo export` wrote")
-        if not meta.get("version", "").isdecimal() or int(meta["version"]) > VERSION:
+        if meta.get("version", "") not in map(str, range(1, VERSION + 1)):
             raise DeployError(f"{path} has version {meta.get('version')!r}, this srpo reads up to {VERSION}; update srpo")
         self.network = Network.from_tensors(found, meta.get("activation", ""), meta.get("squash", "tanh"))
         self.support = Support.from_tensors(found, self.network.obs_size)
@@ -129,15 +130,21 @@ class Policy:
         """Actions (..., act), float32, of observations (..., obs): one, a batch, or any leading axes.
 
         `beta`: the temperature of a policy with a dial, one number or (...); beyond the range the nearest end acts. Raises
-        DeployError if the observations are not floating-point numbers, have another size, or are not finite, and for a beta
+        DeployError if the observations are not floating-point numbers, have another size, are not finite or too large, and for a beta
         that is not above zero, of another shape, or that the policy does not know.
         """
         obs = self.check(obs)
-        return self.forward(obs, self.check_beta(beta, obs.shape[:-1]))
+        action = self.forward(obs, self.check_beta(beta, obs.shape[:-1]))
+        if not np.isfinite(action).all():
+            raise DeployError(
+                f"found an observation up to {np.abs(obs).max():.3g}, with which the network leaves float32; check the sensor"
+            )
+        return action
 
     def forward(self, obs: np.ndarray, beta: float | np.ndarray | None = None) -> np.ndarray:
         """`act` without any check."""
-        return self.network.forward(obs, beta)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.network.forward(obs, beta)
 
     def check_beta(self, beta: float | np.ndarray | None, lead: tuple[int, ...] = ()) -> np.ndarray | None:
         """The temperature as float32, for observations with these leading axes. Raises DeployError as `act` does."""
@@ -156,11 +163,14 @@ class Policy:
             raise DeployError(
                 f"found beta of shape {found.shape}, expected one number{f' or one per observation, {lead}' if lead else ''}"
             )
-        return found.astype(np.float32)
+        return np.clip(found, *BETAS).astype(np.float32)
 
     def check(self, obs: np.ndarray, finite: bool = True) -> np.ndarray:
         """The observations as float32. Raises DeployError as `act` does."""
-        obs = np.asarray(obs)
+        try:
+            obs = np.asarray(obs)
+        except ValueError:
+            raise DeployError(f"found observations of different lengths, expected (batch, {self.obs_size})") from None
         if obs.dtype.kind != "f":
             raise DeployError(
                 f"found observations of type {obs.dtype}, expected floating-point numbers; convert with astype('float32')"

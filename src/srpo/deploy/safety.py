@@ -126,15 +126,10 @@ class SafePolicy:
             raise DeployError(
                 "the file holds no statistics of the data, so nothing tells what is far; export with the data at hand"
             )
-        if max_change is not None and (
-            np.shape(max_change) not in ((), (policy.action_size,)) or not np.all(np.asarray(max_change) >= 0)
-        ):
-            raise DeployError(
-                f"max_change: found {max_change}, expected a number or ({policy.action_size},) numbers, zero or more"
-            )
-        if hold < 0:
+        if not isinstance(hold, (int, np.integer)) or hold < 0:
             raise DeployError(f"hold: found {hold}, expected zero or more observations")
-        self.policy, self.max_change, self.hold = policy, max_change, hold
+        self.policy, self.hold = policy, hold
+        self.max_change = None if max_change is None else self._limit(max_change)
         self.fallback = (
             fallback if callable(fallback) else self._constant(np.zeros(policy.action_size) if fallback is None else fallback)
         )
@@ -169,6 +164,18 @@ class SafePolicy:
             action = np.clip(action, self._last - self.max_change, self._last + self.max_change)
         self._last = np.asarray(action, np.float32)
         return self._last.copy()  # whoever changes it in place must not change what the next action is measured against
+
+    def _limit(self, given: float | np.ndarray) -> np.ndarray:
+        """A copy of the largest change, () or (act,). Raises DeployError for what is none."""
+        try:
+            limit = np.array(given, np.float64)
+        except (TypeError, ValueError):
+            limit = np.full((), np.nan)
+        if limit.shape not in ((), (self.policy.action_size,)) or not (limit >= 0).all():
+            raise DeployError(
+                f"max_change: found {given}, expected a number or ({self.policy.action_size},) numbers, zero or more"
+            )
+        return limit
 
     def _constant(self, given: np.ndarray) -> np.ndarray:
         """A copy of a fall-back that is one action. Raises DeployError now, not when the first sensor breaks."""

@@ -34,7 +34,10 @@ class Sources:
         }  # no C that was found is run
         if not self.found.keys() & {"onnx", "numpy"}:
             found = "no such file" if not given.exists() else "no policy there"
-            raise DeployError(f"{given}: {found}; give policy.onnx, policy.safetensors or a folder that `srpo export` wrote")
+            raise DeployError(
+                f"{given}: {found}; give policy.onnx, policy.safetensors or a folder with one of them that `srpo export` wrote; "
+                "policy.c alone does not tell its weights"
+            )
         self.network = Policy(self.found["numpy"]).network if "numpy" in self.found else onnx_module().read(self.found["onnx"])
 
     def _file(self, form: str) -> Path:

@@ -4,8 +4,9 @@
  *
  * void policy_act(const float obs[@OBS@], float action[@ACT@]);
  *     Normalization, squashing and action bounds are inside. No allocation, no state: safe to call from several
- *     threads. The time hardly depends on the numbers. NaN in any observation gives NaN actions, infinity may;
- *     absurd finite ones give some action within bounds: check them first (policy_far, where it is present).
+ *     threads. The time hardly depends on the numbers. NaN in any observation gives NaN actions; infinity may, and so
+ *     may numbers so large that float overflows; other absurd ones give some action within bounds: check them first
+ *     (policy_far, where it is present).
 @ABOUT_DIAL@ *
  * C99, or C++; link with -lm. -O3 -march=native is fastest. Do not use -ffast-math: it removes checks for NaN.
  * Two policies in one program: compile each with its own -Dpolicy_act=name (and the other names).
