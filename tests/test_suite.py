@@ -160,6 +160,18 @@ def test_the_column_of_iql_with_its_own_critic_is_its_preset():
         assert config.settings(column) == config.settings(alone)
 
 
+def test_every_preset_has_rates_that_were_compared():
+    suite = plan.load_suite("quick-rates")
+    columns: dict[str, list] = {}
+    for name in suite.algorithms:
+        algorithm, preset, more = suite.recipe(suite.data[0].name, name)
+        column = configured(algorithm, suite.data[0].task, preset, suite.budget, more)
+        columns.setdefault(algorithm, []).append(config.settings(column))
+    for algorithm, compared in columns.items():
+        chosen = config.settings(configured(algorithm, suite.data[0].task, suite.preset, suite.budget, {}))
+        assert len(compared) > 1 and compared.count(chosen) == 1, algorithm
+
+
 def test_the_most_informative_comes_first():
     suite = plan.load_suite("open")
     order = sorted(((s.name, a) for s in suite.data for a in suite.algorithms), key=lambda pair: suite.rank(*pair))

@@ -71,7 +71,11 @@ class BC(Algorithm):
     trial: ClassVar = Trial(
         {"policy.steps": 30, "policy.batch_size": 32, "policy.hidden": (12,)}, ("policy.lr", 3e-3, 1e-2), ("policy.loss",)
     )
-    presets: ClassVar = {"paper": {}, "best-10%": {"*": {"data.best_fraction": 0.1}}, "quick": {"*": QUICK}}
+    presets: ClassVar = {
+        "paper": {},
+        "best-10%": {"*": {"data.best_fraction": 0.1}},
+        "quick": {"*": QUICK | {"policy.lr": 1e-3}},
+    }
 
 
 class GaussianBC(Algorithm):

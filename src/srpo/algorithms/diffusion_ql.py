@@ -161,6 +161,7 @@ FAMILIES: Tasks = {
 }
 TASKS: Tasks = {f"{name}-v*": {"policy.eta": eta, "policy.clip_norm": norm} | more for name, (eta, norm, more) in TABLE.items()}
 PAPER: Tasks = {"*": {}} | FAMILIES | TASKS
+QUICK: Overrides = {"policy.steps": 30_000, "policy.lr": 1e-3, "policy.lr_q": 1e-3}
 
 
 class DiffusionQL(Algorithm):
@@ -194,5 +195,5 @@ class DiffusionQL(Algorithm):
     presets: ClassVar = {
         "paper": PAPER,
         "authors-code": PAPER | {"*": {"policy.q_scale": "policy"}},
-        "quick": {pattern: values | {"policy.steps": 30_000} for pattern, values in PAPER.items()},
+        "quick": {pattern: values | {"policy.steps": 30_000} for pattern, values in PAPER.items()} | {"*": QUICK},
     }

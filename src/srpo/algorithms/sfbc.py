@@ -171,9 +171,11 @@ QUICK: Overrides = {
     "behavior.steps": 10_000,
     "behavior.batch_size": 512,
     "behavior.widths": (128, 64, 32),
+    "behavior.lr": 3e-4,
     "critic.steps": 20_000,
     "critic.batch_size": 512,
     "critic.replan_every": 10_000,
+    "critic.lr": 3e-3,
 }
 
 

@@ -126,5 +126,5 @@ class TD3BC(Algorithm):
     presets: ClassVar = {
         "paper": TASKS,
         "authors-code": {"*": {"policy.q_scale": "policy"}} | TASKS,
-        "quick": {"*": {"policy.steps": 100_000, "policy.q_scale": "policy"}} | TASKS,
+        "quick": {"*": {"policy.steps": 100_000, "policy.q_scale": "policy", "policy.lr": 1e-3}} | TASKS,
     }
