@@ -20,7 +20,7 @@ from typing import Any
 
 from srpo.commands import add_source
 from srpo.system import strict_json
-from srpo.text import exact, plain
+from srpo.text import plain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +100,5 @@ def export_of(choice: Any) -> str:
     run = load_run(choice.run)
     if not exportable(run):
         return ""
-    point = [word for path, value in choice.point for word in ("--set-point", f"{path}={exact(value)}")]
-    words = ["--seed", choice.seed, *point, "--step", choice.step, "--to", "policy.safetensors"]
+    words = ["--seed", choice.seed, *options.at(choice.point), "--step", choice.step, "--to", "policy.safetensors"]
     return options.export(run, *words) + ("" if choice.beta is None else f", then act with beta={choice.beta:.3g}")

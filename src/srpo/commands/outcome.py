@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from srpo.system import strict_json
-from srpo.text import command, exact, plain
+from srpo.text import plain
 
 
 def report(run, as_json: bool) -> int:
@@ -33,14 +33,9 @@ def next_commands(run) -> list[str]:
     from srpo.runs import options
 
     (seed, *more_seeds), (point, *more_points) = run.seeds, run.points
-    one = (["--seed", seed] if more_seeds else []) + [
-        word for path, value in point if more_points for word in ("--set-point", f"{path}={exact(value)}")
-    ]
-    evaluate = (
-        command("srpo", "eval", run.path)
-        + f"{run.algo}{options.environment(run)} --episodes 100"
-        + ("" if run.info["data"]["env_id"] else " --env ID, if there is a simulator")
+    one = (["--seed", seed] if more_seeds else []) + (options.at(point) if more_points else [])
+    evaluate = f"{options.evaluate(run)} --episodes 100" + (
+        "" if run.info["data"]["env_id"] else " --env ID, if there is a simulator"
     )
-    judge = command("srpo", "judge", run.path) + run.algo + options.source(run) + options.reward(run)
-    first = [judge] if not run.info["data"]["env_id"] and run.info["settings"].get("data.holdout") else [evaluate]
+    first = [options.judge(run)] if not run.info["data"]["env_id"] and run.info["settings"].get("data.holdout") else [evaluate]
     return first + ([options.export(run, *one, "--to", "policy.safetensors")] if exportable(run) else [])

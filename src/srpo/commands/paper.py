@@ -105,10 +105,10 @@ def _prepare(args):
 
 def _takers() -> dict[str, list[str]]:
     """The figures that each option is for, of the options that others would pass over."""
-    by_kind = {kind: [n for n, a in FIGURES.items() if a.kind == kind] for kind in ("plane", "costs")}
-    timed, of_suite = by_kind["costs"], [n for n in FIGURES if n not in by_kind["plane"]]
+    drawn, timed = ([n for n, a in FIGURES.items() if a.kind == kind] for kind in ("plane", "costs"))
+    of_suite = [n for n in FIGURES if n not in drawn]
     return {
-        "seed": by_kind["plane"],
+        "seed": drawn,
         "data": [n for n in FIGURES if n not in ("fig1", "fig5", "table2")],
         **dict.fromkeys(("suite", "keep", "runs", "data_dir"), of_suite),
         **dict.fromkeys(("algos", "costs"), timed),

@@ -219,10 +219,8 @@ def _next(run: Run, kind: str) -> str:
     from srpo.runs import options
 
     if kind == "judge":
-        judge = command("srpo", "judge", run.path) + run.algo + options.source(run) + options.reward(run)
-        return f"{judge}, which says whether it is better than cloning"
-    score = command("srpo", "eval", run.path) + run.algo + options.environment(run)
-    return f"{score} --episodes 100, as the best of many scores is an optimistic one"
+        return f"{options.judge(run)}, which says whether it is better than cloning"
+    return f"{options.evaluate(run)} --episodes 100, as the best of many scores is an optimistic one"
 
 
 def _written(value: Any) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from srpo.data import sources
 from srpo.data.again import computed_by
-from srpo.text import command
+from srpo.text import command, exact
 
 if TYPE_CHECKING:
+    from srpo.runs.grid import Point
     from srpo.runs.run import Run
 
 
@@ -34,6 +35,21 @@ def reward(run: Run) -> str:
 def resume(run: Run) -> str:
     """The command that goes on with it."""
     return command("srpo", "train", "--resume", run.path) + run.algo + source(run) + reward(run) + environment(run)
+
+
+def evaluate(run: Run) -> str:
+    """The command that scores its policies."""
+    return command("srpo", "eval", run.path) + run.algo + environment(run)
+
+
+def judge(run: Run) -> str:
+    """The command that ranks its policies."""
+    return command("srpo", "judge", run.path) + run.algo + source(run) + reward(run)
+
+
+def at(point: Point) -> list[str]:
+    """The words that choose a point of its sweep."""
+    return [word for path, value in point for word in ("--set-point", f"{path}={exact(value)}")]
 
 
 def export(run: Run, *more: object) -> str:

@@ -45,7 +45,9 @@ def expected(
     results = dict(finished or {})
     out = {}
     with tempfile.TemporaryDirectory() as folder, Bars(quiet) as bars:
-        for name, stage in ((name, stage) for name, stage in grid.algorithm.stages.items() if name not in results):
+        for name, stage in grid.algorithm.stages.items():
+            if name in results:
+                continue
             bars.say(f"{name}: compiling and timing a few steps")
             loop = StageLoop(name, grid, stage.view(data), results, Path(folder, name), precision=precision, devices=devices)
             begin = time.perf_counter()

@@ -47,13 +47,13 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
         if evaluator is not None:
             at_end.callback(evaluator.close)
         for name, stage in run.algorithm.stages.items():
+            last = name == list(run.algorithm.stages)[-1]
             if name in results:
                 report.skipped(name)
-                if evaluator is not None and name == list(run.algorithm.stages)[-1]:
+                if last and evaluator is not None:
                     report.warn(f"{name} is not trained anew, so that no policy on the way is evaluated")
                 run.state_file(name).unlink(missing_ok=True)  # a kill may have left it
                 continue
-            last = name == list(run.algorithm.stages)[-1]
             file, whose = run.state_file(name), run.identity(name)
             loop = StageLoop(
                 name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose, devices=devices
