@@ -385,7 +385,7 @@ def test_a_run_on_a_table_is_trained_exported_and_resumed_with_its_names(tmp_pat
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "policy.safetensors")]) == 0
     run = srpo.load_run(tmp_path / "run")
     assert run.info["data"]["labels"] == [["joint_0", "joint_1"], ["cmd_a", "cmd_b"]]
-    contract = json.loads((tmp_path / "policy.contract.json").read_text())
+    contract = json.loads((tmp_path / "policy.safetensors.contract.json").read_text())
     assert [s["name"] for s in contract["input"]["signals"]] == ["joint_0", "joint_1"]
     assert [s["name"] for s in contract["output"]["signals"]] == ["cmd_a", "cmd_b"]
     (tmp_path / "run" / "stages" / "policy.safetensors").unlink()  # as if it had been stopped

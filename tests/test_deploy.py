@@ -196,11 +196,14 @@ def test_verification_covers_what_it_says():
 
 def test_targets(tmp_path):
     export_policy(POLICIES["srpo"], tmp_path / "a.safetensors", calls=0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.contract.json", "a.safetensors"]
-    with pytest.raises(DeployError, match=r"a.contract.json exists; give another name, or --force"):
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "a.safetensors.contract.json"]
+    with pytest.raises(DeployError, match=r"a.safetensors exists; give another name, or --force"):
         export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0)
     np.testing.assert_allclose(Policy(tmp_path / "a.safetensors").act(FRESH), acted(POLICIES["srpo"]), atol=1e-5)
+    export_policy(POLICIES["srpo"], tmp_path / "a.onnx", calls=0)  # under the same stem: each file has its own contract
     export_policy(POLICIES["bc"], tmp_path / "a.safetensors", calls=0, force=True)
+    told = {form: json.loads((tmp_path / f"a.{form}.contract.json").read_text())["files"] for form in ("onnx", "safetensors")}
+    assert {form: [*files] for form, files in told.items()} == {"onnx": ["a.onnx"], "safetensors": ["a.safetensors"]}
     np.testing.assert_allclose(Policy(tmp_path / "a.safetensors").act(FRESH), acted(POLICIES["bc"]), atol=1e-5)
 
 

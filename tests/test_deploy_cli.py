@@ -77,8 +77,8 @@ def test_export_of_one_seed_and_point(run, file, tmp_path, capsys):
 def test_export_of_c_alone(run, tmp_path, capsys):
     one = ["export", str(run.path), "--seed", "3", "--set-point", "policy.lr=0.001", "--to", str(tmp_path / "leg.c")]
     assert main(one) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["leg.c", "leg.contract.json"]
-    contract = json.loads((tmp_path / "leg.contract.json").read_text())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["leg.c", "leg.c.contract.json"]
+    contract = json.loads((tmp_path / "leg.c.contract.json").read_text())
     assert {row["form"] for row in contract["latency"]} == {"c"} and list(contract["files"]) == ["leg.c"]
     assert "policy_far" in (tmp_path / "leg.c").read_text()
 
@@ -95,7 +95,7 @@ def test_a_folder_holds_one_export_only(run, tmp_path, capsys):
 def test_export_prints_json(run, tmp_path, capsys):
     command = ["export", run.path, "--seed", 3, "--set-point", "policy.lr=0.001", "--to", tmp_path / "p.safetensors", "--json"]
     assert main([str(part) for part in command]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "p.contract.json").read_text())
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "p.safetensors.contract.json").read_text())
 
 
 def test_export_of_a_policy_that_was_kept_on_the_way(run, tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_export_of_a_policy_that_was_kept_on_the_way(run, tmp_path, capsys):
     one = ["export", run.path, "--seed", "3", "--set-point", "policy.lr=0.01", "--to", to]
     assert "found step 7, expected one of 10, 20" in refused(capsys, *one, "--step", "7") and not to.exists()
     assert main([*map(str, one), "--step", "10"]) == 0
-    contract, obs = json.loads((tmp_path / "p.contract.json").read_text()), np.ones((1, OBS), np.float32)
+    contract, obs = json.loads((tmp_path / "p.safetensors.contract.json").read_text()), np.ones((1, OBS), np.float32)
     assert (contract["step"], contract["expected"]) == (10, None)  # what was evaluated are the last ones
     acts = [np.asarray(run.policy(3, step, **{"policy.lr": 0.01}).act(obs[0])) for step in (10, 20)]
     np.testing.assert_allclose(Policy(to).act(obs[0]), acts[0], atol=1e-5)

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   srpo paper fig5 --algos srpo,idql,diffusion-ql
   srpo paper fig1 --costs figures/costs.csv --keep results
 """
+OF_SUITE = ("suite", "keep", "runs", "data_dir")  # the options that say where a suite and its results are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,11 +107,11 @@ def _prepare(args):
 def _takers() -> dict[str, list[str]]:
     """The figures that each option is for, of the options that others would pass over."""
     drawn, timed = ([n for n, a in FIGURES.items() if a.kind == kind] for kind in ("plane", "costs"))
-    of_suite = [n for n in FIGURES if n not in drawn]
+    of_suite = [n for n in FIGURES if n not in (*drawn, "fig5", "table2")]
     return {
         "seed": drawn,
         "data": [n for n in FIGURES if n not in ("fig1", "fig5", "table2")],
-        **dict.fromkeys(("suite", "keep", "runs", "data_dir"), of_suite),
+        **dict.fromkeys(OF_SUITE, of_suite),
         **dict.fromkeys(("algos", "costs"), timed),
         "into": ["fig5"],
     }
@@ -165,7 +166,10 @@ def _by_timing(args, data):
         read(args.costs)
     if names and args.costs is not None:
         raise ConfigError("--algos says what to time, and --costs that nothing is timed; leave one out")
-    job = _from_a_suite(args, data)[0] if args.keep or args.suite else Job(args.out, Bars())
+    measured = any(getattr(args, option) is not None for option in OF_SUITE)
+    job = _from_a_suite(args, data)[0] if measured else Job(args.out, Bars())
+    if job.suite is not None:
+        job.suite.findings()  # what there is none of is refused before anything is timed
     _check_folder(args.out)
     return replace(job, asked=Asked(names, args.costs, args.into, args.quick)), module.make
 

@@ -77,4 +77,4 @@ def targets(to: str | Path, forms: Sequence[str] | None = None) -> dict[str, Pat
         raise DeployError(
             f"{path} is one file of format {name}, but {', '.join(forms)} was asked for; give a folder for several"
         )
-    return {name: path, CONTRACT: path.with_suffix(".contract.json")}
+    return {name: path, CONTRACT: path.with_name(f"{path.name}.{CONTRACT}")}
