@@ -4,13 +4,20 @@ import importlib
 import sys
 from pathlib import Path
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import srpo
+from srpo.algorithms.srpo import ScoreRegularizedPolicy
+from srpo.diffusion.schedules import VP
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import judge_report
+import optimum
 import training
 
 BENCHMARKS = Path(training.__file__).parent
@@ -73,3 +80,32 @@ def test_calls_are_timed_once_they_no_longer_grow():
     stage_loop = Loop()
     training.grow(stage_loop, stage_loop.calls())
     assert stage_loop.step == 1 + 1 + 2 + 4 + 4
+
+
+def test_the_optimum_of_srpo_is_where_its_direction_vanishes():
+    # Q falls with the squared distance from 0.5, the behavior is N(0, 0.2^2): eq. 15 vanishes between the two
+    class Critic(eqx.Module):
+        def q_target(self, obs, action):
+            return -jnp.sum((action - 0.5) ** 2, -1)[None]
+
+    class Normal(eqx.Module):
+        schedule: VP = VP()
+
+        def __call__(self, x, t, obs):
+            alpha, sigma = self.schedule(t)
+            return (sigma / (alpha**2 * 0.2**2 + sigma**2))[..., None] * x
+
+    class Zero(eqx.Module):
+        def __call__(self, obs):
+            return jnp.zeros(2)
+
+    def acted(beta):
+        policy = optimum.Optimum(Critic(), Normal(), Zero(), beta, ScoreRegularizedPolicy())
+        return np.asarray(policy.act(jnp.zeros((3, 1)), jax.random.key(0)))
+
+    t = jnp.linspace(0.02, 0.98, 10_000)
+    alpha, sigma = VP()(t)
+    pull = float(jnp.mean(sigma**3 * alpha / (alpha**2 * 0.2**2 + sigma**2)))  # of the score on an action, per unit of it
+    for beta in (0.02, 0.2):
+        np.testing.assert_allclose(acted(beta), beta / (pull + 2 * beta), atol=0.03)
+    assert acted(0.02).max() < acted(0.2).min()
