@@ -197,11 +197,15 @@ PORT_TASKS: Tasks = {
     "hopper-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
     "walker2d-*": {"policy.kernel": "laplacian", "policy.sigma": 20.0},
 }
-QUICK: Overrides = {
+QUICK: Overrides = {  # rates by experiment, three times the port's: docs/quick.md
     "policy.steps": 50_000,
     "policy.warmup": 5_000.0,
-    "policy.vae_hidden": (256, 256),
-}  # the wide VAE is most of a step
+    "policy.vae_hidden": (256, 256),  # the wide one is most of a step
+    "policy.lr_actor": 3e-4,
+    "policy.lr_q": 1e-3,
+    "policy.lr_vae": 1e-3,
+    "policy.lr_dual": 3e-3,
+}
 
 
 class BEAR(Algorithm):

@@ -155,7 +155,12 @@ NEWEST: Overrides = {
     "behavior.time_size": 128,
     "behavior.weight_decay": 1e-4,
 }
-QUICK: Overrides = QUICK_CRITIC | {"behavior.steps": 10_000, "behavior.batch_size": 512, "behavior.width": 128}
+QUICK: Overrides = QUICK_CRITIC | {  # by experiment: docs/quick.md
+    "behavior.steps": 10_000,
+    "behavior.batch_size": 512,
+    "behavior.width": 128,
+    "behavior.lr": 1e-3,
+}
 
 
 class IDQL(Algorithm):
