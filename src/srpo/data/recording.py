@@ -119,7 +119,7 @@ class Dataset:
     def returns(self) -> np.ndarray:
         """(complete episodes,) undiscounted sum of the recorded rewards, float64."""
         out = []
-        for part in np.array_split(self.episodes, -(-len(self) // AT_ONCE)):
+        for part in np.array_split(self.episodes, min(-(-len(self) // AT_ONCE), len(self.episodes))):
             first, stop = part[0, 0], part[-1, 1]
             out.append(np.add.reduceat(self.reward[first:stop].astype(np.float64), part[:, 0] - first))
         return np.concatenate(out)[self.complete]
