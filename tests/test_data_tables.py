@@ -98,6 +98,19 @@ def test_missing_values_are_refused_dropped_or_held(tmp_path):
     assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
 
 
+def test_an_episode_ends_at_its_terminal_without_a_column_of_episodes(tmp_path):
+    """What is missing is dropped with its own episode, held from no other, and time may begin anew."""
+    gap = np.isin(np.arange(12), 4)
+    found = columns() | {"t": np.arange(12) % 4, "end": np.arange(12) % 4 == 3}
+    path = write(tmp_path / "a.parquet", found | {"temp": pa.array(found["temp"], mask=gap)})
+    told = f"{path}?obs=temp&action=cmd_*&reward=r&time=t&terminal=end"
+    data = load_dataset(f"{told}&missing=drop")
+    np.testing.assert_array_equal(np.flatnonzero(data.terminal), [3, 7])
+    np.testing.assert_allclose(data.recorded_obs[:, 0], np.delete(found["temp"], np.s_[4:8]), rtol=1e-6)
+    with pytest.raises(DataError, match="temp has no value in row 4 and none before it in the episode"):
+        load_dataset(f"{told}&missing=hold")
+
+
 ODD = [
     "joint[0]",
     "x[1]",

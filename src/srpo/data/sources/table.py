@@ -1,8 +1,9 @@
 """Tables of logs, CSV or Parquet, one file or a folder of them, with a map of their columns (`srpo.data.sources.spec`).
 
 Row i holds what was observed, what was done then, and the reward of it. An episode is the rows of one value of the column
-`episode`, else one file; it is cut where time makes a longer step than `gap`. Its last row is a time-out unless the column
-`terminal` says that it ended. Needs the extra `tables` (pyarrow).
+`episode` that follow each other in a file, else the file; it ends behind a row that the column `terminal` marks, and is cut
+where time makes a longer step than `gap`. Its last row is a time-out unless `terminal` says that it ended. Needs the extra
+`tables` (pyarrow).
 """
 
 from __future__ import annotations
@@ -103,12 +104,13 @@ def _part(file: Path, spec: Spec) -> Part:
         return table[name], f"{file}: {plain(name, NAME)}"
 
     nothing = np.zeros(table.num_rows)
+    terminal = _flags(*told(spec.terminal)) if spec.terminal else nothing.astype(bool)
     episode = _starts(*told(spec.episode)) if spec.episode else nothing.astype(np.int64)
+    episode += np.cumsum(terminal) - terminal  # what follows an end is another one
     if spec.time:
         episode = _in_time(_steps(*told(spec.time)), episode, spec.gap, str(file))
     obs, action = (np.stack([numbers(*told(name)) for name in names], 1) for names in (spec.obs, spec.action))
     reward = numbers(*told(spec.reward)) if spec.reward and not spec.function else nothing
-    terminal = _flags(*told(spec.terminal)) if spec.terminal else nothing.astype(bool)
     rows = np.concatenate([obs, action, reward[:, None]], 1)
     rows, kept = _without_gaps(rows, episode, spec, str(file))
     episode, terminal = episode[kept], terminal[kept]
