@@ -17,7 +17,8 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
-from srpo.data.sources.table import load, require_all, require_numbers
+from srpo.data.sources.columns import require_all, require_numbers
+from srpo.data.sources.table import load
 from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
