@@ -606,7 +606,11 @@ def test_robomimic_and_d3rlpy_files(tmp_path):
     rng = np.random.default_rng(0)
     eef, gripper, action = rng.normal(size=(5, 3)), rng.normal(size=(5, 1)), rng.uniform(-1, 1, (5, 2))
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:
-        for name, rows, done in (("demo_10", slice(2, 5), [0, 0, 1]), ("demo_2", slice(0, 2), [0, 0])):
+        for name, rows, done in (
+            ("demo_10", slice(2, 5), [0, 0, 1]),
+            ("demo_2", slice(0, 2), [0, 0]),
+            ("demo_3", slice(0), []),
+        ):
             demo = file.create_group(f"data/{name}")
             demo["obs/eef_pos"], demo["obs/gripper"], demo["obs/image"] = (
                 eef[rows],
@@ -650,6 +654,8 @@ def test_what_a_file_states_of_itself_is_written_and_read_back(tmp_path):
     np.savez(tmp_path / "named.npz", **arrays, **names, reference=[0, 2])
     found = load_dataset(tmp_path / "named.npz")
     assert found.labels == (("a", "b", "c"), ("x", "y")) and found.score(1) == 50
+    np.savez(tmp_path / "half.npz", **arrays, obs_names=names["obs_names"])
+    assert load_dataset(tmp_path / "half.npz").labels == (("a", "b", "c"), ("action.0", "action.1"))
     for wrong, said in (
         ({"obs_names": ["a", "b"]}, "obs_names holds 2 names, expected one per column, 3"),
         ({"action_names": [1, 2]}, "action_names is .*expected one piece of text per column"),
