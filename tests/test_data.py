@@ -244,6 +244,17 @@ def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
     np.testing.assert_array_equal(np.asarray(kept.mask)[[7, 9]], [1, 1])
 
 
+def test_data_of_cut_rows_alone_can_be_trained_on_by_keeping_them():
+    raw = arrays(10, timeout=range(10))
+    with pytest.raises(DataError, match="record longer episodes$"):
+        treat(from_arrays(**raw))
+    data = from_arrays(**raw, next_obs=raw["obs"] + 1)
+    with pytest.raises(DataError, match="or train with --set data.keep_timeouts=true$"):
+        treat(data)
+    batch = treat(data, Treatment(keep_timeouts=True)).all_transitions.take(np.arange(10))
+    np.testing.assert_array_equal(batch.next_obs, data.next_obs)
+
+
 def test_keeping_timeouts_needs_next_observations_that_were_really_recorded():
     raw = arrays(10, timeout=[4, 9])
     with pytest.raises(DataError, match="'next_observations', which was not recorded"):

@@ -160,8 +160,9 @@ class Dataset:
         """
         rows = Kept(len(self) - (not self.ends_itself), np.flatnonzero(self.timeout[: None if self.ends_itself else -1]))
         if len(rows) == 0:
+            kept = "" if self.next_obs is None else ", or train with --set data.keep_timeouts=true"
             raise DataError(
-                f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes"
+                f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes{kept}"
             )
         return rows
 
