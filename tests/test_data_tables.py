@@ -309,6 +309,18 @@ def test_a_folder_is_found_by_any_path_and_its_map_by_its_whole_name(tmp_path, m
         assert (data.labels[0], data.name) == (("temp",), "trips")
 
 
+def test_a_table_and_a_folder_are_known_by_the_names_they_were_given(tmp_path, monkeypatch):
+    write(tmp_path / "a.csv", columns()).rename(tmp_path / "0a1b")
+    (tmp_path / "logs.csv").symlink_to("0a1b")
+    data = load_dataset(f"{tmp_path / 'logs.csv'}?{MAP}")
+    assert data.name == "logs" and load_dataset(data.source).sha256 == data.sha256
+    lerobot(tmp_path / "so100")
+    (tmp_path / "arm").symlink_to("so100")
+    monkeypatch.chdir(tmp_path / "arm")
+    assert load_dataset(".", action_range=(-1, 1)).name in ("so100", "arm")  # a shell says where it is, Python where that leads
+    assert load_dataset("../arm/", action_range=(-1, 1)).name == "arm"
+
+
 def test_names_of_a_map_are_a_list(tmp_path):
     write(tmp_path / "a.csv", columns())
     (tmp_path / "a.toml").write_text('obs = 5\naction = ["cmd_*"]\n')

@@ -57,10 +57,10 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     }
     fields["timeout"] = last & ~fields["terminal"]
     fields["reward"] = rows["next.reward"].ravel() if "next.reward" in rows else np.zeros(len(last))
-    name = source.removeprefix(PREFIX).rstrip("/").split("/")[-1]
+    where = source if source.startswith(PREFIX) else os.path.abspath(folder)
+    name = where.removeprefix(PREFIX).rstrip("/").split("/")[-1]
     names = {key: _names(features[key], key, sizes[key]) for key in (*states, "action")}
     labels = tuple(name for state in states for name in names[state]), tuple(names["action"])
-    where = source if source.startswith(PREFIX) else str(folder.resolve())
     return fields, Attributes(name, where, labels=labels, notes=tuple(_notes(features, columns)))
 
 

@@ -36,7 +36,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     path, told = split(source)
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder; give the path of {', '.join(SUFFIXES)} files")
-    path = Path(os.path.abspath(path))  # "." has no name
+    path = Path(os.path.abspath(path))  # "." has no name, and the target of a link may have another
     spec = read_spec(told, path)
     folder = path.parent if path.suffix.lower() == ".toml" else path
     files = _inside(folder, spec.files) if folder.is_dir() else [path]
@@ -49,7 +49,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
         fields.pop("reward")
     first = parts[0].spec
     digest = hashlib.sha256("".join([spec.query(), *map(file_hash, files)]).encode()).hexdigest()
-    source = f"{path.resolve()}?{spec.query()}"
+    source = f"{path}?{spec.query()}"
     notes = _scattered(sum(part.again for part in parts), first)
     about = Attributes(path.stem, source, sha256=digest, labels=(first.obs, first.action), reward=spec.function, notes=notes)
     return fields, about
