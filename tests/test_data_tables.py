@@ -301,7 +301,7 @@ def test_a_folder_is_found_by_any_path_and_its_map_by_its_whole_name(tmp_path, m
     folder = tmp_path / "trips.v1"
     folder.mkdir()
     write(folder / "a.csv", columns())
-    (tmp_path / "trips.v1.toml").write_text('obs = ["temp"]\naction = ["cmd_*"]\nreward = "r"\n')
+    (tmp_path / "trips.v1.toml").write_text('obs = ["temp"]\naction = ["cmd_*"]\nreward = "r"\n', "utf-8-sig")
     (tmp_path / "trips.toml").write_text('obs = ["joint_0"]\naction = ["cmd_*"]\nreward = "r"\n')
     monkeypatch.chdir(folder)
     for source in (".", "../trips.v1/", folder):

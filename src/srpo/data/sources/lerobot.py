@@ -67,7 +67,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
 def _features(folder: Path) -> dict[str, Any]:
     file = folder / INFO
     try:
-        features = json.loads(file.read_text())["features"]
+        features = json.loads(file.read_bytes())["features"]
         if not isinstance(features, dict):
             raise TypeError("features is no table")
         return features

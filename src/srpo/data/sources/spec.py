@@ -97,7 +97,7 @@ def read_spec(told: dict[str, Any], path: Path) -> Spec:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8-sig"))  # as Windows' editors begin a file
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise DataError(f'{path}: is no TOML ({plain(e, 100)}); write lines such as obs = ["joint_*"]') from None
 
