@@ -267,6 +267,10 @@ def test_a_file_may_state_it(tmp_path, suffix):
     np.testing.assert_array_equal([data.action_range.low, data.action_range.high], [[-3, -4], [4, 4]])
     assert data.action_range.origin == "stated in the file"
     assert load_dataset(path, action_range=(-5, 5)).action_range.origin == "as told"
+    for one, other in (("low", "high"), ("high", "low")):
+        np.savez(tmp_path / "half.npz", **fields, **{f"action_{one}": 4.0})
+        with pytest.raises(DataError, match=f"states action_{one}, but no action_{other}; state both, or neither"):
+            load_dataset(tmp_path / "half.npz")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from srpo import config
 from srpo.algorithms.srpo import SRPO
-from srpo.data import DataError, from_arrays, treatments
+from srpo.data import DataError, from_arrays, recording, treatments
 from srpo.data.load import build
 from srpo.data.sources import Attributes
 from srpo.data.sources.d4rl import counted_timeouts
@@ -84,6 +84,13 @@ def test_episodes_returns_and_ends():
     np.testing.assert_array_equal(data.returns, [0 + 1 + 2 + 3, 4 + 5 + 6 + 7])
 
 
+@pytest.mark.parametrize("terminal, returns", [([], []), ([9], [45]), ([3, 9], [6, 39])])
+def test_returns_of_episodes_longer_than_what_is_summed_at_once(monkeypatch, terminal, returns):
+    monkeypatch.setattr(recording, "AT_ONCE", 2)
+    data = from_arrays(**arrays(10, terminal=terminal, reward=np.arange(10)))
+    np.testing.assert_array_equal(data.returns, returns)
+
+
 def test_steps_hold_every_row_and_never_look_into_the_next_episode():
     data = from_arrays(**arrays(10, terminal=[3], timeout=[7]))
     steps = treat(data).held_steps
@@ -116,8 +123,9 @@ def test_affine_rewards():
         np.testing.assert_array_equal(reward_of({"reward": option}, rows=4, reward=rewards), np.float32(expected))
 
 
-def test_standardized_rewards_have_mean_zero_and_unit_sample_deviation_over_the_transitions():
-    data = treat(from_arrays(**arrays(50, timeout=[20])), Treatment(reward="standardize"))
+@pytest.mark.parametrize("terminal, reward", [([], None), ([49], None), ([49], np.arange(50) == 49)])
+def test_standardized_rewards_have_mean_zero_and_unit_sample_deviation_over_the_transitions(terminal, reward):
+    data = treat(from_arrays(**arrays(50, terminal=terminal, timeout=[20], reward=reward)), Treatment(reward="standardize"))
     reward = np.asarray(data.transitions.held.reward)
     assert abs(reward.mean()) < 1e-6 and abs(reward.std(ddof=1) - 1) < 1e-6
 
@@ -234,6 +242,17 @@ def test_timed_out_transitions_are_kept_with_their_recorded_next_observation():
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[[7, 9]], recorded[[7, 9]])
     np.testing.assert_array_equal(np.asarray(kept.next_obs)[:3], np.float32(raw["obs"][1:4]))
     np.testing.assert_array_equal(np.asarray(kept.mask)[[7, 9]], [1, 1])
+
+
+def test_data_of_cut_rows_alone_can_be_trained_on_by_keeping_them():
+    raw = arrays(10, timeout=range(10))
+    with pytest.raises(DataError, match="record longer episodes$"):
+        treat(from_arrays(**raw))
+    data = from_arrays(**raw, next_obs=raw["obs"] + 1)
+    with pytest.raises(DataError, match="or train with --set data.keep_timeouts=true$"):
+        treat(data)
+    batch = treat(data, Treatment(keep_timeouts=True)).all_transitions.take(np.arange(10))
+    np.testing.assert_array_equal(batch.next_obs, data.next_obs)
 
 
 def test_keeping_timeouts_needs_next_observations_that_were_really_recorded():

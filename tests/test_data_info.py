@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from srpo.commands import data as command
-from srpo.data import DataError, from_arrays, load_dataset
+from srpo.data import DataError, from_arrays, load_dataset, picture
 from srpo.data.info import summary
 
 NAME = "hopper-medium-expert-mini"
@@ -44,6 +44,20 @@ def test_picture(tmp_path, capsys):
     assert imread(tmp_path / "a.png").shape[0] > 500
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert "a.png" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_picture_shows_actions_in_recorded_units(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(picture, "_action", lambda axis, values, name, ticks: shown.append((values.min() < 0, ticks)))
+    valve = np.random.default_rng(0).uniform([0, -1], [10, 1], (50, 2))
+    for bounds in (([0, -1], [10, 1]), ([0, -2e3], [10, 2e3 + 1])):
+        picture.draw(from_arrays(valve, valve, valve[:, 0], np.zeros(50, bool), action_range=bounds), tmp_path / "a.png")
+    assert shown == [
+        (True, ["0", "5", "10"]),
+        (True, ["-1", "0", "1"]),
+        (True, ["0", "5", "10"]),
+        (True, ["-2000", "0.5", "2001"]),
+    ]
 
 
 @pytest.mark.parametrize("path, text", [("a.jpg", "ends in .png"), ("absent/a.png", "does not exist")])

@@ -16,8 +16,10 @@ from srpo.data import DataError, cache, load_dataset, mapped
 from srpo.data.checks import FIELDS
 from srpo.data.info import summary
 from srpo.data.placing import placed
+from srpo.data.ranges import ActionRange
 from srpo.data.treated import treat
 from srpo.data.treatments import Treatment
+from srpo.data.writing import write_recording
 from srpo.errors import ConfigError, UserError
 from srpo.system import files
 
@@ -79,9 +81,22 @@ def test_compressed_arrays_are_unpacked_once(tmp_path, large, monkeypatch, capsy
     written = [file.stat().st_mtime_ns for file in files]
     again = load_dataset(path)
     assert [file.stat().st_mtime_ns for file in files] == written and os.listdir(large) == [found.sha256]
+    files[0].unlink()  # as what clears caches by age does
+    mended = load_dataset(path)
+    assert sorted(large.rglob("*.npy")) == files and os.listdir(large) == [found.sha256]
     monkeypatch.setattr(mapped, "LARGE", 1 << 30)
-    for each in (found, again):
+    for each in (found, again, mended):
         assert_same(each, load_dataset(path))
+
+
+def test_actions_in_other_units_are_written_in_pieces(tmp_path, large, monkeypatch):
+    data = load_dataset(write(tmp_path / "plain.hdf5", arrays()), action_range=(-2, 2))
+    expected, rows = data.action_range.recorded(np.array(data.action)), []
+    recorded = ActionRange.recorded
+    monkeypatch.setattr(ActionRange, "recorded", lambda self, action: rows.append(len(action)) or recorded(self, action))
+    with h5py.File(write_recording(data, tmp_path / "written.hdf5")) as file:
+        np.testing.assert_array_equal(file["actions"], expected)
+    assert data.on_disk and max(rows) < len(data) / 2
 
 
 @pytest.fixture

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from test_data import arrays
 
+from srpo.algorithms.bc import BC
 from srpo.cli import main
 from srpo.data import DataError, from_arrays, load_dataset, mapped, sources
+from srpo.data.again import reload
 from srpo.data.checks import FIELDS
 from srpo.data.sources.builtin import BUILTIN, builtin_path
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
+from srpo.runs.description import describe
+from srpo.runs.grid import Grid
 
 
 def write(path, raw, **attributes):
@@ -47,6 +51,18 @@ def test_every_source_gives_the_same_data(tmp_path, suffix, recorded):
         np.testing.assert_array_equal(getattr(data, key), getattr(expected, key))
     for found, wanted in zip(treat(data).transitions.held, treat(expected).transitions.held, strict=True):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_a_run_finds_a_file_by_the_link_that_it_was_named_by(tmp_path, monkeypatch):
+    """Stores of large files keep them under their hashes, which end like no file of ours."""
+    write(tmp_path / "a.hdf5", arrays(terminal=[5])).rename(tmp_path / "0a1b")
+    (tmp_path / "logs.hdf5").symlink_to("0a1b")
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset("logs.hdf5")
+    info = describe(Grid.create(BC(), 1, None), treat(data), eval_every=0, eval_episodes=1)
+    monkeypatch.chdir("/")
+    again = reload(info["data"])
+    assert (again.name, again.sha256) == ("logs", data.sha256)
 
 
 def test_the_hash_is_of_the_content(tmp_path):

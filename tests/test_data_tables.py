@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from dataclasses import replace
+from decimal import Decimal
 
 import h5py
 import numpy as np
@@ -96,6 +97,19 @@ def test_missing_values_are_refused_dropped_or_held(tmp_path):
     dropped, held = (load_dataset(f"{path}?{MAP}&missing={how}") for how in ("drop", "hold"))
     assert len(dropped) == 8 and np.flatnonzero(dropped.timeout).tolist() == [3, 7]
     assert held.recorded_obs[5, 2] == held.recorded_obs[4, 2] and len(held) == 12
+
+
+def test_an_episode_ends_at_its_terminal_without_a_column_of_episodes(tmp_path):
+    """What is missing is dropped with its own episode, held from no other, and time may begin anew."""
+    gap = np.isin(np.arange(12), 4)
+    found = columns() | {"t": np.arange(12) % 4, "end": np.arange(12) % 4 == 3}
+    path = write(tmp_path / "a.parquet", found | {"temp": pa.array(found["temp"], mask=gap)})
+    told = f"{path}?obs=temp&action=cmd_*&reward=r&time=t&terminal=end"
+    data = load_dataset(f"{told}&missing=drop")
+    np.testing.assert_array_equal(np.flatnonzero(data.terminal), [3, 7])
+    np.testing.assert_allclose(data.recorded_obs[:, 0], np.delete(found["temp"], np.s_[4:8]), rtol=1e-6)
+    with pytest.raises(DataError, match="temp has no value in row 4 and none before it in the episode"):
+        load_dataset(f"{told}&missing=hold")
 
 
 ODD = [
@@ -233,6 +247,10 @@ def test_whole_numbers_beyond_those_of_float64_are_observed(tmp_path):
         ({}, "obs=temp&action=cmd_*&reward=r&missing=skip", "found skip, expected one of refuse, drop, hold"),
         ({}, "obs=temp&action=cmd_*&reward=r&gap=2", "a gap cuts episodes by time; name the column of the time"),
         ({}, "obs=temp&action=cmd_*&reward=r&time=t&gap=soon", "gap is soon, expected seconds"),
+        *(({}, f"{MAP}&gap={gap}", f"gap is {gap}, expected seconds, more than 0") for gap in ("0", "-1", "nan")),
+        ({"temp": [*["0.5"] * 5, "ERR", *["1"] * 6]}, MAP, "temp holds string such as 'ERR', expected numbers"),
+        ({"trip": [0, 1] * 6}, MAP, "trip changes in every row, to values that were there before; sort the rows"),
+        ({}, "obs=temp&action=cmd_*&reward=joint_*", r"reward is joint_\*, which is 2 columns \(joint_0, joint_1\); name one"),
         ({"t": np.zeros(12)}, MAP, "row 1 has the same time as row 0"),
         ({"t": -np.arange(12.0)}, MAP, "row 1 has an earlier time than row 0"),
         ({}, "obs=temp&action=cmd_*", "no reward is recorded; name its column, or a function: --reward module:function"),
@@ -248,6 +266,72 @@ def test_what_cannot_be_read_is_one_line(tmp_path, change, query, said):
         or "gap" in said
         or "expected one" in said
     )
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_another_separator_than_commas_is_named(tmp_path, mark):
+    (tmp_path / "a.csv").write_text(f"a{mark}b\n1{mark}2\n3{mark}4\n")
+    with pytest.raises(DataError) as found:
+        load_dataset(f"{tmp_path / 'a.csv'}?obs=a&action=b")
+    assert f"the file is separated by {mark!r}; write it with commas" in str(found.value)
+
+
+def test_blanks_around_names_and_decimals_are_read(tmp_path):
+    """As in files of "a, b", and of data bases."""
+    found = columns()
+    spaced = write(tmp_path / "a.csv", {f" {name}": x for name, x in found.items()})
+    exact = [Decimal(round(x * 1000)) / 1000 for x in found["temp"]]
+    data = load_dataset(f"{write(tmp_path / 'b.parquet', found | {'temp': exact})}?{MAP}")
+    np.testing.assert_allclose(data.recorded_obs[:, 2], np.asarray(exact, float), rtol=1e-6)
+    data = load_dataset(f"{spaced}?{MAP}")
+    np.testing.assert_allclose(data.recorded_obs[:, 2], found["temp"], rtol=1e-6)
+    assert data.labels == ((" joint_0", " joint_1", " temp"), (" cmd_a", " cmd_b"))
+
+
+def test_episodes_that_come_back_are_said(tmp_path):
+    found = columns() | {"trip": np.array([0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 2, 2])}
+    told = "obs=temp&action=cmd_*&reward=r&episode=trip"
+    data = load_dataset(f"{write(tmp_path / 'a.csv', found)}?{told}")
+    assert any("values of the column trip come back after others, 2 times" in line for line in data.notes)
+    np.testing.assert_array_equal(np.flatnonzero(data.timeout), [1, 3, 5, 7, 11])
+    assert not any("come back" in line for line in load_dataset(f"{write(tmp_path / 'b.csv', columns())}?{told}").notes)
+
+
+def test_a_folder_is_found_by_any_path_and_its_map_by_its_whole_name(tmp_path, monkeypatch):
+    folder = tmp_path / "trips.v1"
+    folder.mkdir()
+    write(folder / "a.csv", columns())
+    (tmp_path / "trips.v1.toml").write_text('obs = ["temp"]\naction = ["cmd_*"]\nreward = "r"\n', "utf-8-sig")
+    (tmp_path / "trips.toml").write_text('obs = ["joint_0"]\naction = ["cmd_*"]\nreward = "r"\n')
+    monkeypatch.chdir(folder)
+    for source in (".", "../trips.v1/", folder):
+        data = load_dataset(source)
+        assert (data.labels[0], data.name) == (("temp",), "trips")
+
+
+def test_a_table_and_a_folder_are_known_by_the_names_they_were_given(tmp_path, monkeypatch):
+    write(tmp_path / "a.csv", columns()).rename(tmp_path / "0a1b")
+    (tmp_path / "logs.csv").symlink_to("0a1b")
+    data = load_dataset(f"{tmp_path / 'logs.csv'}?{MAP}")
+    assert data.name == "logs" and load_dataset(data.source).sha256 == data.sha256
+    lerobot(tmp_path / "so100")
+    (tmp_path / "arm").symlink_to("so100")
+    monkeypatch.chdir(tmp_path / "arm")
+    assert load_dataset(".", action_range=(-1, 1)).name in ("so100", "arm")  # a shell says where it is, Python where that leads
+    assert load_dataset("../arm/", action_range=(-1, 1)).name == "arm"
+
+
+def test_names_of_a_map_are_a_list(tmp_path):
+    write(tmp_path / "a.csv", columns())
+    (tmp_path / "a.toml").write_text('obs = 5\naction = ["cmd_*"]\n')
+    with pytest.raises(DataError, match=r'a.toml: obs is 5, expected names; write obs = \["name_\*", "other"\]'):
+        load_dataset(tmp_path / "a.csv")
+
+
+def test_a_pattern_of_files_needs_a_folder(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", columns())
+    assert main(["data", "info", str(path), "--obs", "temp", "--action", "cmd_*", "--reward", "r", "--files", "b*"]) == 2
+    assert "--files b*: chooses files of a folder, found the file" in capsys.readouterr().err
 
 
 REWARD = """
@@ -534,7 +618,11 @@ def test_robomimic_and_d3rlpy_files(tmp_path):
     rng = np.random.default_rng(0)
     eef, gripper, action = rng.normal(size=(5, 3)), rng.normal(size=(5, 1)), rng.uniform(-1, 1, (5, 2))
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:
-        for name, rows, done in (("demo_10", slice(2, 5), [0, 0, 1]), ("demo_2", slice(0, 2), [0, 0])):
+        for name, rows, done in (
+            ("demo_10", slice(2, 5), [0, 0, 1]),
+            ("demo_2", slice(0, 2), [0, 0]),
+            ("demo_3", slice(0), []),
+        ):
             demo = file.create_group(f"data/{name}")
             demo["obs/eef_pos"], demo["obs/gripper"], demo["obs/image"] = (
                 eef[rows],
@@ -578,6 +666,8 @@ def test_what_a_file_states_of_itself_is_written_and_read_back(tmp_path):
     np.savez(tmp_path / "named.npz", **arrays, **names, reference=[0, 2])
     found = load_dataset(tmp_path / "named.npz")
     assert found.labels == (("a", "b", "c"), ("x", "y")) and found.score(1) == 50
+    np.savez(tmp_path / "half.npz", **arrays, obs_names=names["obs_names"])
+    assert load_dataset(tmp_path / "half.npz").labels == (("a", "b", "c"), ("action.0", "action.1"))
     for wrong, said in (
         ({"obs_names": ["a", "b"]}, "obs_names holds 2 names, expected one per column, 3"),
         ({"action_names": [1, 2]}, "action_names is .*expected one piece of text per column"),

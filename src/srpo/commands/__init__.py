@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def located(source: str, args: Any) -> str:
         told = told if matches(source) else {}  # the source of a table says that its reward is computed
     if not told:
         return source
+    if "files" in told and os.path.isfile(source) and not source.lower().endswith(".toml"):
+        raise ConfigError(f"--files {told['files']}: chooses files of a folder, found the file {source}; leave it out")
     from srpo.data.sources.spec import encoded
 
     return f"{source}{'&' if '?' in source else '?'}{encoded(told)}"

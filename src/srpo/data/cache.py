@@ -47,15 +47,21 @@ def unpacked(key: str, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype, Par
     sizes = {name: int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for name, (shape, dtype, _) in arrays.items()}
     home = folder() / key
     files = {name: home / f"{name}.npy" for name in arrays}
-    if home.is_dir():
+
+    def whole() -> bool:
+        return all(map(os.path.isfile, files.values()))
+
+    if whole():
         return files
     try:
         with unfinished(folder(sum(sizes.values())) / key) as part:
             part.mkdir()
             _write(part, arrays, sum(sizes.values()), label)
+            if not whole():
+                shutil.rmtree(home, ignore_errors=True)  # what is left where some of it was deleted
             os.replace(part, home)
     except OSError as error:
-        if not home.is_dir():  # or another process was faster
+        if not whole():  # or another process was faster
             raise DataError(
                 f"{home}: cannot be written ({error.strerror or error}); set SRPO_CACHE_DIR to another folder"
             ) from None

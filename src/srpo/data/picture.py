@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from srpo.data import extent
 from srpo.data.mapped import few
 from srpo.data.recording import Dataset
 from srpo.system.files import unfinished
@@ -16,6 +17,7 @@ from srpo.text import plain
 
 BLUE, GRAY = "#2b6cb0", "#555555"
 MOST = 32  # action columns drawn
+TICKS = (-1, 0, 1)  # of actions as training sees them
 
 
 def draw(data: Dataset, path: Path) -> None:
@@ -30,12 +32,13 @@ def draw(data: Dataset, path: Path) -> None:
     bottom.supylabel("share of rows", fontsize=10)
     bottom.supxlabel("action", fontsize=10)
     axes = bottom.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    action, ticks = few(data.action), _ticks(data)
     for column, axis in enumerate(axes):
         if column >= shown:
             axis.set_visible(False)
         else:
             name = f"column {column}" if data.labels is None else plain(data.labels[1][column], 24)
-            _action(axis, few(data.action)[:, column], name)
+            _action(axis, action[:, column], name, ticks[column])
     with unfinished(path) as part:
         figure.savefig(part, format="png")
         os.replace(part, path)
@@ -62,10 +65,18 @@ def _returns(axis, data: Dataset) -> None:
         score.spines["top"].set_color(GRAY)
 
 
-def _action(axis, values: np.ndarray, name: str) -> None:
+def _ticks(data: Dataset) -> list[list[str]]:
+    """What the actions that are -1, 0 and 1 in training are in recorded units, column by column."""
+    at = np.repeat(np.array(TICKS)[:, None], data.action_size, 1)
+    recorded = at if data.action_range is None else data.action_range.recorded(at)
+    digits = extent.digits(recorded[0], recorded[-1])
+    return [[f"{x:.{n}g}" for x in column] for column, n in zip(recorded.T, digits, strict=True)]
+
+
+def _action(axis, values: np.ndarray, name: str, ticks: list[str]) -> None:
     axis.hist(values, bins=np.linspace(-1, 1, 51), weights=np.full(len(values), 1 / len(values)), color=BLUE)
     axis.set_title(name, fontsize=9, parse_math=False)
     axis.set_xlim(-1.04, 1.04)
-    axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["-1", "-0.5", "0", "0.5", "1"])
+    axis.set_xticks(TICKS, ticks)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

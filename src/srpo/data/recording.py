@@ -119,7 +119,7 @@ class Dataset:
     def returns(self) -> np.ndarray:
         """(complete episodes,) undiscounted sum of the recorded rewards, float64."""
         out = []
-        for part in np.array_split(self.episodes, -(-len(self) // AT_ONCE)):
+        for part in np.array_split(self.episodes, min(-(-len(self) // AT_ONCE), len(self.episodes))):
             first, stop = part[0, 0], part[-1, 1]
             out.append(np.add.reduceat(self.reward[first:stop].astype(np.float64), part[:, 0] - first))
         return np.concatenate(out)[self.complete]
@@ -160,8 +160,9 @@ class Dataset:
         """
         rows = Kept(len(self) - (not self.ends_itself), np.flatnonzero(self.timeout[: None if self.ends_itself else -1]))
         if len(rows) == 0:
+            kept = "" if self.next_obs is None else ", or train with --set data.keep_timeouts=true"
             raise DataError(
-                f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes"
+                f"{self.source}: no transition is left, as every row but the last is a time-out; record longer episodes{kept}"
             )
         return rows
 

@@ -21,8 +21,8 @@ ROWS_AT_ONCE = 1 << 16  # of a pass over all of them
 class Table:
     """Numbered rows of a recording after their treatment, as NumPy arrays.
 
-    kept: which rows it has. into_next: whether the row after a time-out, which begins another episode, counts as what
-    follows it; if not, the row itself does, or what was recorded as its next observation.
+    kept: which rows it has. into_next: whether what was recorded as the next observation of a time-out counts as what follows it,
+    or else the row after it, which begins another episode; if not, the row itself does.
     """
 
     data: Dataset

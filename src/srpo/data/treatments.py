@@ -126,7 +126,9 @@ def _per_spread(returns, what: str) -> Change:
 
 def standardized(data: Dataset) -> Change:
     """(r - mean) / standard deviation (of the sample) over the transitions. Raises DataError."""
-    reward = data.reward[:-1][~data.timeout[:-1]]
+    transition = ~data.timeout  # a flag per row: numbers of rows would take eight times as much
+    transition[-1] = data.ends_itself
+    reward = data.reward[transition]
     mean, std = reward.mean(dtype=np.float64), reward.std(dtype=np.float64, ddof=1) if len(reward) > 1 else 0.0
     if std == 0:
         raise DataError(f"{data.source}: rewards cannot be standardized, as all are {mean:.6g}; use data.reward=none")

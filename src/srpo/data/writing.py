@@ -64,7 +64,7 @@ def write_recording(data: Dataset, path: Path) -> Path:
 
     fields = {
         "obs": recorded(data.obs),
-        "action": data.action if units is None else units.recorded(data.action),
+        "action": data.action if units is None else spilled.of(data.action, units.recorded),
         "reward": data.reward,
         "terminal": data.terminal,
         "timeout": None if data.timeouts_from == "none" else data.timeout,  # a field of zeros would say that none was cut

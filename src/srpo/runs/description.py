@@ -44,7 +44,7 @@ def describe(grid: Grid, data: Treated, sources: dict[str, str] | None = None, *
         "sweep": {path: list(values) for path, values in grid.sweep.items()},
         "data": {
             "name": recording.name,
-            "source": str(Path(recording.source).resolve()) if os.path.isfile(recording.source) else recording.source,
+            "source": os.path.abspath(recording.source) if os.path.isfile(recording.source) else recording.source,
             "sha256": recording.sha256,
             "rows": len(recording),
             "transitions": data.n_transitions,

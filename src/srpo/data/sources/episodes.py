@@ -6,6 +6,7 @@ left out and said. d3rlpy: `observations_0, actions_0, rewards_0, terminated_0, 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _gather(file: h5py.File, path: Path, episodes: list[str], wanted: dict[str, 
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array, np.float64).reshape(len(array), -1)
+    return np.asarray(array, np.float64).reshape(len(array), math.prod(array.shape[1:]))  # of an episode without steps, too
 
 
 def _fields(found: dict[str, np.ndarray], terminal: np.ndarray) -> dict[str, np.ndarray]:

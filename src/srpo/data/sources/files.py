@@ -42,6 +42,9 @@ def read_recording(path: Path, name: str) -> tuple[dict[str, Any], Attributes]:
     fields, others = read_file(path)
     told = {name: others.pop(name, None) for name in ATTRIBUTES}
     bounds = [told[name] for name in BOUNDS]
+    if sum(bound is None for bound in bounds) == 1:
+        there, lacking = sorted(BOUNDS, key=lambda name: told[name] is None)
+        raise DataError(f"{path}: states {there}, but no {lacking}; state both, or neither")
     about = Attributes(
         name,
         str(path),

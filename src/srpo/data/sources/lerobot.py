@@ -17,7 +17,8 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
-from srpo.data.sources.table import load, require_all, require_numbers
+from srpo.data.sources.columns import require_all, require_numbers
+from srpo.data.sources.table import load
 from srpo.system.surroundings import expanded
 from srpo.text import NAME, plain
 
@@ -56,17 +57,17 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     }
     fields["timeout"] = last & ~fields["terminal"]
     fields["reward"] = rows["next.reward"].ravel() if "next.reward" in rows else np.zeros(len(last))
-    name = source.removeprefix(PREFIX).rstrip("/").split("/")[-1]
+    where = source if source.startswith(PREFIX) else os.path.abspath(folder)
+    name = where.removeprefix(PREFIX).rstrip("/").split("/")[-1]
     names = {key: _names(features[key], key, sizes[key]) for key in (*states, "action")}
     labels = tuple(name for state in states for name in names[state]), tuple(names["action"])
-    where = source if source.startswith(PREFIX) else str(folder.resolve())
     return fields, Attributes(name, where, labels=labels, notes=tuple(_notes(features, columns)))
 
 
 def _features(folder: Path) -> dict[str, Any]:
     file = folder / INFO
     try:
-        features = json.loads(file.read_text())["features"]
+        features = json.loads(file.read_bytes())["features"]
         if not isinstance(features, dict):
             raise TypeError("features is no table")
         return features

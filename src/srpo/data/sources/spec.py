@@ -50,6 +50,8 @@ class Spec:
             raise DataError(f"missing: found {plain(self.missing, NAME)}, expected one of {', '.join(MISSING)}")
         if self.gap is not None and self.time is None:
             raise DataError("a gap cuts episodes by time; name the column of the time, such as --time t")
+        if self.gap is not None and not self.gap > 0:
+            raise DataError(f"gap is {self.gap:g}, expected seconds, more than 0, such as --gap 2")
 
     @property
     def function(self) -> str | None:
@@ -87,14 +89,15 @@ def split(source: str) -> tuple[Path, dict[str, Any]]:
 
 def read_spec(told: dict[str, Any], path: Path) -> Spec:
     """The columns of the table at `path`: as told, else as a TOML file beside it says. Raises DataError."""
-    toml = path if path.suffix.lower() == ".toml" else path.with_suffix(".toml")
-    beside = _toml(toml) if os.path.isfile(toml) else {}
-    return _spec(beside | told, f"{toml}" if beside and not told else f"{path}")
+    beside = path.with_name(f"{path.name}.toml") if path.is_dir() else path.with_suffix(".toml")
+    toml = path if path.suffix.lower() == ".toml" else beside
+    written = _toml(toml) if os.path.isfile(toml) else {}
+    return _spec(written | told, f"{toml}" if written and not told else f"{path}")
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8-sig"))  # as Windows' editors begin a file
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise DataError(f'{path}: is no TOML ({plain(e, 100)}); write lines such as obs = ["joint_*"]') from None
 
@@ -110,6 +113,8 @@ def _spec(told: dict[str, Any], where: str) -> Spec:
     for key in ("obs", "action"):
         if isinstance(values.get(key), str):
             values[key] = _listed(values[key])
+        if not isinstance(values.get(key, ()), (list, tuple)):
+            raise DataError(f'{where}: {key} is {plain(values[key], NAME)}, expected names; write {key} = ["name_*", "other"]')
         values[key] = tuple(map(str, values.get(key, ())))
     if "gap" in values:
         try:
@@ -131,13 +136,11 @@ def resolved(spec: Spec, columns: Sequence[str], where: str) -> Spec:
     def named(pattern: str) -> list[str]:
         if exact := [name for name in (pattern, pattern.strip()) if name in columns][:1]:
             return exact
-        found = [name for name in columns if fnmatch.fnmatchcase(name, pattern.strip().replace("[", "[[]"))]
+        wanted = pattern.strip().replace("[", "[[]")
+        found = [name for name in columns if fnmatch.fnmatchcase(name, wanted)]
+        found = found or [name for name in columns if fnmatch.fnmatchcase(name.strip(), wanted)]  # of "t, x" in a CSV
         if not found:
-            near = difflib.get_close_matches(pattern.replace("*", ""), columns, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {plain(near[0], NAME)}?" if near else f"it holds {', '.join(plain(c, 40) for c in columns[:8])}"
-            )
-            raise DataError(f"{where}: no column is called {plain(pattern, NAME)}; {hint}")
+            raise DataError(f"{where}: no column is called {plain(pattern, NAME)}; {_known(pattern, columns)}")
         return found
 
     out: dict[str, Any] = {}
@@ -150,5 +153,17 @@ def resolved(spec: Spec, columns: Sequence[str], where: str) -> Spec:
     for key in ("reward", "terminal", "episode", "time"):
         value = getattr(spec, key)
         if value is not None and not (key == "reward" and spec.function):
-            out[key] = named(value)[0]
+            found = named(value)
+            if len(found) > 1:
+                both = ", ".join(plain(name, 40) for name in found[:4])
+                raise DataError(f"{where}: {key} is {plain(value, NAME)}, which is {len(found)} columns ({both}); name one")
+            out[key] = found[0]
     return replace(spec, **out)
+
+
+def _known(pattern: str, columns: Sequence[str]) -> str:
+    """What there is in the place of a column that is not."""
+    if len(columns) == 1 and (other := next((mark for mark in ";\t|" if mark in columns[0]), None)):
+        return f"the file is separated by {other!r}; write it with commas"
+    near = difflib.get_close_matches(pattern.replace("*", ""), columns, n=1, cutoff=0.5)
+    return f"did you mean {plain(near[0], NAME)}?" if near else f"it holds {', '.join(plain(c, 40) for c in columns[:8])}"

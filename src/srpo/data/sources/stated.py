@@ -17,19 +17,22 @@ Labels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def labels(stated: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> Labels | None:
-    """The names of the columns of observations and of actions; None unless both are stated. Raises DataError."""
-    if any(stated.get(name) is None for name in NAMES.values()):
+    """The names of the columns of observations and of actions, numbers in the place of those that are not stated; None if neither
+    are. Raises DataError."""
+    if all(stated.get(name) is None for name in NAMES.values()):
         return None
-    obs, action = (_names(stated[name], np.shape(fields[key])[-1:], f"{where}: {name}") for key, name in NAMES.items())
+    obs, action = (_names(stated.get(name), key, np.shape(fields[key])[1:], f"{where}: {name}") for key, name in NAMES.items())
     return obs, action
 
 
-def _names(found: Any, columns: tuple[int, ...], what: str) -> tuple[str, ...]:
+def _names(found: Any, key: str, columns: tuple[int, ...], what: str) -> tuple[str, ...]:
+    if found is None:
+        return tuple(f"{key}.{i}" for i in range(sum(columns)))
     names = [x.decode(errors="replace") if isinstance(x, bytes) else x for x in np.asarray(found).ravel().tolist()]
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{what} is {plain(names, NAME)}, expected one piece of text per column; correct it")
     if columns != (len(names),):
-        raise DataError(f"{what} holds {len(names)} names, expected one per column, {plain(columns[-1], NAME)}; correct it")
+        raise DataError(f"{what} holds {len(names)} names, expected one per column, {plain(sum(columns), NAME)}; correct it")
     return tuple(names)
 
 

@@ -1,8 +1,9 @@
 """Tables of logs, CSV or Parquet, one file or a folder of them, with a map of their columns (`srpo.data.sources.spec`).
 
 Row i holds what was observed, what was done then, and the reward of it. An episode is the rows of one value of the column
-`episode`, else one file; it is cut where time makes a longer step than `gap`. Its last row is a time-out unless the column
-`terminal` says that it ended. Needs the extra `tables` (pyarrow).
+`episode` that follow each other in a file, else the file; it ends behind a row that the column `terminal` marks, and is cut
+where time makes a longer step than `gap`. Its last row is a time-out unless `terminal` says that it ended. Needs the extra
+`tables` (pyarrow).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from srpo.data.checks import DataError
 from srpo.data.sources import Attributes
+from srpo.data.sources.columns import flags, numbers, starts, steps
 from srpo.data.sources.hashes import file_hash
 from srpo.data.sources.spec import Spec, read_spec, resolved, split
 from srpo.text import NAME, plain
@@ -34,6 +36,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
     path, told = split(source)
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder; give the path of {', '.join(SUFFIXES)} files")
+    path = Path(os.path.abspath(path))  # "." has no name, and the target of a link may have another
     spec = read_spec(told, path)
     folder = path.parent if path.suffix.lower() == ".toml" else path
     files = _inside(folder, spec.files) if folder.is_dir() else [path]
@@ -41,14 +44,25 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
         raise DataError(f"{folder}: holds no {spec.files or ' or '.join(SUFFIXES)} file; name another folder, or files")
     parts = [_part(file, spec) for file in files]
     _same_columns(parts, files)
-    fields = {key: np.concatenate([getattr(part, key) for part in parts]) for key in Part._fields if key != "spec"}
+    fields = {key: np.concatenate([getattr(part, key) for part in parts]) for key in Part._fields[:5]}
     if spec.reward is None or spec.function:
         fields.pop("reward")
     first = parts[0].spec
     digest = hashlib.sha256("".join([spec.query(), *map(file_hash, files)]).encode()).hexdigest()
-    source = f"{path.resolve()}?{spec.query()}"
-    about = Attributes(path.stem, source, sha256=digest, labels=(first.obs, first.action), reward=spec.function)
+    source = f"{path}?{spec.query()}"
+    notes = _scattered(sum(part.again for part in parts), first)
+    about = Attributes(path.stem, source, sha256=digest, labels=(first.obs, first.action), reward=spec.function, notes=notes)
     return fields, about
+
+
+def _scattered(again: int, spec: Spec) -> tuple[str, ...]:
+    """What must be said of a column of the episode some of whose values come back after others."""
+    if not again:
+        return ()
+    return (
+        f"values of the column {plain(spec.episode, NAME)} come back after others, {again} times, each time as another episode; if it is the "
+        "same one, sort the rows so that those of an episode follow each other",
+    )
 
 
 class Part(NamedTuple):
@@ -60,6 +74,7 @@ class Part(NamedTuple):
     terminal: np.ndarray
     timeout: np.ndarray
     spec: Spec
+    again: int  # episodes whose name another one had before
 
 
 def _inside(folder: Path, pattern: str | None) -> list[Path]:
@@ -103,90 +118,19 @@ def _part(file: Path, spec: Spec) -> Part:
         return table[name], f"{file}: {plain(name, NAME)}"
 
     nothing = np.zeros(table.num_rows)
-    episode = _starts(*told(spec.episode)) if spec.episode else nothing.astype(np.int64)
+    terminal = flags(*told(spec.terminal)) if spec.terminal else nothing.astype(bool)
+    episode, again = starts(*told(spec.episode)) if spec.episode else (nothing.astype(np.int64), 0)
+    episode += np.cumsum(terminal) - terminal  # what follows an end is another one
     if spec.time:
-        episode = _in_time(_steps(*told(spec.time)), episode, spec.gap, str(file))
+        episode = _in_time(steps(*told(spec.time)), episode, spec.gap, str(file))
     obs, action = (np.stack([numbers(*told(name)) for name in names], 1) for names in (spec.obs, spec.action))
     reward = numbers(*told(spec.reward)) if spec.reward and not spec.function else nothing
-    terminal = _flags(*told(spec.terminal)) if spec.terminal else nothing.astype(bool)
     rows = np.concatenate([obs, action, reward[:, None]], 1)
     rows, kept = _without_gaps(rows, episode, spec, str(file))
     episode, terminal = episode[kept], terminal[kept]
     last = np.append(episode[1:] != episode[:-1], True)
     n = obs.shape[1]
-    return Part(rows[:, :n], rows[:, n:-1], rows[:, -1], terminal, last & ~terminal, spec)
-
-
-def require_all(column: Any, where: str, advice: str) -> None:
-    """Raises DataError for a row without a value: null, NaN or an empty text."""
-    import pyarrow
-    from pyarrow import compute
-
-    lacking = compute.is_null(column, nan_is_null=pyarrow.types.is_floating(column.type))
-    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
-        lacking = compute.or_kleene(lacking, compute.equal(column, ""))
-    if (at := compute.index(lacking, True).as_py()) >= 0:
-        raise DataError(f"{where} has no value in row {at}; {advice}")
-
-
-def _starts(column: Any, where: str) -> np.ndarray:
-    """The number of the episode of each row: another one wherever the value changes. Raises DataError for a row without a value."""
-    require_all(column, where, "write in every row of which episode it is, or drop the row")
-    values = column.to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.cumsum(values[1:] != values[:-1])])
-
-
-def _flags(column: Any, where: str) -> np.ndarray:
-    """Whether an episode ended by itself at each row. Raises DataError for anything but 0 and 1."""
-    require_all(column, where, "write 1 where an episode ended by itself and 0 elsewhere")
-    found = numbers(column, where)
-    wrong = (found != 0) & (found != 1)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise DataError(
-            f"{where} is {found[at]:.6g} in row {at}, expected true or false (1 or 0); name another column, or correct it"
-        )
-    return found == 1
-
-
-def numbers(column: Any, where: str) -> np.ndarray:
-    """A column as float64, NaN where it has no value. Raises DataError for other types."""
-    import pyarrow
-
-    require_numbers(column, where)
-    return np.array(column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-
-
-def require_numbers(column: Any, where: str) -> None:
-    """Raises DataError for a column of other types than numbers, flags and nothing."""
-    from pyarrow import types
-
-    kind = column.type
-    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)):
-        found = next((x for x in column.to_pylist() if x is not None), None)
-        raise DataError(
-            f"{where} holds {kind} such as {plain(found, 40)!r}, expected numbers; leave the column out, or write numbers"
-        )
-
-
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of the units of time stamps
-
-
-def _steps(column: Any, where: str) -> np.ndarray:
-    """(N - 1,) seconds from each row to the next, whole numbers and time stamps subtracted as such. Raises DataError for a row
-    without a time."""
-    import pyarrow
-
-    require_all(column, where, "drop the row, or leave --time out")
-    stamps = pyarrow.types.is_timestamp(column.type)
-    if stamps or pyarrow.types.is_integer(column.type):
-        whole = column.cast(pyarrow.int64(), safe=False).to_numpy()
-        return np.diff(whole) / (PER_SECOND[column.type.unit] if stamps else 1)
-    time = numbers(column, where)
-    if not np.isfinite(time).all():
-        at = int(np.argmax(~np.isfinite(time)))
-        raise DataError(f"{where} is {time[at]} in row {at}, expected a time; drop the row, or leave --time out")
-    return np.diff(time)
+    return Part(rows[:, :n], rows[:, n:-1], rows[:, -1], terminal, last & ~terminal, spec, again)
 
 
 def _in_time(step: np.ndarray, episode: np.ndarray, gap: float | None, where: str) -> np.ndarray:
