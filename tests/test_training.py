@@ -397,7 +397,11 @@ def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsy
     options = {"seeds": (3, 1), "start_from": swept.path, "sweep": {"policy.lr": [1e-3, 1e38]}}
     run = srpo.train(algorithm, data, out=tmp_path / "run", eval_every=5, eval_episodes=1, **options)
     message = capsys.readouterr().err
-    assert "policy.lr=1e+38" in message and "of stage policy" in message and "not finite" in message
+    assert (
+        "policy.lr=1e+38" in message
+        and "not finite" in message
+        and "of stage policy; the state before is kept, the other" in message
+    )
     assert [f["seed"] for f in run.failures] == [3, 1]
     assert all((f["stage"], f["point"]) == ("policy", [["policy.lr", 1e38]]) for f in run.failures)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.results["policy"]))  # the last good state
@@ -410,8 +414,9 @@ def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsy
         mine = ("1e+38", str(failure["seed"]))
         told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if (r["policy.lr"], r["seed"]) == mine]
         assert max(told) <= failure["step"]  # what is no longer trained reports nothing
-    with pytest.raises(execution.TrainingFailed, match="no run is left"):
-        srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
+    with pytest.raises(execution.TrainingFailed, match="no run is left .*; lower the learning rate"):
+        srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0)
+    assert "seed 0: " in (message := capsys.readouterr().err) and "the other runs" not in message
 
 
 def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, algorithm, tmp_path):
