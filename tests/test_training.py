@@ -525,6 +525,13 @@ REFUSALS = {
     "too many kept": (["--keep", "11000"], "found 11000 policies to keep, expected at most 10000"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),
+    "evaluated and not": (["--dry-run", "--eval-every", "5", "--no-eval"], "--no-eval for none; leave one of them out"),
+    "nothing kept in a dry run": (["--dry-run", "--keep", "0"], "found 0 policies to keep, expected 1 to 10"),
+    "nothing to act in, in a dry run": (["--dry-run", "--eval-every", "5"], "names no environment to evaluate in"),
+    "no level of an expectile": (
+        ["--dry-run", "--algo", "idql", "--sweep", "critic.level=0.7,1"],
+        "level: found 1, expected less than 1 for the loss expectile",
+    ),
 }
 
 
@@ -557,7 +564,7 @@ def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsy
         srpo.train(algorithm, data, out=tmp_path, quiet=True)
     assert main(["train", "--resume", str(swept.path), "--set", "policy.beta=1"]) == 2
     assert "--resume continues a run with its own settings, found --set" in capsys.readouterr().err
-    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc"):
+    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc", "--gap=5", "--reward=r"):
         assert main(["train", "--resume", str(swept.path), option]) == 2
         assert f"found {option.partition('=')[0]};" in capsys.readouterr().err
 

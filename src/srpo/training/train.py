@@ -85,7 +85,7 @@ def train(
         raise ConfigError(f"found {algorithm!r} to train, expected an algorithm with its settings: srpo.configure('bc', data)")
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
-    asked = _asked(algorithm, data, eval_every, eval_episodes, max_steps, keep, precision)
+    asked = meant(algorithm, data, eval_every, eval_episodes, max_steps, keep, precision)
     local_devices(devices, 1)  # refuse now
     data, on_device, _ = placed(data, data_in)
     treated = _learnable(data, algorithm, on_device)
@@ -105,7 +105,7 @@ def train(
         raise
 
 
-def _asked(
+def meant(
     algorithm: Algorithm,
     data: Dataset,
     eval_every: int | None,
