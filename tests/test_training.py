@@ -249,10 +249,10 @@ def test_wandb_is_told_scores_by_seed_and_swept_value(monkeypatch, tmp_path, alg
     here = SimpleNamespace(log=told.append, define_metric=lambda name, step_metric: axes.update({name: step_metric}))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: here))
     grid = SimpleNamespace(sweep={"policy.beta": (1.0,)})
-    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid, seeds=(3,))
-    episodes = [{"step": 5, "seed": 3, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
+    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid, seeds=(20240503,))
+    episodes = [{"step": 5, "seed": 20240503, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
     Reporter(run, True, ["wandb"]).scored(episodes)
-    label = "seed=3,policy.beta=1"
+    label = "seed=20240503,policy.beta=1"  # in full: another seed has another
     assert told == [{f"evaluation/return/{label}": 12.0, f"evaluation/score/{label}": 3.0, "evaluation/step": 5}]
     assert axes["evaluation/*"] == "evaluation/step"
 
@@ -543,6 +543,18 @@ def test_refusals_are_one_line_and_write_nothing(name, file, tmp_path, capsys, m
     assert main(["train", str(file), *extra]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logger_that_does_not_begin_is_one_line_and_leaves_nothing(file, tmp_path, capsys, monkeypatch):
+    def init(**options):
+        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    assert main(["train", str(file), "--algo", "bc", "--tensorboard", "--wandb", "--quiet", "--out", "run"]) == 2
+    message = capsys.readouterr().err
+    assert "wandb does not begin (RuntimeError: No API key configured" in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

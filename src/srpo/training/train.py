@@ -156,7 +156,7 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped; where its rows are and on which devices it trains may differ from before.
 
-    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed,
+    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that does not begin,
     MissingEnvironment where policies are evaluated on the way and their environment is not here.
     """
     check_sinks(sinks)
