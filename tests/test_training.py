@@ -21,10 +21,12 @@ from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.evaluation import rollouts, video
+from srpo.evaluation.evaluator import Evaluator
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError, NotWritten
-from srpo.runs.run import RunError
+from srpo.runs.run import RunError, load_run
+from srpo.runs.tables import evals_table
 from srpo.training import curves, execution, progress
 from srpo.training.curves import draw_curves
 from srpo.training.progress import Bars, Reporter
@@ -203,6 +205,16 @@ def test_what_is_kept_at_a_step_is_what_was_evaluated_then(swept, monkeypatch):
     assert not leaves_equal(swept.policy(1, 5, **one), swept.policy(1, **one))
     with pytest.raises(RunError, match="found step 7, expected one of 5, 10; train with --keep N"):
         swept.policy(1, 7, **one)
+
+
+def test_episodes_of_a_kept_policy_outlive_a_resumption(swept, tmp_path):
+    shutil.copytree(swept.path, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    found = [r for r in evals_table(run).read() if r["kind"] == "training"]
+    evals_table(run).rewrite(found + [r | {"kind": kind} for kind in ("kept", "final") for r in found])
+    Evaluator(run, {}).forget_after(5)  # as a training does that goes on after step 5
+    left = {(r["kind"], r["step"]) for r in evals_table(run).read()}
+    assert left == {("training", "5"), ("kept", "5"), ("kept", "10")}
 
 
 def test_evaluate_summarizes_all_runs(swept):
