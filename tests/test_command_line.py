@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from srpo import cli
-from srpo.commands.outcome import next_commands
+from srpo.commands.outcome import next_commands, report
+from srpo.runs.run import Run
 from srpo.system import strict_json
 from srpo.text import command
 from srpo.training.demo import Row, show
@@ -76,6 +77,9 @@ class Made:
     def __init__(self, path):
         self.path, self.seeds, self.points = path, (3, 4), [(("policy.beta", 0.1),), (("policy.beta", 0.2),)]
         self.info, self.algo = {"data": {"env_id": "Hopper-v4", "source": "logs.npz"}}, ""
+        self.failures = []
+
+    failed = Run.failed
 
 
 @pytest.mark.parametrize("name", ["plain", "Bob's robot (v2)", "a;b $HOME `x` [red] \\", "tab\there"])
@@ -86,6 +90,21 @@ def test_commands_that_are_printed_can_be_pasted(name, monkeypatch):
         if "\t" not in name:
             assert shlex.split(line)[2] == f"runs/{name}/bc"
     assert command("echo", "a b") == "echo 'a b'"
+
+
+def test_runs_that_failed_are_told_and_what_is_next_names_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.import_module("srpo.deploy.describe"), "exportable", lambda run: True)
+    monkeypatch.setattr(importlib.import_module("srpo.evaluation.scores"), "training_scores", lambda run: None)
+    run = Made(tmp_path)
+    points = [[["policy.beta", 0.1]], [["policy.beta", 0.2]]]
+    run.failures = [{"stage": "policy", "step": 7, "metric": "loss", "seed": 3, "point": point} for point in points]
+    assert report(run, as_json=False) == 1
+    told = capsys.readouterr().err
+    assert "failed: 2 of 4 runs (seed 3, policy.beta=0.1: loss is not finite at step 7 of stage policy)" in told
+    assert "--seed 4 --set-point policy.beta=0.1" in told
+    run.failures = [failure | {"seed": seed} for failure in run.failures for seed in run.seeds]
+    assert report(run, as_json=False) == 1 and next_commands(run) == []
+    assert "next:" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seeds, said", [((0,), ""), ((7,), " --seeds 7,"), ((0, 1), " --seeds 0,1,")])

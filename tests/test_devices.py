@@ -189,6 +189,15 @@ def test_networks_that_no_memory_holds_are_one_line(tmp_path, monkeypatch):
         srpo.train(algorithm, data, seeds=9, out=tmp_path / "run", quiet=True)
 
 
+@pytest.mark.parametrize("data_in", ["device", "memory"])
+def test_batches_that_no_memory_holds_are_one_line(data_in, tmp_path):
+    data = from_arrays(np.zeros((40, 3)), np.zeros((40, 2)), np.arange(40.0), np.zeros(40, bool))
+    algorithm = srpo.configure("bc-gaussian", data, **{"policy.batch_size": 2_000_000_000, "policy.steps": 5})
+    with pytest.raises(ConfigError, match=r"batches of 2000000000 rows take .* GiB, .* are free; choose smaller ones"):
+        srpo.train(algorithm, data, out=tmp_path / "run", data_in=data_in, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_gpu_runs_kernels_side_by_side_if_this_jax_can(monkeypatch):
     programs.compiler_options.cache_clear()
     assert programs.compiler_options() == {}  # a CPU

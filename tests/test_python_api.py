@@ -9,7 +9,7 @@ import srpo
 from srpo.data import DataError, from_arrays, load_dataset
 from srpo.deploy import Policy, export_run
 from srpo.errors import ConfigError
-from srpo.runs.run import load_run
+from srpo.runs.run import RunError, load_run
 
 N = 40
 SMALL = {"policy.steps": 6, "policy.batch_size": 4, "policy.hidden": (8,)}
@@ -47,6 +47,7 @@ REFUSED = {
     "half a device": ({"devices": 0.5}, "found 0.5 devices to train on, expected a whole number"),
     "devices as text": ({"devices": "1"}, "found '1' devices to train on, expected a whole number"),
     "half a seed": ({"seeds": 1.5}, "seeds: found 1.5, expected how many, or which ones as whole numbers"),
+    "a truth for how many": ({"seeds": True}, "seeds: found True, expected how many"),
     "half a seed of two": ({"seeds": [1, 0.5]}, r"seeds: found \[1, 0.5\], expected how many"),
     "a seed for how many": (
         {"seeds": 20240501},
@@ -99,6 +100,16 @@ def test_what_is_no_algorithm_or_no_data_is_said(algorithm, data, tmp_path):
         with pytest.raises(ConfigError, match=r"is no algorithm; expected a subclass of srpo.Algorithm"):
             srpo.configure(wrong, data)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_named_by_its_folder_and_its_data_are_loaded(algorithm, data, tmp_path):
+    run = srpo.train(algorithm, data, out=tmp_path / "run", quiet=True)
+    for call in (load_run, srpo.resume, lambda run: srpo.train(algorithm, data, out=tmp_path / "other", start_from=run)):
+        with pytest.raises(RunError, match="found a Run, expected the folder of a run, such as run.path"):
+            call(run)
+    with pytest.raises(ConfigError, match="found 'd.hdf5' as data, expected a data set; load it first"):
+        srpo.resume(run.path, "d.hdf5")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("field", ["obs", "action", "reward", "terminal"])

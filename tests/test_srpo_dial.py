@@ -62,11 +62,12 @@ def test_at_every_temperature_it_is_the_policy_of_that_temperature():
 def test_beyond_the_range_the_nearest_end_acts():
     policy = jax.jit(lambda: DialedPolicy(DialedActor(3, 2, (8,), jax.random.key(0), 0.02, 0.5), 0.1))()
     acted, obs = jax.jit(lambda policy, obs, beta: policy.act(obs, beta=beta)), np.float32([0.3, -1.0, 2.0])
-    found = {beta: np.asarray(acted(policy, obs, beta)) for beta in (0.0, 0.02, 0.1, 0.3, 0.5, 3.0)}
+    found = {beta: np.asarray(acted(policy, obs, beta)) for beta in (-1.0, 0.0, 0.02, 0.1, 0.3, 0.5, 3.0)}
     np.testing.assert_allclose(policy.actor.range, [0.02, 0.5], rtol=1e-5)
     np.testing.assert_array_equal(jax.jit(lambda policy: policy.act(obs))(policy), found[0.1])
     np.testing.assert_allclose(found[3.0], found[0.5], atol=1e-6)
-    np.testing.assert_allclose(found[0.0], found[0.02], atol=1e-6)
+    for low in (-1.0, 0.0):
+        np.testing.assert_allclose(found[low], found[0.02], atol=1e-6)
     assert np.abs(found[0.5] - found[0.02]).max() > 1e-3
     shifted = Normalized(Normalizer(np.ones(3, np.float32), np.full(3, 2, np.float32)), policy)
     np.testing.assert_allclose(acted(shifted, 2 * obs + 1, 0.3), found[0.3], atol=1e-6)

@@ -21,10 +21,12 @@ from srpo.data import from_arrays
 from srpo.data.treated import treat
 from srpo.errors import ConfigError
 from srpo.evaluation import rollouts, video
+from srpo.evaluation.evaluator import Evaluator
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import bootstrap
 from srpo.runs.checkpoint import CheckpointError, NotWritten
-from srpo.runs.run import RunError
+from srpo.runs.run import RunError, load_run
+from srpo.runs.tables import evals_table
 from srpo.training import curves, execution, progress
 from srpo.training.curves import draw_curves
 from srpo.training.progress import Bars, Reporter
@@ -205,6 +207,16 @@ def test_what_is_kept_at_a_step_is_what_was_evaluated_then(swept, monkeypatch):
         swept.policy(1, 7, **one)
 
 
+def test_episodes_of_a_kept_policy_outlive_a_resumption(swept, tmp_path):
+    shutil.copytree(swept.path, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    found = [r for r in evals_table(run).read() if r["kind"] == "training"]
+    evals_table(run).rewrite(found + [r | {"kind": kind} for kind in ("kept", "final") for r in found])
+    Evaluator(run, {}).forget_after(5)  # as a training does that goes on after step 5
+    left = {(r["kind"], r["step"]) for r in evals_table(run).read()}
+    assert left == {("training", "5"), ("kept", "5"), ("kept", "10")}
+
+
 def test_evaluate_summarizes_all_runs(swept):
     evaluation = srpo.evaluate(swept, episodes=3)
     assert len(evaluation.summaries) == 2 and evaluation.episodes == 3
@@ -249,10 +261,10 @@ def test_wandb_is_told_scores_by_seed_and_swept_value(monkeypatch, tmp_path, alg
     here = SimpleNamespace(log=told.append, define_metric=lambda name, step_metric: axes.update({name: step_metric}))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: here))
     grid = SimpleNamespace(sweep={"policy.beta": (1.0,)})
-    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid, seeds=(3,))
-    episodes = [{"step": 5, "seed": 3, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
+    run = SimpleNamespace(path=tmp_path, info={"created": "today"}, algorithm=algorithm, grid=grid, seeds=(20240503,))
+    episodes = [{"step": 5, "seed": 20240503, "policy.beta": 1.0, "return": r, "score": r / 4} for r in (8.0, 16.0)]
     Reporter(run, True, ["wandb"]).scored(episodes)
-    label = "seed=3,policy.beta=1"
+    label = "seed=20240503,policy.beta=1"  # in full: another seed has another
     assert told == [{f"evaluation/return/{label}": 12.0, f"evaluation/score/{label}": 3.0, "evaluation/step": 5}]
     assert axes["evaluation/*"] == "evaluation/step"
 
@@ -397,7 +409,11 @@ def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsy
     options = {"seeds": (3, 1), "start_from": swept.path, "sweep": {"policy.lr": [1e-3, 1e38]}}
     run = srpo.train(algorithm, data, out=tmp_path / "run", eval_every=5, eval_episodes=1, **options)
     message = capsys.readouterr().err
-    assert "policy.lr=1e+38" in message and "of stage policy" in message and "not finite" in message
+    assert (
+        "policy.lr=1e+38" in message
+        and "not finite" in message
+        and "of stage policy; the state before is kept, the other" in message
+    )
     assert [f["seed"] for f in run.failures] == [3, 1]
     assert all((f["stage"], f["point"]) == ("policy", [["policy.lr", 1e38]]) for f in run.failures)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.results["policy"]))  # the last good state
@@ -410,8 +426,9 @@ def test_a_run_that_diverges_stops_alone(swept, data, algorithm, tmp_path, capsy
         mine = ("1e+38", str(failure["seed"]))
         told = [int(r["step"]) for r in rows(run.path / "metrics.csv") if (r["policy.lr"], r["seed"]) == mine]
         assert max(told) <= failure["step"]  # what is no longer trained reports nothing
-    with pytest.raises(execution.TrainingFailed, match="no run is left"):
-        srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0, quiet=True)
+    with pytest.raises(execution.TrainingFailed, match="no run is left .*; lower the learning rate"):
+        srpo.train(algorithm.set("critic.lr", 1e38), data, out=tmp_path / "all", eval_every=0)
+    assert "seed 0: " in (message := capsys.readouterr().err) and "the other runs" not in message
 
 
 def test_a_seed_that_failed_stays_failed_in_what_starts_from_it(swept, data, algorithm, tmp_path):
@@ -520,6 +537,13 @@ REFUSALS = {
     "too many kept": (["--keep", "11000"], "found 11000 policies to keep, expected at most 10000"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),
+    "evaluated and not": (["--dry-run", "--eval-every", "5", "--no-eval"], "--no-eval for none; leave one of them out"),
+    "nothing kept in a dry run": (["--dry-run", "--keep", "0"], "found 0 policies to keep, expected 1 to 10"),
+    "nothing to act in, in a dry run": (["--dry-run", "--eval-every", "5"], "names no environment to evaluate in"),
+    "no level of an expectile": (
+        ["--dry-run", "--algo", "idql", "--sweep", "critic.level=0.7,1"],
+        "level: found 1, expected less than 1 for the loss expectile",
+    ),
 }
 
 
@@ -531,6 +555,18 @@ def test_refusals_are_one_line_and_write_nothing(name, file, tmp_path, capsys, m
     assert main(["train", str(file), *extra]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logger_that_does_not_begin_is_one_line_and_leaves_nothing(file, tmp_path, capsys, monkeypatch):
+    def init(**options):
+        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    assert main(["train", str(file), "--algo", "bc", "--tensorboard", "--wandb", "--quiet", "--out", "run"]) == 2
+    message = capsys.readouterr().err
+    assert "wandb does not begin (RuntimeError: No API key configured" in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -552,7 +588,7 @@ def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsy
         srpo.train(algorithm, data, out=tmp_path, quiet=True)
     assert main(["train", "--resume", str(swept.path), "--set", "policy.beta=1"]) == 2
     assert "--resume continues a run with its own settings, found --set" in capsys.readouterr().err
-    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc"):
+    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc", "--gap=5", "--reward=r"):
         assert main(["train", "--resume", str(swept.path), option]) == 2
         assert f"found {option.partition('=')[0]};" in capsys.readouterr().err
 

@@ -83,7 +83,8 @@ class DialedPolicy(eqx.Module):
         self, obs: Float[Array, "... obs"], key: PRNGKeyArray | None = None, beta: ScalarLike | None = None
     ) -> Float[Array, "... act"]:
         """`beta`, one number or one for each observation (...), counts beyond the actor's range as its nearest end."""
-        return self.actor(jnp.asarray(obs), jnp.asarray(self.beta if beta is None else beta, jnp.float32))
+        at = jnp.asarray(self.beta if beta is None else beta, jnp.float32)
+        return self.actor(jnp.asarray(obs), jnp.maximum(at, 0.0))  # what is below has no logarithm
 
     @property
     def chain(self) -> Chain:

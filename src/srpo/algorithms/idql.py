@@ -74,11 +74,17 @@ class ImplicitCritic(Stage[CriticState[Value], Batch, Critic[Value]]):
     loss: Literal["expectile", "quantile", "exponential"] = static("expectile", "f in V = argmin E f(Q - V)")
     value_norm: bool = static(False, "LayerNorm on the input of V")
     level: float = setting(
-        0.7, "level of the expectile or quantile, or sharpness of the exponential loss; larger: closer to the maximum"
+        0.7,
+        "level of the expectile or quantile, or sharpness of the exponential loss; larger: closer to the maximum",
+        "(0, inf)",
     )
     lr: float = setting(3e-4, "learning rate of Q and V (Adam)")
     discount: float = setting(0.99, "discount per step", "[0, 1]")
     ema: float = setting(0.005, "rate at which the target Q follows Q", "[0, 1]")
+
+    def __check_init__(self):
+        if self.loss != "exponential" and isinstance(self.level, float) and self.level >= 1:
+            raise ConfigError(f"level: found {self.level:g}, expected less than 1 for the loss {self.loss}")
 
     def init(self, data, given, key) -> CriticState[Value]:
         k_q, k_v = jax.random.split(key)

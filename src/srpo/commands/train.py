@@ -114,12 +114,14 @@ def _add_places(add: Callable[..., Any]) -> None:
 
 
 def _refuse_changes(args: argparse.Namespace) -> None:
-    """Raises ConfigError if `--resume` comes with an option that would change the run."""
+    """Raises ConfigError if `--resume` comes with an option that would change the run, or says how DATA is read and names none."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    computed = ":" in (args.column_reward or "")  # rewards, by a function that is named again
+    read = [name for name in COLUMNS if args.data is not None or (name == "reward" and computed)]
     free = (
         "data",
-        *(f"column_{name}" for name in COLUMNS),
+        *(f"column_{name}" for name in read),
         "data_in",
         "env",
         "resume",
@@ -133,7 +135,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
     )
     changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
     if changed:
-        what = "--" + changed[0].replace("start_from", "from").replace("_", "-")
+        what = "--" + changed[0].replace("start_from", "from").removeprefix("column_").replace("_", "-")
         raise ConfigError(
             f"--resume continues a run with its own settings, found {what}; for other settings use {command('--from', args.resume)}"
         )
@@ -171,6 +173,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     if args.measure and not args.dry_run:
         raise ConfigError("--measure times what --dry-run tells; add --dry-run")
+    asked = _asked(args)
     if args.data is None:
         raise ConfigError(
             "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
@@ -184,7 +187,9 @@ def _train(args: argparse.Namespace) -> int:
     data = open_data(args.data, args)
     algorithm, sweep, sources = _configured(args, cls, data.task or "")
     seeds = parse_seeds(args.seeds)
+    saving = Saving(args.checkpoint_every)
     if args.dry_run:
+        training.meant(algorithm, data, **asked)  # what training would refuse
         return _dry_run(args, Grid.create(algorithm, seeds, sweep), data, sources)
     run = training.train(
         algorithm,
@@ -193,19 +198,23 @@ def _train(args: argparse.Namespace) -> int:
         sweep=sweep,
         out=args.out,
         start_from=args.start_from,
-        eval_every=0 if args.no_eval else args.eval_every,
-        eval_episodes=args.eval_episodes,
-        max_steps=args.max_steps,
-        keep=args.keep,
-        precision=args.precision,
+        **asked,
         data_in=args.data_in,
         devices=args.devices,
         quiet=args.quiet,
         sources=sources,
         sinks=args.sinks or (),
-        saving=Saving(args.checkpoint_every),
+        saving=saving,
     )
     return report(run, args.json)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What is asked of evaluations, kept policies and precision. Raises ConfigError for evaluations that are wanted and not."""
+    if args.no_eval and args.eval_every:
+        raise ConfigError(f"--eval-every {args.eval_every} asks for evaluations, --no-eval for none; leave one of them out")
+    names = ("eval_episodes", "max_steps", "keep", "precision")
+    return {"eval_every": 0 if args.no_eval else args.eval_every} | {name: getattr(args, name) for name in names}
 
 
 def _configured(args: argparse.Namespace, cls: Any, task: str) -> tuple[Any, dict[str, list[str]], dict[str, str]]:

@@ -21,7 +21,8 @@ class Evaluator:
         self.said: list[str] = []
 
     def forget_after(self, step: int) -> None:
-        self.table.keep(lambda row: row["kind"] == "training" and int(row["step"]) <= step)
+        """Drop the episodes of later steps; those of `srpo eval --step` stay, as what was kept is made again bit for bit."""
+        self.table.keep(lambda row: row["kind"] == "kept" or (row["kind"] == "training" and int(row["step"]) <= step))
 
     def knows(self, run: Run, step: int) -> bool:
         """Whether all episodes of this step, if it is one to be evaluated at, are in the table; what is there of others is dropped."""

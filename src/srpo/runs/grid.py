@@ -136,6 +136,8 @@ class Grid:
 
 def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
     """How many, or which ones, of whatever type. Raises TypeError for what are no whole numbers, ConfigError for too many."""
+    if isinstance(asked, bool):  # a truth would pass for one seed
+        raise TypeError
     try:
         count = operator.index(asked)  # type: ignore[arg-type]
     except TypeError:

@@ -10,6 +10,7 @@ policy.safetensors             of a compact run, in place of the stages: what ac
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -227,6 +228,8 @@ def load_run(path: str | Path) -> Run:
 
     Raises RunError if there is none, it is damaged, a newer version wrote it, or its algorithm is not registered here.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise RunError(f"found a {type(path).__name__}, expected the folder of a run, such as run.path")
     path = Path(path)
     file = path / "run.json"
     info = read_info(file)

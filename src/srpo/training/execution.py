@@ -131,14 +131,16 @@ class StageTraining:
                 f"{loop.name}: the device's memory does not hold all runs at once; they take turns in {loop.rounds} rounds"
             )
         for failure in loop.failures[self.failures :]:
-            self.report.warn(str(failure))
+            self.report.warn(f"{failure}; the state before is kept" + ("" if loop.all_failed else ", the other runs go on"))
         self.failures = len(loop.failures)
         others = [f for f in self.run.failures if f["stage"] != loop.name]
         known = others + [f.as_dict() for f in loop.failures]
         if known != self.run.failures:
             self.run = save_info(self.run, failures=known)
         if loop.all_failed:
-            raise TrainingFailed(f"no run is left ({loop.failures[-1]})")
+            raise TrainingFailed(
+                f"no run is left ({loop.failures[-1]}); lower the learning rate, or see what srpo data info says"
+            )
 
     def _evaluate(self) -> None:
         """Of the present step, if it is due; the state is on disk before, as it may take long and can be stopped."""

@@ -21,7 +21,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from srpo.core import Stage
 from srpo.data.sizes import sized
 from srpo.data.views import TableView
+from srpo.errors import ConfigError
 from srpo.steps import Taken, block_length, step_keys
+from srpo.system.files import amount, free_memory
 
 BLOCK_BYTES, DEVICE_BYTES = 32 << 20, 256 << 20  # of batches handed over at once: by a CPU, whose caches are small, by others
 BLOCK_STEPS = 1024  # on the device, where a block is one call
@@ -45,10 +47,13 @@ class Feed(Protocol):
 
 
 def feed(stage: Stage, view: TableView, keys: jax.Array) -> Feed:
-    """Of a stage for seeds that have these keys."""
+    """Of a stage for seeds that have these keys. Raises ConfigError if the memory does not hold a step's batches."""
     rows = jax.eval_shape(lambda key: stage.draw(view, key, jnp.int32(0)), keys[0])
     one = jax.eval_shape(view.take, jnp.zeros(1, jnp.int32))
     bytes_per_step = len(keys) * rows.size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
+    needed, free = bytes_per_step * (1 + AHEAD if view.on_host else 1), free_memory()
+    if needed > free and (view.on_host or jax.default_backend() == "cpu"):
+        raise ConfigError(f"batches of {rows.size} rows take {amount(needed)}, {amount(free)} are free; choose smaller ones")
     most = min(HOST_STEPS, stage.steps) if view.on_host else BLOCK_STEPS
     room = BLOCK_BYTES if jax.default_backend() == "cpu" else DEVICE_BYTES
     length = max(min(room // bytes_per_step, most), 1)

@@ -17,7 +17,7 @@ from srpo.runs.checkpoint import NotWritten
 from srpo.runs.run import Run
 from srpo.runs.tables import metrics_table
 from srpo.system.surroundings import missing
-from srpo.text import MESSAGE, plain
+from srpo.text import MESSAGE, exact, plain, said
 from srpo.training.curves import draw_curves
 from srpo.training.loop import StageLoop
 
@@ -164,7 +164,7 @@ def _scores(episodes: Sequence[dict[str, Any]], sweep: Sequence[str]) -> list[di
 def _label(row: dict[str, Any]) -> str:
     """A name for the run a row belongs to."""
     fixed = ("stage", "step", "metric", "value")
-    return ",".join(f"{k}={v:g}" for k, v in row.items() if k not in fixed)
+    return ",".join(f"{k}={exact(v) if isinstance(v, float) else v}" for k, v in row.items() if k not in fixed)
 
 
 @runtime_checkable
@@ -204,7 +204,8 @@ class TensorBoard:
 
 
 class WandB:
-    """Needs the extra `wandb`; one run there holds all seeds and points, each metric under its label."""
+    """Needs the extra `wandb`; one run there holds all seeds and points, each metric under its label. Raises ConfigError if it does
+    not begin."""
 
     module: ClassVar[str] = "wandb"
 
@@ -214,7 +215,13 @@ class WandB:
         same = hashlib.sha256(f"{run.path.resolve()} {run.info['created']}".encode()).hexdigest()[
             :16
         ]  # the run that a resumed one goes on with
-        self.log = wandb.init(project="srpo", id=same, name=run.path.name, config=run.info, dir=str(run.path), resume="allow")
+        where = {"project": "srpo", "id": same, "name": run.path.name, "dir": str(run.path)}
+        try:
+            self.log = wandb.init(**where, config=run.info, resume="allow")
+        except Exception as e:  # of its own kinds: nobody is logged in, its server does not answer
+            raise ConfigError(
+                f"wandb does not begin ({plain(said(e), 200)}); run wandb login, or set WANDB_MODE=offline"
+            ) from e
         for stage in (*run.algorithm.stages, EVALUATION):
             self.log.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 

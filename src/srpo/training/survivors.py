@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from srpo.runs.grid import Point
+from srpo.text import exact
 
 At = tuple[int, int]  # of seed and point
 
@@ -29,8 +30,8 @@ class Failure:
         return vars(self) | {"point": [list(value) for value in self.point]}
 
     def __str__(self) -> str:
-        where = ", ".join([f"seed {self.seed}", *(f"{p}={v:g}" for p, v in self.point)])
-        return f"{where}: {self.metric} is not finite at step {self.step} of stage {self.stage}; the state before is kept, the other runs go on"
+        where = ", ".join([f"seed {self.seed}", *(f"{p}={exact(v)}" for p, v in self.point)])
+        return f"{where}: {self.metric} is not finite at step {self.step} of stage {self.stage}"
 
 
 class Survivors:

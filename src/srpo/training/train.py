@@ -40,9 +40,14 @@ def configure(algorithm: str | type[Algorithm], data: Dataset, preset: str = "pa
     """An algorithm with the preset's values for a data set, then `changes` by path, as the command line does it. Raises ConfigError."""
     cls = algorithms.find(algorithm) if isinstance(algorithm, str) else algorithm
     algorithms.check(cls)
+    _require_loaded(data)
+    return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.task or "") | changes)
+
+
+def _require_loaded(data: Any) -> None:
+    """Raises ConfigError for what is no data set, such as the name of one."""
     if not isinstance(data, Dataset):
         raise ConfigError(f"found {data!r} as data, expected a data set; load it first, with srpo.load_dataset")
-    return config.assign_all(cls.default(), config.preset(cls.presets, preset, data.task or "") | changes)
 
 
 @in_float32
@@ -85,7 +90,7 @@ def train(
         raise ConfigError(f"found {algorithm!r} to train, expected an algorithm with its settings: srpo.configure('bc', data)")
     data = data if isinstance(data, Dataset) else load_dataset(data)
     grid = Grid.create(algorithm, seeds, sweep)
-    asked = _asked(algorithm, data, eval_every, eval_episodes, max_steps, keep, precision)
+    asked = meant(algorithm, data, eval_every, eval_episodes, max_steps, keep, precision)
     local_devices(devices, 1)  # refuse now
     data, on_device, _ = placed(data, data_in)
     treated = _learnable(data, algorithm, on_device)
@@ -105,7 +110,7 @@ def train(
         raise
 
 
-def _asked(
+def meant(
     algorithm: Algorithm,
     data: Dataset,
     eval_every: int | None,
@@ -156,9 +161,11 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped; where its rows are and on which devices it trains may differ from before.
 
-    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that is not installed,
+    Raises RunError, DataError if the run or its data are not what they were, ConfigError for a logger that does not begin,
     MissingEnvironment where policies are evaluated on the way and their environment is not here.
     """
+    if data is not None:
+        _require_loaded(data)
     check_sinks(sinks)
     require_devices()
     local_devices(devices, 1)
