@@ -813,6 +813,16 @@ def test_results_of_more_seeds_are_put_together_and_what_is_finished_wins():
     assert tables.merged([old, more], [new]) == [new, more]
 
 
+def test_seeds_that_are_kept_do_not_hide_the_others_of_their_cell():
+    kept = result("bc", scores={0: [1.0, 2.0]})  # of --seeds 1; then all three in one cell, as an accelerator trains them
+    every = result("bc", seeds="0 1 2", scores={0: [9.0, 9.0], 1: [3.0, 4.0], 2: [5.0, 6.0]})
+    assert tables.merged([result("bc", "trained", seeds="0 1 2")], [kept])[1].seeds == (0, 1, 2)  # as its policies are called
+    first, others = tables.merged([every], [kept])
+    assert first == kept and others.seeds == (1, 2)
+    assert {s: list(x) for s, x in scoring.scores_of([first, others]).items()} == {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+    assert tables.merged([every], [first, others]) == [first, others]
+
+
 def test_each_algorithm_has_its_scores_on_its_page(command, capsys):
     assert command("--seeds", "1") == 0
     pages = command.folder / "pages"

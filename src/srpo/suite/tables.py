@@ -17,7 +17,7 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,13 @@ class Result:
     def settled(self) -> bool:
         """Whether its training is over: evaluated, or waiting for it."""
         return self.about["status"] in ("finished", "trained")
+
+    def of(self, seeds: Sequence[int]) -> Result:
+        """What some of its seeds came to, if it is finished; its seconds stay those of all."""
+        if not self.finished or tuple(seeds) == self.seeds:
+            return self
+        episodes, curve = ([e for e in rows if int(e["seed"]) in seeds] for rows in (self.episodes, self.curve))
+        return replace(self, about=self.about | {"seeds": " ".join(map(str, seeds))}, episodes=episodes, curve=curve)
 
 
 def rows_of(run: Run, kind: str = "final") -> list[Row]:
@@ -209,16 +216,19 @@ def _require_episodes(cell: Row, seeds: set[str]) -> None:
 
 
 def merged(mine: Sequence[Result], kept: Sequence[Result]) -> list[Result]:
-    """Every seed once: what is finished before what is trained before anything else. What was kept as finished stays; else new comes first."""
+    """Every seed once: what is finished before what is trained before anything else. What was kept as finished stays; else new comes first.
+
+    Of a cell some of whose seeds are there already, such as the first of three, the others are added.
+    """
     order = {"finished": 0, "trained": 1, "unfinished": 2, "failed": 2}
     taken: set[tuple[str, str, int]] = set()
     out = []
     done, rest = [r for r in kept if r.finished], [r for r in kept if not r.finished]
     for result in sorted([*done, *mine, *rest], key=lambda r: order[r.about["status"]]):
-        places = {(*result.where, seed) for seed in result.seeds}
-        if not places & taken:
-            out.append(result)
-            taken |= places
+        new = [seed for seed in result.seeds if (*result.where, seed) not in taken]
+        if new:
+            out.append(result.of(new))
+            taken |= {(*result.where, seed) for seed in new}
     return out
 
 
