@@ -418,6 +418,42 @@ def test_a_damaged_cell_is_left_behind_and_a_full_disk_ends_all(command, monkeyp
     assert ("finished" in {r["status"] for r in rows(command.keep / "cells.csv")}) == (code == 1)
 
 
+@pytest.mark.parametrize("score", [np.nan, 1e7])
+def test_scores_that_say_nothing_are_a_failure_and_not_in_the_tables(command, capsys, monkeypatch, score):
+    with monkeypatch.context() as patched:
+        patched.setattr("srpo.evaluation.scores.normalized", lambda *_: score)
+        assert command("--seeds", "1") == 1
+        assert command("--seeds", "1") == 1  # what was written can be read
+        [cell] = rows(command.keep / "cells.csv")
+        assert cell["status"] == "failed" and f"the score {score}" in cell["error"] and "mend the environment" in cell["error"]
+        assert rows(command.keep / "episodes.csv") == rows(command.keep / "curves.csv") == []
+        assert command("--seeds", "1", "--no-eval") == 0
+        capsys.readouterr()
+        assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 1
+        assert f"the score {score}" in capsys.readouterr().err
+    assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 0
+    assert [cell["status"] for cell in rows(command.keep / "cells.csv")] == ["finished"]
+
+
+def test_a_reference_by_which_the_data_score_millions_is_refused(command, capsys):
+    with h5py.File(command.folder / f"{NAME}.hdf5", "a") as file:
+        file.attrs["env_id"], file.attrs["reference"] = "Another-v0", [0.0, 1e-9]
+    assert command("--no-eval") == 2
+    told = capsys.readouterr().err
+    assert "mend the attribute reference" in told and told.count("\n") == 1 and not (command.folder / "out").exists()
+
+
+def test_what_a_record_cannot_hold_is_cut(command, monkeypatch):
+    def failing(*args, **options):
+        raise RuntimeError("\x1b[31m" + 20_000 * "x")
+
+    monkeypatch.setattr(srpo, "train", failing, raising=False)
+    monkeypatch.setattr("sys.argv", ["srpo", 20_000 * "y"])
+    assert command("--seeds", "1") == command("--seeds", "1") == 1  # what was written can be read
+    [cell] = rows(command.keep / "cells.csv")
+    assert cell["error"].startswith("RuntimeError: \\x1b[31mxxx") and len(cell["command"]) == 10_000
+
+
 def test_a_cell_that_failed_does_not_stand_against_a_mended_suite(command, monkeypatch):
     def failing(*args, **options):
         raise RuntimeError("out of luck")

@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from srpo.evaluation.scores import evaluate as play
     from srpo.suite.keep import Keep, scored
+    from srpo.suite.tables import require_scores
     from srpo.suite.work import require_reference
     from srpo.training.progress import Bars
 
@@ -141,6 +142,7 @@ def evaluate(args: argparse.Namespace) -> int:
             with Bars(args.quiet) as bars:
                 bars.open(" ".join(result.where), 1000)
                 play(trained, episodes, progress=bars.update, curve=max(1, episodes // 4))
+            require_scores(trained)
         except UserError as e:
             failed += 1
             tell(f"{' '.join(result.where)}: {e}")

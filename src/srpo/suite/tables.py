@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UserError
 from srpo.evaluation.scores import evals_table
 from srpo.runs.run import Run
 from srpo.runs.tables import write_csv
 from srpo.suite.cells import Cell
-from srpo.suite.schema import ROWS, check_rows
+from srpo.suite.schema import MOST_RETURN, MOST_SCORE, ROWS, check_rows
 from srpo.system.files import read_bytes
 from srpo.text import plain
 
@@ -35,48 +35,12 @@ SUITE = "mean of the suite"
 RECORDED = "(the data)"
 ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command", "run")
 VERSIONS = ("python", "srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-CELL_COLUMNS = (
-    "data",
-    "algorithm",
-    "seeds",
-    "status",
-    "train_seconds",
-    "eval_seconds",
-    "time_incomplete",
-    "error",
-    *ABOUT,
-    *VERSIONS,
-)
-EPISODE_COLUMNS = (
-    "data",
-    "algorithm",
-    "seed",
-    "step",
-    "episode",
-    "env_seed",
-    "return",
-    "length",
-    "score",
-    "env_id",
-    "gymnasium",
-    "mujoco",
-)
+SPENT = ("train_seconds", "eval_seconds", "time_incomplete", "error")
+CELL_COLUMNS = ("data", "algorithm", "seeds", "status", *SPENT, *ABOUT, *VERSIONS)
 CURVE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", "score")
-SCORE_COLUMNS = (
-    "data",
-    "algorithm",
-    "status",
-    "seeds",
-    "episodes",
-    "mean",
-    "std",
-    "low",
-    "high",
-    "train_seconds",
-    "eval_seconds",
-    "time_incomplete",
-    "error",
-)
+PLAYED = ("env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco")
+EPISODE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", *PLAYED)
+SCORE_COLUMNS = ("data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", *SPENT)
 
 Row = dict[str, Any]
 
@@ -127,11 +91,25 @@ def alive(run: Run) -> list[int]:
 
 
 def evaluated(run: Run | None, episodes: int) -> bool:
-    """Whether the last policies played so many episodes, in an environment that gives scores."""
+    """Whether the last policies played so many episodes, with scores that tables hold."""
     if run is None or not run.complete:
         return False
     rows = rows_of(run)
-    return len(rows) == episodes * len(alive(run)) > 0 and all(row["score"] != "" for row in rows)
+    return len(rows) == episodes * len(alive(run)) > 0 and all(map(_counts, [*rows, *rows_of(run, "training")]))
+
+
+def require_scores(run: Run) -> None:
+    """Raises UserError for an episode without a score that tables hold, such as one with a reward of NaN."""
+    for row in (row for kind in ("final", "training") for row in rows_of(run, kind) if not _counts(row)):
+        raise UserError(
+            f"episode {row['episode']} of seed {row['seed']} (environment seed {row['env_seed']}) at step {row['step']} has the return "
+            f"{row['return']} and the score {row['score'] or '(none)'}, expected a score from -{MOST_SCORE:,.0f} to {MOST_SCORE:,.0f}; "
+            "mend the environment, or the attribute reference of the data"
+        )
+
+
+def _counts(row: Row) -> bool:
+    return row["score"] != "" and abs(float(row["return"])) <= MOST_RETURN and abs(float(row["score"])) <= MOST_SCORE
 
 
 def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
