@@ -80,9 +80,9 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     from srpo.suite.work import Work
     from srpo.training.saving import Saving
 
-    seeds = parse_seeds(args.seeds) if args.seeds else None
+    seeds = parse_seeds(args.seeds) if args.seeds is not None else None
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
-    data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
+    data, algos = (names.split(",") if names is not None else None for names in (args.data, args.algos))
     suite = load_suite(args.suite).chosen(data, algos, seeds, args.iterations)
     given = {key: value for key in ("episodes", "precision") if (value := getattr(args, key)) is not None}
     suite = replace(suite, **given)
