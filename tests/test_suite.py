@@ -599,6 +599,14 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
         (["--episodes", "0"], "--episodes 0: expected one or more"),
         (["--seeds", "0"], "one or more different seeds, found 0"),
         (["--seeds", ","], "one or more different seeds, found 0"),
+        (["--seeds", ""], "--seeds '': expected how many"),
+        (["--algos", ""], "unknown algorithm ''"),
+        (["--data", ""], "unknown data set ''"),
+        (["--episodes", str(10**6 + 1)], "found 1000001 episodes in suite small, expected at most 1000000"),
+        (
+            ["--into", "page.md"],
+            "srpo suite run has no use for --into, which is of srpo suite report and presets; leave it out",
+        ),
         (["--minutes", "nan"], "--minutes nan: expected a finite number"),
         (["--keep", "small.toml"], "small.toml is no folder; choose another --keep"),
         (["--out", "small.toml", "--keep", "new"], "small.toml is no folder; choose another --out"),
@@ -621,6 +629,9 @@ def test_a_mistake_is_one_line(command, capsys, more, complaint):
         (("seeds = [0, 1]", "seeds = [-1]"), "Expected `int` >= 0 - at `$.seeds[0]`"),
         (("seeds = [0, 1]", ""), "missing required field `seeds`"),
         (("[budget]", "[budget"), "is no TOML"),
+        (("episodes = 2", "episodes = 1_000_001"), "found 1000001 episodes in suite small, expected at most 1000000"),
+        (("curve = 2", "curve = 10_001"), "found 10001 policies for a curve in suite small, expected at most 10000"),
+        (('"policy.hidden"', "policy.hidden"), 'write the path of a setting in quotes, such as "policy.beta" = 0.1'),
         (("title", 'preset = "quik"\ntitle'), "bc: unknown preset 'quik'; did you mean 'quick'?"),
     ],
 )
@@ -632,12 +643,22 @@ def test_a_mistake_in_the_file_is_one_line(command, capsys, change, complaint):
     assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
 
 
+def test_a_suite_may_begin_with_a_mark_of_its_encoding(tmp_path):
+    (tmp_path / "mine.toml").write_text("\ufeff" + SUITE, encoding="utf-8")
+    assert plan.load_suite(str(tmp_path / "mine.toml")).title == "small"
+
+
 def test_other_mistakes_are_one_line(tmp_path, capsys):
     for argv, complaint in (
         (["run", "opn"], "did you mean 'open'"),
         (["rum", "open"], "did you mean 'run'"),
         (["run"], "needs a suite"),
         (["report", str(tmp_path)], "holds no results of a suite"),
+        (["list", "open"], "srpo suite list: found 'open', expected nothing more"),
+        (["report", str(tmp_path), "--algos", "bc"], "srpo suite report has no use for --algos, which is of srpo suite run"),
+        (["evaluate", str(tmp_path), "--data", "a"], "no use for --data, which is of srpo suite run and report"),
+        (["evaluate", str(tmp_path), "--no-eval"], "no use for --no-eval"),
+        (["report", str(tmp_path), "--on", "ray"], "no use for --on"),
     ):
         assert cli.main(["suite", *argv]) == 2
         told = capsys.readouterr().err
