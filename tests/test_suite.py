@@ -497,7 +497,8 @@ def test_a_data_set_has_settings_of_its_own_and_they_are_told(command, capsys):
     run = load_run(command.folder / "out" / NAME / "bc" / "0")
     assert run.algorithm.policy.batch_size == 5 and run.algorithm.policy.hidden == (8,)  # over those of all data sets
     told = capsys.readouterr().out
-    assert f"`bc` policy.batch_size 5 on {NAME}" in told and "critic.lr" not in told
+    assert "\n- `bc`: policy.hidden 8, policy.batch_size 8, policy.batch_size 5 on hopper-medium-replay\n" in told
+    assert "critic.lr" not in told
     assert command("--seeds", "1", algos="bc-gaussian") == 0
     assert json.loads((command.keep / "suite.json").read_text())["data"][0]["settings"] == {"bc": {"policy.batch_size": 5}}
     file.write_text(file.read_text().replace("settings.bc ", "settings.bcc "))
@@ -533,8 +534,13 @@ def test_a_variant_is_its_algorithm_with_other_settings_beside_it(command, capsy
     scores = {r["algorithm"]: r["mean"] for r in rows(command.keep / "scores.csv") if r["data"] == NAME}
     assert scores["bc"] == scores["bc@quick"] != scores["bc-small"]
     told = capsys.readouterr().out
-    assert "`bc-small` is `bc`, policy.batch_size 5" in told and "`bc@quick` is `bc`, preset `quick`" in told
-    assert "bc-small" in (command.keep / "report.html").read_text()
+    assert (
+        "- `bc-small` (bc): policy.batch_size 5, policy.lr 0.02 on hopper-medium-replay\n- `bc@quick` (bc, preset quick)\n"
+        in told
+    )
+    page = (command.keep / "report.html").read_text()
+    assert '<th>bc-small</th><td class="text">bc</td><td class="long">policy.batch_size 5, policy.lr 0.02 on' in page
+    assert "Budget: preset paper, 6 iterations of every stage. Seeds" in page  # of a line, however many variants there are
     (command.folder / "bc.md").write_text("<!-- scores bc -->\n<!-- /scores bc -->\n")
     assert cli.main(["suite", "report", str(command.keep), "--pages", "."]) == 0  # a variant needs no page
     about = json.loads((command.keep / "suite.json").read_text())

@@ -190,7 +190,7 @@ def report(args: argparse.Namespace) -> int:
     keep = Keep(Path(args.suite))
     about = keep.about
     if not read(keep.folder):
-        raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
+        raise ConfigError(f"{keep.folder} holds no result yet; the srpo suite run that began it goes on, by the same command")
     if args.into is not None:
         check_place(args.into, "scores")
     if args.data is not None:
