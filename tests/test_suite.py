@@ -360,6 +360,17 @@ def test_tables_that_were_cut_off_are_refused_and_left_as_they_are(command, caps
     assert before == {path.name: path.read_bytes() for path in command.keep.iterdir()}
 
 
+def test_a_table_that_was_cut_off_in_a_number_is_refused(tmp_path):
+    for name in ("cells", "episodes"):
+        tables.write_csv(tmp_path / f"{name}.csv", [], getattr(tables, f"{name[:-1].upper()}_COLUMNS"))
+    row = {"data": NAME, "algorithm": "bc", "seed": 0, "step": 3, "episode": 0, "score": 35.25}
+    tables.write_csv(tmp_path / "curves.csv", [row], tables.CURVE_COLUMNS)
+    assert tables.read(tmp_path) == []
+    (tmp_path / "curves.csv").write_text((tmp_path / "curves.csv").read_text()[:-3])  # 35
+    with pytest.raises(ConfigError, match=r"curves.csv has no end of its last line, 2: it was cut off there"):
+        tables.read(tmp_path)
+
+
 def test_results_that_say_less_than_they_might_are_shown(command, capsys):
     assert command("--seeds", "1") == 0
     file = command.keep / "suite.json"

@@ -154,23 +154,28 @@ def read(folder: Path) -> list[Result]:
             raise ConfigError(f"{folder} holds scores.csv without cells.csv, which `srpo suite` writes; choose another --keep")
         return []
     try:
-        cells, episodes, curves = (_rows(folder, name) for name in ROWS)
+        cells, *played = (_rows(folder, name) for name in ROWS)
+        tables = [_by_run(table) for table in played]
         out = []
         for row in cells:
             seeds = row["seeds"].split()
             about = row | {key: float(row[key] or 0) for key in ("train_seconds", "eval_seconds")}
             about |= {"time_incomplete": row["time_incomplete"] == "True"}
-            place = row["data"], row["algorithm"]
-            mine, before = (
-                [e for e in table if (e["data"], e["algorithm"]) == place and e["seed"] in seeds]
-                for table in (episodes, curves)
-            )
+            places = [(row["data"], row["algorithm"], seed) for seed in dict.fromkeys(seeds)]
+            mine, before = ([e for place in places for e in table.get(place, ())] for table in tables)
             if row["status"] == "finished":
                 _require_episodes(row, {e["seed"] for e in mine})
             out.append(Result(about, mine, before) if row["status"] == "finished" else Result(about, []))
         return out
     except (OSError, ValueError, csv.Error) as e:
         raise ConfigError(f"{folder} cannot be read ({plain(e, 300)}); mend it, or choose another --keep") from None
+
+
+def _by_run(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    out: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        out.setdefault((row["data"], row["algorithm"], row["seed"]), []).append(row)
+    return out
 
 
 def _rows(folder: Path, name: str) -> list[Row]:
@@ -180,6 +185,8 @@ def _rows(folder: Path, name: str) -> list[Row]:
     rows: list[Row] = list(reader)
     if not reader.fieldnames:
         raise ValueError(f"{name}.csv is empty, expected a line of names")
+    if not text.endswith("\n"):
+        raise ValueError(f"{name}.csv has no end of its last line, {len(rows) + 1}: it was cut off there")
     check_rows(name, rows)
     return rows
 
