@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from srpo.suite.findings import Findings
 
 
-USED_BY = {  # what has no place here, every action has a use for
+USED_BY: dict[str, tuple[str, ...]] = {  # what has no place here, every action has a use for
     **dict.fromkeys(("data_dir", "algos", "seeds", "iterations", "precision", "minutes", "jobs", "on", "address"), ("run",)),
     **dict.fromkeys(("cores", "gpus", "storage", "checkpoint_every", "no_eval", "out"), ("run",)),
     "data": ("run", "report"),
