@@ -18,6 +18,7 @@ from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import evaluate
 from srpo.runs.run import RunError
 from srpo.training.inherit import require_same_units
+from srpo.worlds.environments import check_env
 
 N = 240
 RNG = np.random.default_rng(0)
@@ -53,6 +54,7 @@ ENVIRONMENTS = {
     "Wide": ((-2, -2), (2, 2)),
     "Narrow": ((-0.4, -0.4), (0.4, 0.4)),
     "Unbounded": ((-MOST, -MOST), (MOST, MOST)),
+    "Stuck": ((-2, 3), (2, 3)),
 }
 for name, bounds in ENVIRONMENTS.items():
     if f"{name}-v0" not in gymnasium.registry:
@@ -213,6 +215,17 @@ class TestByTheEnvironment:
         np.testing.assert_allclose(data.action_range.low, [0, -0.4])
         assert data.action_range.origin == "the bounds of Valve-v0"
         assert any("units of Valve-v0" in line for line in warnings_about(data))
+
+    def test_an_action_with_one_value_is_told_to_have_a_range(self):
+        action = np.c_[2 * UNIT[:, 0], np.full(N, 3.0)]
+        for asked in (None, "env"):
+            with pytest.raises(
+                DataError, match=r"column 1 is \[3, 3\] \(the bounds of Stuck-v0\), a single number, .* with --action-range"
+            ):
+                recorded(action, env_id="Stuck-v0", action_range=asked)
+        data = recorded(action, env_id="Stuck-v0", action_range="-2,2/2,4")  # what is advised
+        np.testing.assert_array_equal(data.action[:, 1], 0.0)
+        check_env("Stuck-v0", 3, 2, in_units=True)
 
     @pytest.mark.parametrize("action, env_id", [(UNIT, "Wide-v0"), (0.4 * UNIT, "Narrow-v0"), (0.2 * UNIT, "Narrow-v0")])
     def test_what_may_be_both_is_asked_about(self, action, env_id):

@@ -360,6 +360,17 @@ def test_tables_that_were_cut_off_are_refused_and_left_as_they_are(command, caps
     assert before == {path.name: path.read_bytes() for path in command.keep.iterdir()}
 
 
+def test_a_table_that_was_cut_off_in_a_number_is_refused(tmp_path):
+    for name in ("cells", "episodes"):
+        tables.write_csv(tmp_path / f"{name}.csv", [], getattr(tables, f"{name[:-1].upper()}_COLUMNS"))
+    row = {"data": NAME, "algorithm": "bc", "seed": 0, "step": 3, "episode": 0, "score": 35.25}
+    tables.write_csv(tmp_path / "curves.csv", [row], tables.CURVE_COLUMNS)
+    assert tables.read(tmp_path) == []
+    (tmp_path / "curves.csv").write_text((tmp_path / "curves.csv").read_text()[:-3])  # 35
+    with pytest.raises(ConfigError, match=r"curves.csv has no end of its last line, 2: it was cut off there"):
+        tables.read(tmp_path)
+
+
 def test_results_that_say_less_than_they_might_are_shown(command, capsys):
     assert command("--seeds", "1") == 0
     file = command.keep / "suite.json"
@@ -418,6 +429,42 @@ def test_a_damaged_cell_is_left_behind_and_a_full_disk_ends_all(command, monkeyp
     assert ("finished" in {r["status"] for r in rows(command.keep / "cells.csv")}) == (code == 1)
 
 
+@pytest.mark.parametrize("score", [np.nan, 1e7])
+def test_scores_that_say_nothing_are_a_failure_and_not_in_the_tables(command, capsys, monkeypatch, score):
+    with monkeypatch.context() as patched:
+        patched.setattr("srpo.evaluation.scores.normalized", lambda *_: score)
+        assert command("--seeds", "1") == 1
+        assert command("--seeds", "1") == 1  # what was written can be read
+        [cell] = rows(command.keep / "cells.csv")
+        assert cell["status"] == "failed" and f"the score {score}" in cell["error"] and "mend the environment" in cell["error"]
+        assert rows(command.keep / "episodes.csv") == rows(command.keep / "curves.csv") == []
+        assert command("--seeds", "1", "--no-eval") == 0
+        capsys.readouterr()
+        assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 1
+        assert f"the score {score}" in capsys.readouterr().err
+    assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 0
+    assert [cell["status"] for cell in rows(command.keep / "cells.csv")] == ["finished"]
+
+
+def test_a_reference_by_which_the_data_score_millions_is_refused(command, capsys):
+    with h5py.File(command.folder / f"{NAME}.hdf5", "a") as file:
+        file.attrs["env_id"], file.attrs["reference"] = "Another-v0", [0.0, 1e-9]
+    assert command("--no-eval") == 2
+    told = capsys.readouterr().err
+    assert "mend the attribute reference" in told and told.count("\n") == 1 and not (command.folder / "out").exists()
+
+
+def test_what_a_record_cannot_hold_is_cut(command, monkeypatch):
+    def failing(*args, **options):
+        raise RuntimeError("\x1b[31m" + 20_000 * "x")
+
+    monkeypatch.setattr(srpo, "train", failing, raising=False)
+    monkeypatch.setattr("sys.argv", ["srpo", 20_000 * "y"])
+    assert command("--seeds", "1") == command("--seeds", "1") == 1  # what was written can be read
+    [cell] = rows(command.keep / "cells.csv")
+    assert cell["error"].startswith("RuntimeError: \\x1b[31mxxx") and len(cell["command"]) == 10_000
+
+
 def test_a_cell_that_failed_does_not_stand_against_a_mended_suite(command, monkeypatch):
     def failing(*args, **options):
         raise RuntimeError("out of luck")
@@ -461,7 +508,8 @@ def test_a_data_set_has_settings_of_its_own_and_they_are_told(command, capsys):
     run = load_run(command.folder / "out" / NAME / "bc" / "0")
     assert run.algorithm.policy.batch_size == 5 and run.algorithm.policy.hidden == (8,)  # over those of all data sets
     told = capsys.readouterr().out
-    assert f"`bc` policy.batch_size 5 on {NAME}" in told and "critic.lr" not in told
+    assert "\n- `bc`: policy.hidden 8, policy.batch_size 8, policy.batch_size 5 on hopper-medium-replay\n" in told
+    assert "critic.lr" not in told
     assert command("--seeds", "1", algos="bc-gaussian") == 0
     assert json.loads((command.keep / "suite.json").read_text())["data"][0]["settings"] == {"bc": {"policy.batch_size": 5}}
     file.write_text(file.read_text().replace("settings.bc ", "settings.bcc "))
@@ -497,8 +545,13 @@ def test_a_variant_is_its_algorithm_with_other_settings_beside_it(command, capsy
     scores = {r["algorithm"]: r["mean"] for r in rows(command.keep / "scores.csv") if r["data"] == NAME}
     assert scores["bc"] == scores["bc@quick"] != scores["bc-small"]
     told = capsys.readouterr().out
-    assert "`bc-small` is `bc`, policy.batch_size 5" in told and "`bc@quick` is `bc`, preset `quick`" in told
-    assert "bc-small" in (command.keep / "report.html").read_text()
+    assert (
+        "- `bc-small` (bc): policy.batch_size 5, policy.lr 0.02 on hopper-medium-replay\n- `bc@quick` (bc, preset quick)\n"
+        in told
+    )
+    page = (command.keep / "report.html").read_text()
+    assert '<th>bc-small</th><td class="text">bc</td><td class="long">policy.batch_size 5, policy.lr 0.02 on' in page
+    assert "Budget: preset paper, 6 iterations of every stage. Seeds" in page  # of a line, however many variants there are
     (command.folder / "bc.md").write_text("<!-- scores bc -->\n<!-- /scores bc -->\n")
     assert cli.main(["suite", "report", str(command.keep), "--pages", "."]) == 0  # a variant needs no page
     about = json.loads((command.keep / "suite.json").read_text())
@@ -563,6 +616,14 @@ def test_cells_are_trained_in_the_precision_of_the_suite_and_not_mixed_with_anot
         (["--episodes", "0"], "--episodes 0: expected one or more"),
         (["--seeds", "0"], "one or more different seeds, found 0"),
         (["--seeds", ","], "one or more different seeds, found 0"),
+        (["--seeds", ""], "--seeds '': expected how many"),
+        (["--algos", ""], "unknown algorithm ''"),
+        (["--data", ""], "unknown data set ''"),
+        (["--episodes", str(10**6 + 1)], "found 1000001 episodes in suite small, expected at most 1000000"),
+        (
+            ["--into", "page.md"],
+            "srpo suite run has no use for --into, which is of srpo suite report and presets; leave it out",
+        ),
         (["--minutes", "nan"], "--minutes nan: expected a finite number"),
         (["--keep", "small.toml"], "small.toml is no folder; choose another --keep"),
         (["--out", "small.toml", "--keep", "new"], "small.toml is no folder; choose another --out"),
@@ -585,6 +646,9 @@ def test_a_mistake_is_one_line(command, capsys, more, complaint):
         (("seeds = [0, 1]", "seeds = [-1]"), "Expected `int` >= 0 - at `$.seeds[0]`"),
         (("seeds = [0, 1]", ""), "missing required field `seeds`"),
         (("[budget]", "[budget"), "is no TOML"),
+        (("episodes = 2", "episodes = 1_000_001"), "found 1000001 episodes in suite small, expected at most 1000000"),
+        (("curve = 2", "curve = 10_001"), "found 10001 policies for a curve in suite small, expected at most 10000"),
+        (('"policy.hidden"', "policy.hidden"), 'write the path of a setting in quotes, such as "policy.beta" = 0.1'),
         (("title", 'preset = "quik"\ntitle'), "bc: unknown preset 'quik'; did you mean 'quick'?"),
     ],
 )
@@ -596,12 +660,22 @@ def test_a_mistake_in_the_file_is_one_line(command, capsys, change, complaint):
     assert complaint in told and told.count("\n") == 1 and not (command.folder / "out").exists()
 
 
+def test_a_suite_may_begin_with_a_mark_of_its_encoding(tmp_path):
+    (tmp_path / "mine.toml").write_text("\ufeff" + SUITE, encoding="utf-8")
+    assert plan.load_suite(str(tmp_path / "mine.toml")).title == "small"
+
+
 def test_other_mistakes_are_one_line(tmp_path, capsys):
     for argv, complaint in (
         (["run", "opn"], "did you mean 'open'"),
         (["rum", "open"], "did you mean 'run'"),
         (["run"], "needs a suite"),
         (["report", str(tmp_path)], "holds no results of a suite"),
+        (["list", "open"], "srpo suite list: found 'open', expected nothing more"),
+        (["report", str(tmp_path), "--algos", "bc"], "srpo suite report has no use for --algos, which is of srpo suite run"),
+        (["evaluate", str(tmp_path), "--data", "a"], "no use for --data, which is of srpo suite run and report"),
+        (["evaluate", str(tmp_path), "--no-eval"], "no use for --no-eval"),
+        (["report", str(tmp_path), "--on", "ray"], "no use for --on"),
     ):
         assert cli.main(["suite", *argv]) == 2
         told = capsys.readouterr().err
@@ -811,6 +885,16 @@ def test_the_mean_of_the_suite_pairs_seeds_and_leaves_out_who_is_not_everywhere(
 def test_results_of_more_seeds_are_put_together_and_what_is_finished_wins():
     old, new, more = result("bc", "trained"), result("bc"), result("bc", "unfinished", seeds="1")
     assert tables.merged([old, more], [new]) == [new, more]
+
+
+def test_seeds_that_are_kept_do_not_hide_the_others_of_their_cell():
+    kept = result("bc", scores={0: [1.0, 2.0]})  # of --seeds 1; then all three in one cell, as an accelerator trains them
+    every = result("bc", seeds="0 1 2", scores={0: [9.0, 9.0], 1: [3.0, 4.0], 2: [5.0, 6.0]})
+    assert tables.merged([result("bc", "trained", seeds="0 1 2")], [kept])[1].seeds == (0, 1, 2)  # as its policies are called
+    first, others = tables.merged([every], [kept])
+    assert first == kept and others.seeds == (1, 2)
+    assert {s: list(x) for s, x in scoring.scores_of([first, others]).items()} == {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+    assert tables.merged([every], [first, others]) == [first, others]
 
 
 def test_each_algorithm_has_its_scores_on_its_page(command, capsys):

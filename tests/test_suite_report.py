@@ -11,7 +11,7 @@ from scipy import stats
 
 from srpo import cli
 from srpo.suite import charts, measures, scoring, tables
-from srpo.suite.findings import findings
+from srpo.suite.findings import findings, short_names
 from srpo.suite.html_page import html_page
 from srpo.suite.keep import Keep
 from srpo.suite.page import cell, page
@@ -68,6 +68,12 @@ def test_the_best_interquartile_mean_comes_first_and_profiles_fall():
         assert e.value[0] >= 0.9 and e.value[-1] == 0.0 and (np.diff(e.value) <= 0).all() and (e.low <= e.high).all()
     opposite = found.improvements["b", "a"].value
     assert found.improvements["a", "b"].value == pytest.approx(1 - opposite)
+
+
+def test_a_profile_has_a_hundred_places_however_high_scores_are():
+    for highest, last in ((30.0, 100.0), (105.0, 104.0), (200.0, 200.0), (1e6, 1e6)):
+        found = measures.compare(["p"], {"a": np.array([[highest], [1.0]])})
+        assert found.at[-1] == last and len(found.at) <= 101
 
 
 # --- the page
@@ -190,6 +196,12 @@ def test_one_seed_has_no_deviation():
     assert cell(row) == "61.0 [60.0, 62.0]" and cell(row | {"seeds": 2, "std": 0.5}) == "61.0 ± 0.5 [60.0, 62.0]"
 
 
+def test_one_episode_has_no_interval(keep):
+    one = tables.Result(result("bc", "x-v0", 5.0).about | {"seeds": "0"}, [{"seed": 0, "score": 35.25}])
+    found = findings(keep.about, [one])
+    assert "| bc | 35.2 | 35.2 | 35.2 |" in page(found) and "35.2 to" not in html_page(found, keep.folder)
+
+
 def test_means_over_some_of_the_data_sets(keep, capsys):
     keep.update([result("iql", "x-v0", 50.0)])
     assert "iql" not in keep.update([]).means
@@ -212,6 +224,26 @@ def test_seeds_and_settings_of_earlier_commands_stay(keep, tmp_path):
     (later.folder / "suite.json").write_text(json.dumps(before))
     keep.adopt(later)
     assert keep.about["settings"] == own
+
+
+def test_names_that_would_be_the_same_stay_as_they_are(keep, capsys):
+    about = keep.about
+    other = about["data"][0] | {"name": "x-open-v0"}
+    (keep.folder / "suite.json").write_text(json.dumps(about | {"data": [*about["data"], other]}))
+    keep.update([result("bc", "x-open-v0", 7.0)])
+    for name in ("report.html", "scores.md"):
+        text = (keep.folder / name).read_text()
+        assert "x-v0" in text and "x-open-v0" in text and "| x |" not in text and "<th>x</th>" not in text
+    assert list(short_names(["x-v0", "y-open-v0"]).values()) == ["x", "y"]
+
+
+def test_a_link_leads_to_the_run_whatever_its_folder_is_called(keep, tmp_path):
+    folder = tmp_path / "50% #1?"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    odd = result("bc", "x-v0", 5.0)
+    text = html_page(findings(keep.about, [tables.Result(odd.about | {"run": "../50% #1?"}, odd.episodes)]), keep.folder)
+    assert Page(text).targets == ["../50%25%20%231%3F"] and ">../50% #1?</a>" in text
 
 
 def test_learning_curves_end_with_the_last_policies(keep):
@@ -252,3 +284,17 @@ def test_lines_are_where_their_values_are():
     text = charts.lines([charts.Line("a", 0, np.array([0.0, 10.0]), np.array([0.0, 50.0]))], "t", "x", "y")
     bottom, right = 300 - charts.BOTTOM, charts.WIDTH - charts.RIGHT
     assert f'd="M{charts.LEFT:.1f} {bottom:.1f}L{right:.1f} {charts.TOP:.1f}"' in text
+
+
+def test_many_algorithms_differ_and_long_names_fit():
+    assert len({charts.color(i) for i in range(35)}) == 35
+    style = (Path(charts.__file__).parent / "report.css").read_text()
+    assert all(f"svg .{stroke.strip()}.line" in style for stroke in charts.STROKES if stroke)
+    for name in ("a", "srpo-normalized-swept", "x" * 200):
+        text = charts.dots([charts.Dot(name, 0, 50.0)], "t", "score")
+        [(right, shown)] = re.findall(r'<text x="([\d.]+)" y="[\d.]+" class="end name">([^<]*)<', text)
+        assert (
+            float(right) - charts.LETTER * len(shown) >= 0
+            and float(right) < charts.WIDTH / 2
+            and f"<title>{name}</title>" in text
+        )

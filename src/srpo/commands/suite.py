@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     from srpo.suite.findings import Findings
 
 
+USED_BY: dict[str, tuple[str, ...]] = {  # what has no place here, every action has a use for
+    **dict.fromkeys(("data_dir", "algos", "seeds", "iterations", "precision", "minutes", "jobs", "on", "address"), ("run",)),
+    **dict.fromkeys(("cores", "gpus", "storage", "checkpoint_every", "no_eval", "out"), ("run",)),
+    "data": ("run", "report"),
+    "episodes": ("run", "evaluate"),
+    "keep": ("run", "evaluate"),
+    "into": ("report", "presets"),
+    "pages": ("report",),
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", help="list, run, evaluate, report or presets")
@@ -88,6 +99,7 @@ def main(args: argparse.Namespace) -> int:
     if args.suite is None and args.action not in ("list", "presets"):
         needed = "a suite" if args.action == "run" else "a folder of results"
         raise ConfigError(f"srpo suite {args.action} needs {needed}; see --help")
+    refuse_unused(args)
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected one or more")
     if args.jobs is not None and args.jobs < 1:
@@ -98,6 +110,18 @@ def main(args: argparse.Namespace) -> int:
     for module in args.modules:
         imported_here(module, "a module that registers what a suite names (srpo.register)")
     return actions[args.action](args)
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Raises ConfigError for what the action has no use for."""
+    if args.suite is not None and args.action in ("list", "presets"):
+        raise ConfigError(f"srpo suite {args.action}: found {args.suite!r}, expected nothing more")
+    defaults = argparse.ArgumentParser()
+    add_arguments(defaults)
+    for name, actions in USED_BY.items():
+        if args.action not in actions and getattr(args, name) != defaults.get_default(name):
+            option, whose = f"--{name.replace('_', '-')}", " and ".join(actions)
+            raise ConfigError(f"srpo suite {args.action} has no use for {option}, which is of srpo suite {whose}; leave it out")
 
 
 def list_suites(args: argparse.Namespace) -> int:
@@ -125,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from srpo.evaluation.scores import evaluate as play
     from srpo.suite.keep import Keep, scored
+    from srpo.suite.tables import require_scores
     from srpo.suite.work import require_reference
     from srpo.training.progress import Bars
 
@@ -141,6 +166,7 @@ def evaluate(args: argparse.Namespace) -> int:
             with Bars(args.quiet) as bars:
                 bars.open(" ".join(result.where), 1000)
                 play(trained, episodes, progress=bars.update, curve=max(1, episodes // 4))
+            require_scores(trained)
         except UserError as e:
             failed += 1
             tell(f"{' '.join(result.where)}: {e}")
@@ -164,7 +190,7 @@ def report(args: argparse.Namespace) -> int:
     keep = Keep(Path(args.suite))
     about = keep.about
     if not read(keep.folder):
-        raise ConfigError(f"{keep.folder} holds no result yet; srpo suite run {about['name']} --keep {keep.folder} makes some")
+        raise ConfigError(f"{keep.folder} holds no result yet; the srpo suite run that began it goes on, by the same command")
     if args.into is not None:
         check_place(args.into, "scores")
     if args.data is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srpo.errors import ConfigError, UserError
-from srpo.text import command, tell
+from srpo.text import command, plain, tell
 
 if TYPE_CHECKING:
     from srpo.runs.elsewhere import Known
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 def work_through(args: argparse.Namespace) -> tuple[Findings, int]:
     """What is found in the end, and how many cells or processes failed. Raises UserError for what cannot be done."""
     from srpo.suite import jobs
+    from srpo.suite.schema import LONGEST
     from srpo.system.clock import Clock
 
-    work, cells = planned(args, command("srpo", *sys.argv[1:]), Clock(args.minutes))
+    work, cells = planned(args, plain(command("srpo", *sys.argv[1:]), LONGEST), Clock(args.minutes))
     work.check(cells)
     try:
         if args.on == "ray":
@@ -79,9 +80,9 @@ def planned(args: argparse.Namespace, command: str, clock: Clock) -> tuple[Work,
     from srpo.suite.work import Work
     from srpo.training.saving import Saving
 
-    seeds = parse_seeds(args.seeds) if args.seeds else None
+    seeds = parse_seeds(args.seeds) if args.seeds is not None else None
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else seeds
-    data, algos = (names.split(",") if names else None for names in (args.data, args.algos))
+    data, algos = (names.split(",") if names is not None else None for names in (args.data, args.algos))
     suite = load_suite(args.suite).chosen(data, algos, seeds, args.iterations)
     given = {key: value for key in ("episodes", "precision") if (value := getattr(args, key)) is not None}
     suite = replace(suite, **given)

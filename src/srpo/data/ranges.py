@@ -121,6 +121,13 @@ def made(bounds: Bounds, origin: str, where: str) -> ActionRange:
             f"{where}: the range of action {extent.named(unbounded)} is {extent.text(bounds, unbounded)} ({origin}), which stands for "
             "no bounds at all; say --action-range LOW,HIGH (per column LOW,HIGH/LOW,HIGH/...) with those that are meant; in Python action_range="
         )
+    fixed = np.equal(*bounds)
+    if fixed.any():
+        raise DataError(
+            f"{where}: the range of action {extent.named(fixed)} is {extent.text(bounds, fixed)} ({origin}), a single number, of which "
+            "nothing can be learned; record the other columns alone, or give it a range with --action-range LOW,HIGH/LOW,HIGH/... (one "
+            "for each column); in Python action_range="
+        )
     low, high = (np.asarray(bound, np.float32).copy() for bound in bounds)
     flat = ~((high - low) / 2 >= np.finfo(np.float32).tiny)
     if flat.any():

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from srpo.paper.job import Job
 from srpo.suite import published
-from srpo.suite.findings import Findings, short
-from srpo.suite.page import summary
+from srpo.suite.findings import Findings
+from srpo.suite.page import summary, told
 from srpo.suite.pages import markdown
 from srpo.suite.tables import RECORDED, SUITE, Row
 
@@ -28,7 +28,7 @@ def make(job: Job) -> list[dict]:
     job.table("table1", long_rows(found, names, data), COLUMNS)
     job.text("table1.md", page(found, names, data))
     columns = [*data, *mean_of(data, found)]
-    return [{"system": n, **{short(d): score(found.at.get((n, d))) for d in columns}} for n in (*names, RECORDED)]
+    return [{"system": n, **{found.labels[d]: score(found.at.get((n, d))) for d in columns}} for n in (*names, RECORDED)]
 
 
 def order(found: Findings) -> list[str]:
@@ -57,6 +57,7 @@ def page(found: Findings, names: Sequence[str], data: Sequence[str]) -> str:
         " within 5 % of the row's best.",
         f"Seeds x episodes: {found.counts}. Budget: {summary(found)}.",
         *([found.partly] if found.partly else []),
+        *told(found),
         "",
         measured(found, names, data),
     ]
@@ -78,7 +79,7 @@ def measured(found: Findings, names: Sequence[str], data: Sequence[str]) -> str:
         here = [found.at.get((n, d)) for n in names]
         best = max((r["mean"] for r in here if r and "mean" in r), default=0.0)
         cells = [f"**{score(r)}**" if r and best > 0 and r.get("mean", 0.0) >= NEAR * best else score(r) for r in here]
-        rows.append([short(d), score(found.at.get((RECORDED, d))), *cells])
+        rows.append([found.labels[d], score(found.at.get((RECORDED, d))), *cells])
     return markdown(["data", "recorded", *names], rows)
 
 

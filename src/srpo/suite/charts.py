@@ -8,9 +8,11 @@ from html import escape
 
 import numpy as np
 
-COLORS = 7  # in the style sheet; the next ones have dashed lines
+COLORS = 7  # in the style sheet; the next seven have dashed lines, and so on
+STROKES = ("", " dashed", " dotted", " mixed", " long")
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 460.0, 44.0, 12.0, 10.0, 40.0
 LINE = 26.0  # height of a row of `dots`
+LETTER = 6.8  # width of a letter, about
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Dot:
 
 def color(index: int) -> str:
     """The classes of an algorithm's strokes and fills."""
-    return f"c{index % COLORS}" + (" dashed" if index // COLORS % 2 else "")
+    return f"c{index % COLORS}{STROKES[index // COLORS % len(STROKES)]}"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> np.ndarray:
@@ -115,7 +117,8 @@ def dots(found: Sequence[Dot], title: str, label: str) -> str:
     height = LINE * len(found) + BOTTOM + TOP
     ends = [x for d in found for x in (d.value, d.low, d.high) if x is not None]
     low, high = min(0.0, *ends), max(0.0, *ends) or 1.0
-    start, stop = 112.0, WIDTH - 52.0
+    longest = int((WIDTH / 2 - 10) / LETTER)  # letters of a name: half of the width
+    start, stop = max(112.0, 10 + LETTER * min(longest, max(len(d.name) for d in found))), WIDTH - 52.0
 
     def across(value: float) -> float:
         return start + (value - low) / (high - low) * (stop - start)
@@ -125,10 +128,11 @@ def dots(found: Sequence[Dot], title: str, label: str) -> str:
         x = across(float(value))
         out.append(f'<path class="grid" d="M{x:.1f} {TOP}V{height - BOTTOM}"/>')
         out.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 16}" class="mid">{short_number(round(float(value), 9))}</text>')
-    out.append(f'<text x="{(start + stop) / 2}" y="{height - 6}" class="mid">{escape(label)}</text>')
+    out.append(f'<text x="{(start + stop) / 2:g}" y="{height - 6}" class="mid">{escape(label)}</text>')
     for i, d in enumerate(found):
         y, x = TOP + LINE * (i + 0.5), across(d.value)
-        out.append(f'<text x="{start - 10}" y="{y + 4}" class="end name">{escape(d.name)}</text>')
+        name = escape(d.name if len(d.name) <= longest else d.name[: longest - 3] + "...")
+        out.append(f'<text x="{start - 10:g}" y="{y + 4}" class="end name">{name}<title>{escape(d.name)}</title></text>')
         if d.low is not None and d.high is not None:
             out.append(f'<path class="whisker c{d.index % COLORS}" d="M{across(d.low):.1f} {y}H{across(d.high):.1f}"/>')
         out.append(f'<circle class="c{d.index % COLORS}" cx="{x:.1f}" cy="{y}" r="4.5"/>')

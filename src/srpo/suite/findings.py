@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,12 +47,17 @@ class Findings:
         names = [d["name"] for d in self.about["data"]]
         return [d for d in names if any("std" in r for r in self.rows if r["data"] == d)] or names
 
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Of the data sets, and of their mean."""
+        return short_names([*(d["name"] for d in self.about["data"]), SUITE])
+
     @property
     def partly(self) -> str:
         """The data sets of the means, where there are others as well."""
         inside = self.comparison.data
         left_out = bool(inside) and set(self.used) - set(inside)
-        return f"Means and comparisons are over {' and '.join(map(short, inside))}." if left_out else ""
+        return f"Means and comparisons are over {' and '.join(self.labels[d] for d in inside)}." if left_out else ""
 
     @cached_property
     def counts(self) -> str:
@@ -81,3 +86,9 @@ def findings(about: Mapping[str, Any], results: Sequence[Result]) -> Findings:
 def short(name: str) -> str:
     """A data set's name without what all of its kind have."""
     return name.removesuffix("-v0").removesuffix("-open")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names by what they are when shortened; as they are where two would be the same, such as door-v0 and door-open-v0."""
+    found = {name: short(name) for name in names}
+    return found if len(set(found.values())) == len(found) else {name: name for name in found}

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from srpo.suite.charts import Dot, Line, color, dots, lines
-from srpo.suite.findings import CLONING, Findings, short
+from srpo.suite.findings import CLONING, Findings
 from srpo.suite.measures import Estimate
-from srpo.suite.page import deviation, hours, summary
+from srpo.suite.page import deviation, hours, recipes, summary
 from srpo.suite.scoring import curves
 from srpo.suite.tables import RECORDED, SUITE, VERSIONS, Result, Row
 
@@ -21,7 +22,7 @@ NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
 def html_page(found: Findings, folder: Path) -> str:
     """The whole page; `folder`: where it will lie, from which runs are linked."""
     style = (resources.files("srpo.suite") / "report.css").read_text()
-    sections: tuple[Callable[[Findings], str], ...] = (scores, means, profiles, improvements, learning, time)
+    sections: tuple[Callable[[Findings], str], ...] = (scores, means, profiles, improvements, learning, time, settings)
     body = "".join(section(found) for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -60,7 +61,7 @@ def scores(found: Findings) -> str:
         "Normalized score of the last policies: mean ± standard deviation over seeds; below it the 95 % bootstrap interval of the mean, "
         "seeds and then episodes drawn with replacement."
     )
-    return section("Scores", note, table(["algorithm", *map(short, columns), "interquartile mean"], rows))
+    return section("Scores", note, table(["algorithm", *(found.labels[c] for c in columns), "interquartile mean"], rows))
 
 
 def score(row: Row | None) -> str:
@@ -68,7 +69,8 @@ def score(row: Row | None) -> str:
         return "-" if row is None else escape(row["status"])
     if "std" not in row:
         return f"{row['mean']:.1f}"
-    return f"<b>{row['mean']:.1f}</b>{deviation(row)}<small>{row['low']:.1f} to {row['high']:.1f}</small>"
+    within = f"<small>{row['low']:.1f} to {row['high']:.1f}</small>" if row["low"] != "" else ""
+    return f"<b>{row['mean']:.1f}</b>{deviation(row)}{within}"
 
 
 def bounds(e: Estimate | None, digits: int = 1) -> str:
@@ -84,11 +86,11 @@ def means(found: Findings) -> str:
     if not means:
         return ""
     over = [
-        Dot(r["algorithm"], order[r["algorithm"]], r["mean"], r["low"], r["high"])
+        Dot(r["algorithm"], order[r["algorithm"]], r["mean"], *(None if r[end] == "" else r[end] for end in ("low", "high")))
         for r in sorted(means, key=lambda r: -r["mean"])
     ]
     middle = [dot(name, order[name], e) for name, e in found.comparison.middle.items()]
-    note = f"Over {', '.join(map(short, found.comparison.data))}: of what is finished on all of them. The interquartile mean leaves out the lowest and the highest quarter of all runs."
+    note = f"Over {', '.join(found.labels[d] for d in found.comparison.data)}: of what is finished on all of them. The interquartile mean leaves out the lowest and the highest quarter of all runs."
     return section(
         "Means over the suite",
         note,
@@ -146,7 +148,9 @@ def learning(found: Findings) -> str:
             mean, spread = values.mean(0), values.std(0)
             drawn.append(Line(algorithm, order[algorithm], steps, mean, mean - spread, mean + spread))
         shown += [line.name for line in drawn]
-        figures.append(figure(short(name), lines(drawn, f"Learning curves, {name}", "step of the last stage", "score", level)))
+        figures.append(
+            figure(found.labels[name], lines(drawn, f"Learning curves, {name}", "step of the last stage", "score", level))
+        )
     if not figures:
         return ""
     note = "Policies that were kept on the way: mean and standard deviation over seeds. The dotted line is the mean of the recorded episodes."
@@ -165,11 +169,22 @@ def time(found: Findings) -> str:
         share = f'<td class="bar"><i style="--p:{100 * totals[name] / most:.1f}%"></i></td>'
         rows.append(f"<tr><th>{escape(name)}</th>{per}<td>{escape(hours(here))}</td>{share}</tr>")
     note = "Minutes of training and evaluation by data set, all seeds; then hours of each. What was shared (a critic, say) counts where it was trained."
-    return section("Time", note, table(["algorithm", *map(short, found.used), "training + evaluation, h", ""], rows))
+    return section(
+        "Time", note, table(["algorithm", *(found.labels[d] for d in found.used), "training + evaluation, h", ""], rows)
+    )
 
 
 def seconds(row: Row | None) -> float:
     return 0.0 if row is None else row.get("train_seconds", 0.0) + row.get("eval_seconds", 0.0)
+
+
+def settings(found: Findings) -> str:
+    rows = [
+        f'<tr><th>{escape(name)}</th><td class="text">{escape(kind)}</td><td class="long">{escape(given)}</td></tr>'
+        for name, kind, given in recipes(found)
+    ]
+    note = "What the suite sets beside the preset; a variant of an algorithm has what is set of it as well."
+    return section("Settings", note, table(["algorithm", "variant of", "settings"], rows, "text")) if rows else ""
 
 
 def cells(found: Findings, folder: Path) -> str:
@@ -178,9 +193,9 @@ def cells(found: Findings, folder: Path) -> str:
         about = result.about
         place = link(result, folder)
         status = escape(about["status"]) + (f'<small class="bad">{escape(about["error"])}</small>' if about["error"] else "")
-        where = f'<a href="{escape(place)}">{escape(place)}</a>' if place else "not here"
+        where = f'<a href="{quote(place)}">{escape(place)}</a>' if place else "not here"
         minutes = f"{about['train_seconds'] / 60:.1f} + {about['eval_seconds'] / 60:.1f}"
-        texts = [short(about["data"]), about["algorithm"], about["seeds"]]
+        texts = [found.labels.get(about["data"], about["data"]), about["algorithm"], about["seeds"]]
         left = f"<th>{escape(texts[0])}</th>" + "".join(f'<td class="text">{escape(t)}</td>' for t in texts[1:])
         rest = "".join(f'<td class="text">{escape(str(about.get(key, "")))}</td>' for key in ("shared", "device", "settings"))
         rows.append(f'<tr>{left}<td class="text">{status}</td><td>{minutes}</td>{rest}<td class="text">{where}</td></tr>')
@@ -217,9 +232,8 @@ def table(header: Sequence[str], rows: Iterable[str], kind: str = "") -> str:
 
 
 def legend(names: Iterable[str], order: dict[str, int]) -> str:
-    return (
-        '<ul class="legend">' + "".join(f'<li><span class="{color(order[n])}"></span>{escape(n)}</li>' for n in names) + "</ul>"
-    )
+    keys = (f'<svg viewBox="0 0 38 4"><path class="line {color(order[n])}" d="M0 2H38"/></svg>{escape(n)}' for n in names)
+    return f'<ul class="legend">{"".join(f"<li>{key}</li>" for key in keys)}</ul>'
 
 
 def charts(figures: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from srpo.suite.findings import Findings, findings
 from srpo.suite.html_page import html_page
 from srpo.suite.page import page
 from srpo.suite.plan import LARGEST, Suite
-from srpo.suite.schema import About
+from srpo.suite.schema import MOST_SCORE, About
 from srpo.suite.tables import Result
 from srpo.system.files import read_bytes
 from srpo.text import plain
@@ -77,8 +77,7 @@ class Keep:
         entries = []
         for source in suite.data:
             d = data[source.name]
-            mean = float(d.score(d.returns).mean()) if d.reference and len(d.returns) else None
-            facts = {"rows": len(d), "sha256": d.sha256, "env_id": d.env_id, "mean_score": mean}
+            facts = {"rows": len(d), "sha256": d.sha256, "env_id": d.env_id, "mean_score": mean_score(d)}
             entries.append({"name": source.name, "task": source.task, "settings": dict(source.settings), **facts})
         self._remember(suite.as_dict() | {"data": entries})
 
@@ -143,6 +142,19 @@ class Keep:
             if not result.finished and (there or result.settled):
                 out.append((result, load_run(path) if there else None))
         return out
+
+
+def mean_score(data: Dataset) -> float | None:
+    """Of the recorded episodes, None without any or a reference. Raises ConfigError for one that no table holds."""
+    if not data.reference or not len(data.returns):
+        return None
+    mean = float(data.score(data.returns).mean())
+    if not abs(mean) <= MOST_SCORE:
+        raise ConfigError(
+            f"{data.source}: its episodes score {mean:g} in the mean, expected -{MOST_SCORE:,.0f} to {MOST_SCORE:,.0f}; mend the "
+            "attribute reference, the mean returns of a random and of a good policy"
+        )
+    return mean
 
 
 def scored(result: Result, run: Run, seconds: float) -> Result:

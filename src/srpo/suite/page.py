@@ -7,7 +7,7 @@ from pathlib import Path
 
 from srpo.errors import ConfigError
 from srpo.suite import published
-from srpo.suite.findings import CLONING, Findings, short
+from srpo.suite.findings import CLONING, Findings, short_names
 from srpo.suite.measures import Estimate
 from srpo.suite.pages import has_place, markdown
 from srpo.suite.presets import one as one_value
@@ -30,7 +30,13 @@ def page(found: Findings) -> str:
         ]
         for n in found.names
     ]
-    header = ["algorithm", *map(short, columns), "interquartile mean", "published, D4RL locomotion", "training + evaluation, h"]
+    header = [
+        "algorithm",
+        *(found.labels[c] for c in columns),
+        "interquartile mean",
+        "published, D4RL locomotion",
+        "training + evaluation, h",
+    ]
     lines = [
         "Normalized score of the last policies: mean over seeds and episodes ± (population) standard deviation over seeds [95 % bootstrap"
         " interval of the mean, seeds and then episodes drawn with replacement]. Interquartile mean: of all runs of all data sets, with"
@@ -39,7 +45,7 @@ def page(found: Findings) -> str:
         markdown(header, table),
     ]
     lines += ["", found.partly] if found.partly else []
-    lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found)}."] if found.counts else []
+    lines += ["", f"Seeds x episodes: {found.counts}. Budget: {summary(found)}.", *told(found)] if found.counts else []
     if found.below_cloning is not None:
         below = ", ".join(f"`{n}`" for n in found.below_cloning)
         lines += ["", f"Not above `{CLONING}` on the mean of the suite: {below or 'none'}."]
@@ -66,7 +72,7 @@ def one(name: str, rows: Sequence[Row], tasks: Mapping[str, str]) -> str:
     known = published.SCORES.get(name, {})
     scores = [known.get(task, "-") for task in tasks.values()]
     there = [[f"`{name}`", "published for D4RL's task", *scores, "-"]] if known else []
-    return markdown(["", "", *map(short, columns)], [*measured, recorded, *there], text=2)
+    return markdown(["", "", *short_names(columns).values()], [*measured, recorded, *there], text=2)
 
 
 def cell(row: Row | None) -> str:
@@ -76,7 +82,7 @@ def cell(row: Row | None) -> str:
         return row["status"]
     if "std" not in row:
         return f"{row['mean']:.1f}"
-    return f"{row['mean']:.1f}{deviation(row)} [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{row['mean']:.1f}{deviation(row)}" + (f" [{row['low']:.1f}, {row['high']:.1f}]" if row["low"] != "" else "")
 
 
 def deviation(row: Row) -> str:
@@ -104,25 +110,35 @@ def places(folder: Path, measured: Iterable[str], others: Iterable[str]) -> dict
 
 
 def summary(found: Findings) -> str:
-    """The budget of a suite, in words, and what it sets of the algorithms that were trained."""
-    about, variants = found.about, {n: v for n, v in found.about.get("variants", {}).items() if n in found.names}
-    trained = {*found.names, *(variant["algorithm"] for variant in variants.values())}
-    budget = about["budget"]
+    """The budget of a suite, in words."""
+    about, budget = found.about, found.about["budget"]
     steps = f"{budget['iterations']:,} iterations of every stage" if budget["iterations"] else "each algorithm's own steps"
     factor = f", batches above 256 divided by {budget['batch_factor']}" if budget["batch_factor"] > 1 else ""
     precision = ", in bfloat16" if about.get("precision") == "bfloat16" else ""
-    places = [("", about.get("settings", {})), *((f" on {d['name']}", d.get("settings", {})) for d in about["data"])]
-    given = [
-        f"`{name}` {path} {one_value(v)}{where}"
-        for where, each in places
-        for name, own in each.items()
-        if name in trained
-        for path, v in own.items()
+    return f"preset `{about['preset']}`, {steps}{factor}{precision}"
+
+
+def recipes(found: Findings) -> list[tuple[str, str, str]]:
+    """What the suite sets of the algorithms and variants that were trained: the name, of a variant its algorithm, and the settings."""
+    about, variants = found.about, {n: v for n, v in found.about.get("variants", {}).items() if n in found.names}
+    trained = {*found.names, *(variant["algorithm"] for variant in variants.values())}
+    kinds = {n: v["algorithm"] + (f", preset {v['preset']}" if v["preset"] else "") for n, v in variants.items()}
+    places = [
+        ("", {name: variant["settings"] for name, variant in variants.items()}),
+        ("", about.get("settings", {})),
+        *((f" on {found.labels[d['name']]}", d.get("settings", {})) for d in about["data"]),
     ]
-    others = [
-        "`{}` is `{}`".format(name, variant["algorithm"])
-        + (f", preset `{variant['preset']}`" if variant["preset"] else "")
-        + "".join(f", {path} {one_value(v)}" for path, v in variant["settings"].items())
-        for name, variant in variants.items()
+    given: dict[str, list[str]] = {}
+    for where, settings in places:
+        for name in (n for n in settings if n in trained):
+            given.setdefault(name, []).extend(f"{path} {one_value(v)}{where}" for path, v in settings[name].items())
+    names = [*(n for n in given if n not in variants), *(n for n in given if n in variants)]
+    return [(name, kinds.get(name, ""), ", ".join(given[name])) for name in names]
+
+
+def told(found: Findings) -> list[str]:
+    """The lines of `recipes`."""
+    lines = [
+        f"- `{name}`" + (f" ({kind})" if kind else "") + (f": {given}" if given else "") for name, kind, given in recipes(found)
     ]
-    return "; ".join([f"preset `{about['preset']}`, {steps}{factor}{precision}", *others, *given])
+    return ["", "Settings beside the preset; a variant has those of its algorithm as well:", "", *lines] if lines else []

@@ -43,9 +43,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from srpo import algorithms
+from srpo.config import whole
 from srpo.data import Dataset, load_dataset
 from srpo.errors import ConfigError, UserError, closest
 from srpo.networks.precision import Precision
+from srpo.runs.schema import EPISODES, KEPT
 from srpo.suite.budget import Budget
 from srpo.suite.schema import NAME, Data, File, First, Variant
 from srpo.system.files import read_bytes
@@ -109,10 +111,8 @@ class Suite:
         for name in itertools.chain(self.settings, *(source.settings for source in self.data)):
             if name not in trained:
                 raise ConfigError(f"suite {self.name}: settings of {closest(name, trained, 'algorithm')}")
-        if self.episodes < 1:
-            raise ConfigError(f"suite {self.name}: found {self.episodes} episodes, expected one or more")
-        if self.curve < 1:
-            raise ConfigError(f"suite {self.name}: curve is {self.curve}, expected one policy or more")
+        whole(self.episodes, f"episodes in suite {self.name}", most=EPISODES)
+        whole(self.curve, f"policies for a curve in suite {self.name}", most=KEPT)
         names = [source.name for source in self.data]
         for what, found in (("algorithms", self.algorithms), ("data", names), ("seeds", self.seeds)):
             if not found or len(set(found)) < len(found):
@@ -201,7 +201,7 @@ def load_suite(name: str) -> Suite:
     if path.suffix != ".toml":
         raise ConfigError(f"{closest(name, shipped(), 'suite')}; or give a .toml file")
     try:
-        found = tomllib.loads(read_bytes(path, LARGEST).decode())
+        found = tomllib.loads(read_bytes(path, LARGEST).decode("utf-8-sig"))
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be read ({e.strerror}); give a .toml file, or one of {', '.join(shipped())}"
@@ -237,7 +237,9 @@ def read_suite(found: Mapping[str, Any], name: str) -> Suite:
     try:
         file = msgspec.convert(found, File)
     except msgspec.ValidationError as e:
-        raise ConfigError(f"suite {name}: {plain(e)}; mend it") from None
+        nested = "settings" in str(e) and "got `object`" in str(e)  # policy.beta without quotes is a table in a table
+        todo = 'write the path of a setting in quotes, such as "policy.beta" = 0.1' if nested else "mend it"
+        raise ConfigError(f"suite {name}: {plain(e)}; {todo}") from None
     first = {key: values for key, values in msgspec.structs.asdict(file.first).items() if values is not None}
     sources = tuple(Source(each.name, each.task or each.name, each.settings) for each in file.data)
     for what, known in (("algorithms", file.algorithms), ("data", [source.name for source in sources])):

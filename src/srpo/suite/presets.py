@@ -57,4 +57,4 @@ def one(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " x ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

@@ -17,12 +17,14 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*\Z"
 
 Line = Annotated[str, Meta(max_length=200, pattern=PRINTABLE)]
 Name = Annotated[str, Meta(max_length=200, pattern=rf"^{NAME}\Z")]
-Text = Annotated[str, Meta(max_length=10_000, pattern=PRINTABLE)]
+LONGEST = 10_000  # characters
+Text = Annotated[str, Meta(max_length=LONGEST, pattern=PRINTABLE)]
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Whole = Annotated[int, Meta(ge=0, lt=2**40)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
-Score = Annotated[float, Meta(ge=-1e6, le=1e6)]  # normalized
-Return = Annotated[float, Meta(ge=-1e15, le=1e15)]
+MOST_SCORE, MOST_RETURN = 1e6, 1e15  # in absolute value: beyond them something is wrong
+Score = Annotated[float, Meta(ge=-MOST_SCORE, le=MOST_SCORE)]  # normalized
+Return = Annotated[float, Meta(ge=-MOST_RETURN, le=MOST_RETURN)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Value = bool | int | float | str | list[int | float]
 Settings = dict[Line, dict[Line, Value]]  # by algorithm and path

@@ -19,8 +19,8 @@ def scores_of(results: Sequence[Result]) -> dict[int, np.ndarray]:
 
 
 def figures(values: np.ndarray) -> Row:
-    """Mean, deviation over seeds and 95 % bootstrap interval of scores (seed, episode)."""
-    low, high = bootstrap(values)
+    """Mean, deviation over seeds and 95 % bootstrap interval of scores (seed, episode); one episode alone has no interval."""
+    low, high = bootstrap(values) if values.size > 1 else ("", "")
     return {
         "seeds": values.shape[0],
         "episodes": values.shape[1],

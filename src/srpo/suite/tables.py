@@ -17,16 +17,16 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UserError
 from srpo.evaluation.scores import evals_table
 from srpo.runs.run import Run
 from srpo.runs.tables import write_csv
 from srpo.suite.cells import Cell
-from srpo.suite.schema import ROWS, check_rows
+from srpo.suite.schema import MOST_RETURN, MOST_SCORE, ROWS, check_rows
 from srpo.system.files import read_bytes
 from srpo.text import plain
 
@@ -35,48 +35,12 @@ SUITE = "mean of the suite"
 RECORDED = "(the data)"
 ABOUT = ("settings", "preset", "task", "iterations", "batch_factor", "shared", "device", "created", "command", "run")
 VERSIONS = ("python", "srpo", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco")
-CELL_COLUMNS = (
-    "data",
-    "algorithm",
-    "seeds",
-    "status",
-    "train_seconds",
-    "eval_seconds",
-    "time_incomplete",
-    "error",
-    *ABOUT,
-    *VERSIONS,
-)
-EPISODE_COLUMNS = (
-    "data",
-    "algorithm",
-    "seed",
-    "step",
-    "episode",
-    "env_seed",
-    "return",
-    "length",
-    "score",
-    "env_id",
-    "gymnasium",
-    "mujoco",
-)
+SPENT = ("train_seconds", "eval_seconds", "time_incomplete", "error")
+CELL_COLUMNS = ("data", "algorithm", "seeds", "status", *SPENT, *ABOUT, *VERSIONS)
 CURVE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", "score")
-SCORE_COLUMNS = (
-    "data",
-    "algorithm",
-    "status",
-    "seeds",
-    "episodes",
-    "mean",
-    "std",
-    "low",
-    "high",
-    "train_seconds",
-    "eval_seconds",
-    "time_incomplete",
-    "error",
-)
+PLAYED = ("env_seed", "return", "length", "score", "env_id", "gymnasium", "mujoco")
+EPISODE_COLUMNS = ("data", "algorithm", "seed", "step", "episode", *PLAYED)
+SCORE_COLUMNS = ("data", "algorithm", "status", "seeds", "episodes", "mean", "std", "low", "high", *SPENT)
 
 Row = dict[str, Any]
 
@@ -106,6 +70,13 @@ class Result:
         """Whether its training is over: evaluated, or waiting for it."""
         return self.about["status"] in ("finished", "trained")
 
+    def of(self, seeds: Sequence[int]) -> Result:
+        """What some of its seeds came to, if it is finished; its seconds stay those of all."""
+        if not self.finished or tuple(seeds) == self.seeds:
+            return self
+        episodes, curve = ([e for e in rows if int(e["seed"]) in seeds] for rows in (self.episodes, self.curve))
+        return replace(self, about=self.about | {"seeds": " ".join(map(str, seeds))}, episodes=episodes, curve=curve)
+
 
 def rows_of(run: Run, kind: str = "final") -> list[Row]:
     """The episodes of the last policies ("final"), or of those before ("training")."""
@@ -120,11 +91,25 @@ def alive(run: Run) -> list[int]:
 
 
 def evaluated(run: Run | None, episodes: int) -> bool:
-    """Whether the last policies played so many episodes, in an environment that gives scores."""
+    """Whether the last policies played so many episodes, with scores that tables hold."""
     if run is None or not run.complete:
         return False
     rows = rows_of(run)
-    return len(rows) == episodes * len(alive(run)) > 0 and all(row["score"] != "" for row in rows)
+    return len(rows) == episodes * len(alive(run)) > 0 and all(map(_counts, [*rows, *rows_of(run, "training")]))
+
+
+def require_scores(run: Run) -> None:
+    """Raises UserError for an episode without a score that tables hold, such as one with a reward of NaN."""
+    for row in (row for kind in ("final", "training") for row in rows_of(run, kind) if not _counts(row)):
+        raise UserError(
+            f"episode {row['episode']} of seed {row['seed']} (environment seed {row['env_seed']}) at step {row['step']} has the return "
+            f"{row['return']} and the score {row['score'] or '(none)'}, expected a score from -{MOST_SCORE:,.0f} to {MOST_SCORE:,.0f}; "
+            "mend the environment, or the attribute reference of the data"
+        )
+
+
+def _counts(row: Row) -> bool:
+    return row["score"] != "" and abs(float(row["return"])) <= MOST_RETURN and abs(float(row["score"])) <= MOST_SCORE
 
 
 def from_cell(cell: Cell, command: str, folder: Path) -> Result | None:
@@ -169,23 +154,28 @@ def read(folder: Path) -> list[Result]:
             raise ConfigError(f"{folder} holds scores.csv without cells.csv, which `srpo suite` writes; choose another --keep")
         return []
     try:
-        cells, episodes, curves = (_rows(folder, name) for name in ROWS)
+        cells, *played = (_rows(folder, name) for name in ROWS)
+        tables = [_by_run(table) for table in played]
         out = []
         for row in cells:
             seeds = row["seeds"].split()
             about = row | {key: float(row[key] or 0) for key in ("train_seconds", "eval_seconds")}
             about |= {"time_incomplete": row["time_incomplete"] == "True"}
-            place = row["data"], row["algorithm"]
-            mine, before = (
-                [e for e in table if (e["data"], e["algorithm"]) == place and e["seed"] in seeds]
-                for table in (episodes, curves)
-            )
+            places = [(row["data"], row["algorithm"], seed) for seed in dict.fromkeys(seeds)]
+            mine, before = ([e for place in places for e in table.get(place, ())] for table in tables)
             if row["status"] == "finished":
                 _require_episodes(row, {e["seed"] for e in mine})
             out.append(Result(about, mine, before) if row["status"] == "finished" else Result(about, []))
         return out
     except (OSError, ValueError, csv.Error) as e:
         raise ConfigError(f"{folder} cannot be read ({plain(e, 300)}); mend it, or choose another --keep") from None
+
+
+def _by_run(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    out: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        out.setdefault((row["data"], row["algorithm"], row["seed"]), []).append(row)
+    return out
 
 
 def _rows(folder: Path, name: str) -> list[Row]:
@@ -195,6 +185,8 @@ def _rows(folder: Path, name: str) -> list[Row]:
     rows: list[Row] = list(reader)
     if not reader.fieldnames:
         raise ValueError(f"{name}.csv is empty, expected a line of names")
+    if not text.endswith("\n"):
+        raise ValueError(f"{name}.csv has no end of its last line, {len(rows) + 1}: it was cut off there")
     check_rows(name, rows)
     return rows
 
@@ -209,16 +201,19 @@ def _require_episodes(cell: Row, seeds: set[str]) -> None:
 
 
 def merged(mine: Sequence[Result], kept: Sequence[Result]) -> list[Result]:
-    """Every seed once: what is finished before what is trained before anything else. What was kept as finished stays; else new comes first."""
+    """Every seed once: what is finished before what is trained before anything else. What was kept as finished stays; else new comes first.
+
+    Of a cell some of whose seeds are there already, such as the first of three, the others are added.
+    """
     order = {"finished": 0, "trained": 1, "unfinished": 2, "failed": 2}
     taken: set[tuple[str, str, int]] = set()
     out = []
     done, rest = [r for r in kept if r.finished], [r for r in kept if not r.finished]
     for result in sorted([*done, *mine, *rest], key=lambda r: order[r.about["status"]]):
-        places = {(*result.where, seed) for seed in result.seeds}
-        if not places & taken:
-            out.append(result)
-            taken |= places
+        new = [seed for seed in result.seeds if (*result.where, seed) not in taken]
+        if new:
+            out.append(result.of(new))
+            taken |= {(*result.where, seed) for seed in new}
     return out
 
 

@@ -21,11 +21,11 @@ from srpo.runs.checkpoint import NotWritten
 from srpo.runs.elsewhere import Known, known
 from srpo.suite import tables
 from srpo.suite.cells import Cell, seed_groups
-from srpo.suite.keep import Keep
+from srpo.suite.keep import Keep, mean_score
 from srpo.suite.plan import Suite
 from srpo.suite.sharing import donor_of, must_wait
 from srpo.system.clock import Clock, stopping
-from srpo.text import said, tell
+from srpo.text import plain, said, tell
 from srpo.training.progress import Bars
 from srpo.training.saving import Saving
 from srpo.worlds.environments import check_environment
@@ -71,8 +71,9 @@ class Work:
         for folder, option in ((self.out, "--out"), (self.keep.folder, "--keep")):
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"{folder} is no folder; choose another {option}")
-        if self.evaluate:
-            for data in self.data.values():
+        for data in self.data.values():
+            mean_score(data)
+            if self.evaluate:
                 require_scores(data)
         self.keep.check(self.suite.as_dict())
         kept = tables.by_place([r for r in tables.read(self.keep.folder) if r.settled])
@@ -140,12 +141,13 @@ class Work:
                 with cell.timed("eval"), Bars(self.quiet) as bars:
                     bars.open("time steps", 1000)
                     srpo.evaluate(run, self.suite.episodes, progress=bars.update, curve=self.suite.curve_episodes)
+                    tables.require_scores(run)
             else:
                 run.save_compact(self.keep.policies(cell.data, cell.algorithm, cell.seeds))
         except NotWritten:
             raise  # the disk is full, or something like it: the others would fail as well
         except Exception as e:  # whatever it is, the other cells must go on; the next command tries this one again
-            error = said(e)
+            error = plain(said(e))
             cell.note(error=error)
             tell(f"{where}: failed: {error}")
             return False
