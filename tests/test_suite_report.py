@@ -205,6 +205,8 @@ def test_one_episode_has_no_interval(keep):
 def test_means_over_some_of_the_data_sets(keep, capsys):
     keep.update([result("iql", "x-v0", 50.0)])
     assert "iql" not in keep.update([]).means
+    spent = html_page(keep.update([]), keep.folder).split("<h2>Time</h2>")[1]
+    assert "<th>iql</th><td>1.1</td><td>-</td>" in spent  # minutes; on y-v0 it was not trained
     assert cli.main(["suite", "report", str(keep.folder), "--data", "x-v0"]) == 0
     told = capsys.readouterr().out
     assert "Means and comparisons are over x." in told and re.search(r"iql \| 51.0 ± 0.5 \[.*\] \| - \| 51.0 ±", told)

@@ -165,7 +165,8 @@ def time(found: Findings) -> str:
     rows = []
     for name in totals:
         here = [row for d in found.used if (row := found.at.get((name, d)))]
-        per = "".join(f"<td>{seconds(found.at.get((name, d))) / 60:.1f}</td>" for d in found.used)
+        spent = [seconds(found.at.get((name, d))) for d in found.used]
+        per = "".join(f"<td>{s / 60:.1f}</td>" if s else "<td>-</td>" for s in spent)
         share = f'<td class="bar"><i style="--p:{100 * totals[name] / most:.1f}%"></i></td>'
         rows.append(f"<tr><th>{escape(name)}</th>{per}<td>{escape(hours(here))}</td>{share}</tr>")
     note = "Minutes of training and evaluation by data set, all seeds; then hours of each. What was shared (a critic, say) counts where it was trained."
