@@ -177,7 +177,7 @@ SCALE = {
 TASKS: Tasks = {name: {"guidance.scale": scale} for name, scale in SCALE.items()}
 ANTMAZE: Overrides = {"data.reward": "minus-one", "support.count": 32}
 UNKNOWN: Overrides = {"guidance.scale": 3.0}  # the middle of the authors' sweep
-QUICK: Overrides = {
+QUICK: Overrides = {  # rates by experiment: docs/quick.md
     "behavior.steps": 10_000,
     "behavior.batch_size": 512,
     "behavior.widths": (128, 64, 32),
@@ -185,6 +185,9 @@ QUICK: Overrides = {
     "critic.hidden": (256, 256),
     "energy.steps": 50_000,
     "energy.hidden": (128, 128, 128),
+    "behavior.lr": 3e-4,
+    "critic.lr": 1e-3,
+    "energy.lr": 1e-3,
 }
 
 
