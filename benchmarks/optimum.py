@@ -21,7 +21,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 import srpo
@@ -33,6 +32,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.rollouts import Rollouts
 from srpo.evaluation.scores import environment_of, limit_of, reference_in
 from srpo.networks.actors import DeterministicActor
+from srpo.optim import adam, cosine
 from srpo.policies import DeterministicPolicy, each
 from srpo.runs.mapping import entry
 from srpo.runs.run import Run
@@ -58,15 +58,15 @@ class Optimum(eqx.Module):
         return each(self._one, obs, key)
 
     def _one(self, obs: Float[Array, " obs"], key: PRNGKeyArray) -> Float[Array, " act"]:
-        adam = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+        optimizer = adam(cosine(RATE, STEPS))
 
         def step(carry, key):
             action, state = carry
-            change, state = adam.update(self._direction(obs, action, key), state)
+            change, state = optimizer.update(self._direction(obs, action, key), state)
             return (jnp.clip(action + change, -1.0, 1.0), state), None
 
         start = self.actor(obs)
-        return jax.lax.scan(step, (start, adam.init(start)), jax.random.split(key, STEPS))[0][0]
+        return jax.lax.scan(step, (start, optimizer.init(start)), jax.random.split(key, STEPS))[0][0]
 
     def _direction(self, obs, action, key):
         """The mean over `DRAWS` noises, each at a time of its own part of the range."""
@@ -90,10 +90,9 @@ class Optimum(eqx.Module):
 
 def optimum_of(run: Run) -> Optimum:
     """Of every seed, with leading axes (seed, 1). Raises ConfigError for a run that is not one of SRPO at one temperature."""
-    if not isinstance(run.algorithm, SRPO) or len(run.points) > 1:
-        raise ConfigError(
-            f"{run.path}: found {run.algo} with {len(run.points)} swept values, expected SRPO with one temperature"
-        )
+    if not isinstance(run.algorithm, SRPO) or run.points != [()]:
+        found = run.info["algorithm"] + (" with swept values" if run.points != [()] else "")
+        raise ConfigError(f"{run.path}: found {found}, expected srpo without any; train with --set policy.beta=VALUE")
     stage, given = run.algorithm.policy, run.results
     beta = jnp.full((len(run.seeds), 1), stage.beta)
     return Optimum(given["critic"], given["behavior"], given["policy"], beta, stage)
@@ -146,13 +145,10 @@ def scores(run: Run, policies: Any, episodes: int, name: str) -> dict[int, float
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row for each seed and who acts; `rows` have the two halves one after the other."""
     cells = []
-    for row, worse in zip(rows[::2], rows[1::2], strict=True):
-        both = (row, worse)
-        told = [
-            " / ".join(f"{r[c]:{form}}" for r in both)
-            for c, form in (("error", ".4f"), ("distance", ".4f"), ("q_gain", "+.2f"))
-        ]
-        cells.append([row["seed"], row["acts"], *told, f"{row['score']:.1f}" if "score" in row else "-"])
+    forms = {"error": ".4f", "distance": ".4f", "q_gain": "+.2f"}
+    for better, worse in zip(rows[::2], rows[1::2], strict=True):
+        told = [f"{better[name]:{form}} / {worse[name]:{form}}" for name, form in forms.items()]
+        cells.append([better["seed"], better["acts"], *told, f"{better['score']:.1f}" if "score" in better else "-"])
     return markdown(
         ["seed", "acts", "error, better / worse half", "distance to the optimum", "gain in Q", "score"], cells, text=2
     )

@@ -104,9 +104,8 @@ def compare(data: Sequence[str], scores: Mapping[str, np.ndarray]) -> Comparison
     middle = {name: estimate(interquartile_mean, s) for name, s in scores.items()}
     names = sorted(scores, key=lambda name: -float(middle[name].value))
     highest = max((float(s.max()) for s in scores.values()), default=0.0)
-    at = np.arange(
-        0.0, max(100.0, highest) + 1, 2.0 * max(1.0, np.ceil(highest / 200))
-    )  # a hundred places, whatever the reference
+    apart = 2.0 * max(1.0, np.ceil(highest / 200))  # a hundred places, whatever the reference
+    at = np.arange(0.0, max(100.0, highest) + 1, apart)
     return Comparison(
         tuple(data),
         {n: scores[n] for n in names},

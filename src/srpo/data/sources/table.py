@@ -44,7 +44,7 @@ def read(source: str) -> tuple[dict[str, Any], Attributes]:
         raise DataError(f"{folder}: holds no {spec.files or ' or '.join(SUFFIXES)} file; name another folder, or files")
     parts = [_part(file, spec) for file in files]
     _same_columns(parts, files)
-    fields = {key: np.concatenate([getattr(part, key) for part in parts]) for key in Part._fields[:5]}
+    fields = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ROWS}
     if spec.reward is None or spec.function:
         fields.pop("reward")
     first = parts[0].spec
@@ -63,6 +63,9 @@ def _scattered(again: int, spec: Spec) -> tuple[str, ...]:
         f"values of the column {plain(spec.episode, NAME)} come back after others, {again} times, each time as another episode; if it is the "
         "same one, sort the rows so that those of an episode follow each other",
     )
+
+
+ROWS = ("obs", "action", "reward", "terminal", "timeout")  # of the parts, one after the other
 
 
 class Part(NamedTuple):
