@@ -1,11 +1,13 @@
-"""What decides how fast a regression onto recorded actions becomes precise: inputs, head and rate, one changed at a time.
+"""What decides how fast a regression onto recorded actions becomes precise: inputs, head, rate and weights, one changed at a time.
 
   python benchmarks/imitation.py halfcheetah-medium-expert-open-v0.hdf5 --out runs/imitation
   python benchmarks/imitation.py DATA --out DIR --only as-iql,normalized --into docs/performance.md
 
-The same network (2 x 256 ReLU) clones the data, all rows alike, by the recipe of IQL's policy and by changes of it. A tenth of
-the episodes is set aside; the error is that of the policy's mean on their actions, on the better and the worse half of the
-episodes, the score that of the policy in the environment. Runs are kept in DIR; a stopped command goes on where it was.
+The same network (2 x 256 ReLU) clones the data, all rows alike, by the recipe of IQL's policy and by changes of it; then IQL with
+the preset `quick` for as many steps, with its weights and with the same weights given to other rows, which tells what they say
+from how unequal they are. A tenth of the episodes is set aside; the error is that of the policy's mean on their actions, on the
+better and the worse half of the episodes, the score that of the policy in the environment. Runs are kept in DIR; a stopped
+command goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 
 import srpo
 from srpo import config
+from srpo.algorithms.iql import IQL, AdvantageWeightedPolicy
 from srpo.cli import guarded
 from srpo.config import setting, static
 from srpo.core import Algorithm, Alone, Batch, Stage, TrainState, Updated, descend
@@ -39,7 +42,7 @@ from srpo.suite.pages import check_place, insert, markdown, number
 from srpo.suite.tables import rows_of
 
 HOLDOUT = 0.1
-COLUMNS = ("recipe", "seed", "error", "error_better", "error_worse", "log_prob", "log_std", "score")
+COLUMNS = ("recipe", "seed", "error", "error_better", "error_worse", "log_prob", "log_std", "share", "score")
 
 
 class Regression(Stage[Alone[GaussianActor], Batch, GaussianActor]):
@@ -87,6 +90,17 @@ class Cloning(Algorithm):
         return GaussianPolicy(trained["policy"])
 
 
+class ShuffledWeightsPolicy(AdvantageWeightedPolicy):
+    """IQL's with the weight of the row before: as unequal, and they say nothing of the row."""
+
+    def weight(self, given, batch: Batch):
+        return jnp.roll(super().weight(given, batch), 1)
+
+
+class ShuffledIQL(IQL):
+    policy: ShuffledWeightsPolicy = ShuffledWeightsPolicy()
+
+
 RECIPES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "as-iql": ("IQL's policy with all weights one", {}),
     "narrow": ("its log standard deviation starts at -2", {"policy.log_std": -2.0}),
@@ -104,6 +118,19 @@ RECIPES: dict[str, tuple[str, Mapping[str, Any]]] = {
         {"policy.normalized": True, "policy.lr": 1e-3, "policy.layer_init": "torch"},
     ),
 }
+WEIGHTED: dict[str, tuple[str, type[Algorithm]]] = {
+    "weighted": ("IQL, preset `quick`", IQL),
+    "shuffled": ("the same, each weight on another row", ShuffledIQL),
+}
+TITLES = {name: about[0] for name, about in [*RECIPES.items(), *WEIGHTED.items()]}
+
+
+def recipe(name: str, steps: int) -> Algorithm:
+    if name in RECIPES:
+        return config.assign_all(Cloning(), {"policy.steps": steps, **RECIPES[name][1]})
+    algorithm = WEIGHTED[name][1]
+    quick = config.preset(algorithm.presets, "quick", "")
+    return config.assign_all(algorithm(), {**quick, "policy.steps": steps, "data.holdout": HOLDOUT})
 
 
 def trained(name: str, data: Dataset, args: argparse.Namespace) -> srpo.Run:
@@ -113,8 +140,10 @@ def trained(name: str, data: Dataset, args: argparse.Namespace) -> srpo.Run:
         run = srpo.load_run(path)
         run = run if run.complete else srpo.resume(path, data, quiet=True)
     else:
-        algorithm = config.assign_all(Cloning(), {"policy.steps": args.steps, **RECIPES[name][1]})
-        run = srpo.train(algorithm, data, seeds=args.seeds, out=path, eval_every=0, quiet=True)
+        critic = args.out / "weighted" if name == "shuffled" and (args.out / "weighted" / "run.json").exists() else None
+        run = srpo.train(
+            recipe(name, args.steps), data, seeds=args.seeds, out=path, start_from=critic, eval_every=0, quiet=True
+        )
     if len(rows_of(run)) < args.seeds * args.episodes:
         srpo.evaluate(run, args.episodes)
     return srpo.load_run(path)
@@ -133,7 +162,7 @@ def measured(name: str, run: srpo.Run, held: Dataset) -> list[dict[str, Any]]:
         scores = [float(r["score"]) for r in rows_of(run) if int(r["seed"]) == seed]
         row = {"recipe": name, "seed": seed, "error": error.mean(), "error_better": error[better].mean()}
         row |= {"error_worse": error[~better].mean(), "log_prob": float(last["log_prob"]), "score": np.mean(scores)}
-        out.append(row | {"log_std": float(np.mean(model.log_std))})
+        out.append(row | {"log_std": float(np.mean(model.log_std)), "share": float(last.get("effective_share", 1.0))})
     return out
 
 
@@ -158,7 +187,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         scores = ", ".join(f"{r['score']:.1f}" for r in here)
         errors = [f"{mean[c]:.4f}" for c in ("error", "error_better", "error_worse")]
         cells.append(
-            [RECIPES[name][0], *errors, number(mean["log_prob"]), f"{mean['log_std']:.2f}", f"{mean['score']:.1f} ({scores})"]
+            [
+                TITLES[name],
+                *errors,
+                number(mean["log_prob"]),
+                f"{mean['log_std']:.2f}",
+                f"{mean['share']:.2f}",
+                f"{mean['score']:.1f} ({scores})",
+            ]
         )
     header = [
         "recipe",
@@ -167,19 +203,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "of the worse half",
         "log-likelihood",
         "log std",
+        "effective share of the rows",
         "score (by seed)",
     ]
     return markdown(header, cells)
 
 
 def run(args: argparse.Namespace) -> int:
-    names = args.only.split(",") if args.only else list(RECIPES)
+    names = args.only.split(",") if args.only else list(TITLES)
     for name in names:
-        if name not in RECIPES:
-            raise ConfigError(closest(name, RECIPES, "recipe"))
+        if name not in TITLES:
+            raise ConfigError(closest(name, TITLES, "recipe"))
     if args.into is not None:
         check_place(args.into, "imitation")
     srpo.register("imitation", Cloning)
+    srpo.register("imitation-shuffled", ShuffledIQL)
     data = srpo.load_dataset(args.data)
     _, held = data.split(HOLDOUT)
     rows: list[dict[str, Any]] = []
@@ -197,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a recording with an environment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the runs, and imitation.csv")
-    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join(RECIPES)}")
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join(TITLES)}")
     for name, default in {"steps": 15_000, "seeds": 2, "episodes": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="replace the table in this page")

@@ -354,6 +354,7 @@ def writes(obs, action, next_obs):
 def module(tmp_path, monkeypatch):
     (tmp_path / "plant_rewards.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     yield "plant_rewards"
     sys.modules.pop("plant_rewards", None)
 

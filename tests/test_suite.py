@@ -478,12 +478,20 @@ def test_a_cell_that_failed_does_not_stand_against_a_mended_suite(command, monke
     assert {r["status"] for r in rows(command.keep / "cells.csv")} == {"finished"}
 
 
-def test_policies_that_are_gone_are_named(command, capsys):
-    assert command("--no-eval") == 0
-    shutil.rmtree(command.keep / "policies" / NAME / "bc" / "0")
+def test_policies_that_are_gone_or_damaged_are_named_and_the_others_played(command, capsys):
+    assert command("--no-eval", "--seeds", "3") == 0
+    kept = command.keep / "policies" / NAME / "bc"
+    shutil.rmtree(kept / "0")
+    (kept / "1" / "run.json").write_text("{")
     capsys.readouterr()
     assert cli.main(["suite", "evaluate", str(command.keep), "--quiet"]) == 1
-    assert f"{NAME} bc: {command.keep}/policies/{NAME}/bc/0 is not there; put it back" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{NAME} bc: {kept}/0 is not there; put it back" in told and f"{NAME} bc: {kept}/1/run.json is damaged" in told
+    assert {r["seeds"]: r["status"] for r in rows(command.keep / "cells.csv")} == {
+        "0": "trained",
+        "1": "trained",
+        "2": "finished",
+    }
 
 
 def test_names_of_any_length_and_kind_are_kept(command):

@@ -341,9 +341,9 @@ def test_a_stopped_command_says_how_to_go_on(file, tmp_path, monkeypatch, capsys
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(execution.Reporter, "step", lambda self, loop, means: os.kill(os.getpid(), sent))
-        assert main(["train", str(file), *sets, "--no-eval", "--quiet", "--out", str(out)]) == code
+        assert main(["train", str(file), *sets, "--no-eval", "--quiet", "--tensorboard", "--out", str(out)]) == code
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.endswith(f"continue with: srpo train --resume {out}\n")
+    assert told.count("\n") == 1 and told.endswith(f"continue with: srpo train --resume {out} --tensorboard\n")
     assert main(["train", "--resume", str(out), "--quiet"]) == 0
     assert srpo.load_run(out).complete
 
@@ -537,6 +537,7 @@ REFUSALS = {
     "too many kept": (["--keep", "11000"], "found 11000 policies to keep, expected at most 10000"),
     "nothing to act in": (["--eval-every", "5"], "names no environment to evaluate in"),
     "a logger that is missing": (["--wandb"], "wandb is not installed"),
+    "a logger that is missing, in a dry run": (["--dry-run", "--wandb"], "wandb is not installed"),
     "evaluated and not": (["--dry-run", "--eval-every", "5", "--no-eval"], "--no-eval for none; leave one of them out"),
     "nothing kept in a dry run": (["--dry-run", "--keep", "0"], "found 0 policies to keep, expected 1 to 10"),
     "nothing to act in, in a dry run": (["--dry-run", "--eval-every", "5"], "names no environment to evaluate in"),
@@ -588,7 +589,10 @@ def test_run_folders_are_protected(swept, data, algorithm, file, tmp_path, capsy
         srpo.train(algorithm, data, out=tmp_path, quiet=True)
     assert main(["train", "--resume", str(swept.path), "--set", "policy.beta=1"]) == 2
     assert "--resume continues a run with its own settings, found --set" in capsys.readouterr().err
-    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc", "--gap=5", "--reward=r"):
+    assert main(["train", str(file), "--dry-run", "--out", str(swept.path)]) == 2
+    assert "holds another run; continue it with --resume" in capsys.readouterr().err
+    defaults = ("--algo=srpo", "--preset=paper", "--seeds=1", "--keep=1", "--precision=float32")  # what is written counts
+    for option in ("--dry-run", "--no-eval", "--from=x", "--eval-every=5", "--algo=bc", "--gap=5", "--reward=r", *defaults):
         assert main(["train", "--resume", str(swept.path), option]) == 2
         assert f"found {option.partition('=')[0]};" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -54,8 +55,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; {self.prog} --help shows what there is")
 
     def parse_args(self, args=None, namespace=None):
-        """Raises UserError, with the closest option, for what is none."""
+        """Raises UserError, with the closest option, for what is none. `given`: the destinations of the options that were written."""
         found, others = self.parse_known_args(args, namespace)
+        found.given = self._given(sys.argv[1:] if args is None else args)
         if others:
             option = next((word for word in others if word.startswith("-")), None)
             if option is None:
@@ -64,6 +66,10 @@ class Parser(argparse.ArgumentParser):
             begun = [one for one in known if one.startswith(option)]  # an abbreviation: what it may stand for
             raise UserError(f"{self.prog}: {closest(option, begun or known, 'option')}")
         return found
+
+    def _given(self, words: Sequence[str]) -> set[str]:
+        written = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
+        return {action.dest for action in self._actions if written & set(action.option_strings)}
 
     def _options(self) -> list[str]:
         """All options, those of subcommands included."""

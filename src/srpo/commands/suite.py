@@ -116,10 +116,8 @@ def refuse_unused(args: argparse.Namespace) -> None:
     """Raises ConfigError for what the action has no use for."""
     if args.suite is not None and args.action in ("list", "presets"):
         raise ConfigError(f"srpo suite {args.action}: found {args.suite!r}, expected nothing more")
-    defaults = argparse.ArgumentParser()
-    add_arguments(defaults)
     for name, actions in USED_BY.items():
-        if args.action not in actions and getattr(args, name) != defaults.get_default(name):
+        if args.action not in actions and name in args.given:
             option, whose = f"--{name.replace('_', '-')}", " and ".join(actions)
             raise ConfigError(f"srpo suite {args.action} has no use for {option}, which is of srpo suite {whose}; leave it out")
 
@@ -157,11 +155,10 @@ def evaluate(args: argparse.Namespace) -> int:
     episodes, failed = args.episodes or source.about["episodes"], 0
     if keep.folder != source.folder:
         keep.check_other(source)  # before hours of playing
-    for result, trained in source.waiting():
+    for result in source.waiting():
         begin = time.monotonic()
         try:
-            if trained is None:
-                raise UserError(f"{source.policies(*result.where, result.seeds)} is not there; put it back, or train it again")
+            trained = source.trained(result)
             require_reference(*(trained.info["data"][key] for key in ("source", "env_id", "reference")))
             with Bars(args.quiet) as bars:
                 bars.open(" ".join(result.where), 1000)

@@ -115,8 +115,6 @@ def _add_places(add: Callable[..., Any]) -> None:
 
 def _refuse_changes(args: argparse.Namespace) -> None:
     """Raises ConfigError if `--resume` comes with an option that would change the run, or says how DATA is read and names none."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     computed = ":" in (args.column_reward or "")  # rewards, by a function that is named again
     read = [name for name in COLUMNS if args.data is not None or (name == "reward" and computed)]
     free = (
@@ -133,7 +131,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
         "quiet",
         *(("algo",) if ":" in args.algo else ()),
     )
-    changed = [name for name, value in vars(parser.parse_args([])).items() if name not in free and getattr(args, name) != value]
+    changed = [name for name in vars(args) if name in args.given and name not in free]
     if changed:
         what = "--" + changed[0].replace("start_from", "from").removeprefix("column_").replace("_", "-")
         raise ConfigError(
@@ -179,8 +177,10 @@ def _train(args: argparse.Namespace) -> int:
             "no DATA given: name a file, a built-in data set (srpo data list) or a D4RL id; --resume RUN needs none"
         )
     from srpo import algorithms
+    from srpo.runs.folder import require_free
     from srpo.runs.grid import Grid
     from srpo.training import train as training
+    from srpo.training.progress import check_sinks
     from srpo.training.saving import Saving
 
     cls = algorithms.named(args.algo)  # before the data, which may be large
@@ -190,6 +190,9 @@ def _train(args: argparse.Namespace) -> int:
     saving = Saving(args.checkpoint_every)
     if args.dry_run:
         training.meant(algorithm, data, **asked)  # what training would refuse
+        check_sinks(args.sinks or ())
+        if args.out is not None:
+            require_free(args.out)
         return _dry_run(args, Grid.create(algorithm, seeds, sweep), data, sources)
     run = training.train(
         algorithm,

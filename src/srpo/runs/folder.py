@@ -49,13 +49,11 @@ def locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """The folder of a new run, made if it is not there, for this process alone. Raises RunError if it is taken, CheckpointError."""
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise RunError(f"{path} exists and is not an empty folder; choose another --out")
+    require_free(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise CheckpointError(f"cannot make the folder {path}: {e.strerror or e}; choose another --out") from e
-    _left_over(path)  # refused before anything is written there
     with locked(path):
         _clear(path)  # another process may have been first
         try:
@@ -66,6 +64,14 @@ def claimed(path: Path) -> Iterator[None]:
                 (path / LOCK).unlink()
                 path.rmdir()  # if it is empty
             raise
+
+
+def require_free(path: Path) -> None:
+    """Raises RunError if something is there that a new run's folder must not hold. Writes nothing."""
+    if os.path.isdir(path):
+        _left_over(path)
+    elif os.path.lexists(path):
+        raise RunError(f"{path} exists and is not an empty folder; choose another --out")
 
 
 def _left_over(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from srpo.data import sources
@@ -32,9 +33,10 @@ def reward(run: Run) -> str:
     return f" {command('--reward', function)}" if function else ""
 
 
-def resume(run: Run) -> str:
-    """The command that goes on with it."""
-    return command("srpo", "train", "--resume", run.path) + run.algo + source(run) + reward(run) + environment(run)
+def resume(run: Run, loggers: Sequence[str] = ()) -> str:
+    """The command that goes on with it, in the same loggers."""
+    words = "".join(f" --{name}" for name in loggers)
+    return command("srpo", "train", "--resume", run.path) + run.algo + source(run) + reward(run) + environment(run) + words
 
 
 def evaluate(run: Run) -> str:

@@ -16,7 +16,7 @@ from srpo.errors import ConfigError, closest
 from srpo.runs.checkpoint import write_atomically, write_json
 from srpo.runs.description import versions
 from srpo.runs.folder import held
-from srpo.runs.run import Run, load_run
+from srpo.runs.run import Run, RunError, load_run
 from srpo.runs.tables import write_csv
 from srpo.suite import measures, tables
 from srpo.suite.budget import Budget
@@ -133,15 +133,19 @@ class Keep:
             write_atomically(self.folder / "report.html", html_page(found, self.folder).encode())
         return found
 
-    def waiting(self) -> list[tuple[Result, Run | None]]:
-        """What was trained and not evaluated, with its policies, if they are there."""
-        out: list[tuple[Result, Run | None]] = []
-        for result in tables.read(self.folder):
-            path = self.policies(*result.where, result.seeds)
-            there = (path / "run.json").exists()
-            if not result.finished and (there or result.settled):
-                out.append((result, load_run(path) if there else None))
-        return out
+    def waiting(self) -> list[Result]:
+        """What was trained and not evaluated."""
+        return [r for r in tables.read(self.folder) if not r.finished and (r.settled or self.has_policies(r))]
+
+    def trained(self, result: Result) -> Run:
+        """Its policies. Raises RunError if they are not there, or damaged."""
+        folder = self.policies(*result.where, result.seeds)
+        if not self.has_policies(result):
+            raise RunError(f"{folder} is not there; put it back, or train it again")
+        return load_run(folder)
+
+    def has_policies(self, result: Result) -> bool:
+        return (self.policies(*result.where, result.seeds) / "run.json").exists()
 
 
 def mean_score(data: Dataset) -> float | None:

@@ -120,7 +120,7 @@ class Work:
 
     def _waits(self, result: tables.Result) -> bool:
         """Whether its policies are kept for an evaluation elsewhere."""
-        return not self.evaluate and (self.keep.policies(*result.where, result.seeds) / "run.json").exists()
+        return not self.evaluate and self.keep.has_policies(result)
 
     def next(self, free: Sequence[Cell], cells: Sequence[Cell]) -> tuple[Cell | None, bool]:
         """Work on the first cell that nobody is at work on and that need not wait for what another process trains."""

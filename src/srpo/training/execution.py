@@ -58,7 +58,8 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
             loop = StageLoop(
                 name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose, devices=devices
             )
-            training = StageTraining(run, loop, report, stopped, saving, evaluator if last else None, run.kept if last else ())
+            here = (evaluator, run.kept) if last else (None, ())
+            training = StageTraining(run, loop, report, stopped, saving, options.resume(run, sinks), *here)
             run, results[name] = training.finish()
             run.state_file(name).unlink(missing_ok=True)
             saving.then(run, name, stage.steps)
@@ -76,6 +77,7 @@ class StageTraining:
     report: Reporter
     stopped: Sequence[int]  # the signals that arrived
     saving: Saving
+    go_on: str  # the command that does
     evaluator: Evaluator | None = None
     kept: Sequence[int] = ()  # the steps whose results are kept, the last one among them
 
@@ -94,7 +96,7 @@ class StageTraining:
         except NotWritten as e:
             with contextlib.suppress(CheckpointError):
                 self.loop.save()
-            raise NotWritten(f"{e}; make room, then continue with: {options.resume(self.run)}") from e
+            raise NotWritten(f"{e}; make room, then continue with: {self.go_on}") from e
 
     def _begin(self) -> None:
         self.report.compiling(self.loop.name)
@@ -151,7 +153,7 @@ class StageTraining:
         try:
             rows, notes = self.evaluator.at(self.run, loop.step, loop.name, loop.result(), self._watch)
         except MissingEnvironment as e:
-            raise MissingEnvironment(f"{e}; nothing is lost, continue with: {options.resume(self.run)}") from e
+            raise MissingEnvironment(f"{e}; nothing is lost, continue with: {self.go_on}") from e
         self.report.scored(rows)
         for line in notes:
             self.report.warn(line)
@@ -164,9 +166,7 @@ class StageTraining:
     def _stop_if_asked(self) -> None:
         if self.stopped:
             name, step = self.loop.name, self.loop.step
-            raise Interrupted(
-                f"stopped at step {step} of stage {name}; continue with: {options.resume(self.run)}", self.stopped[0]
-            )
+            raise Interrupted(f"stopped at step {step} of stage {name}; continue with: {self.go_on}", self.stopped[0])
 
 
 @contextlib.contextmanager
