@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import srpo
+from srpo.algorithms.iql import IQL
 from srpo.algorithms.srpo import ScoreRegularizedPolicy
+from srpo.core import Batch
 from srpo.diffusion.schedules import VP
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
+import imitation
 import judge_report
 import optimum
 import training
@@ -109,3 +112,22 @@ def test_the_optimum_of_srpo_is_where_its_direction_vanishes():
     for beta in (0.02, 0.2):
         np.testing.assert_allclose(acted(beta), beta / (pull + 2 * beta), atol=0.03)
     assert acted(0.02).max() < acted(0.2).min()
+
+
+def test_shuffled_weights_are_the_same_numbers_on_other_rows():
+    class Critic(eqx.Module):
+        def q_target(self, obs, action):
+            return action[None, :, 0]
+
+        def v(self, obs):
+            return obs[:, 0]
+
+    batch = Batch(jnp.zeros((5, 1)), jnp.arange(5.0)[:, None] / 3, *[jnp.zeros(5)] * 4)
+    plain, shuffled = (p.weight({"critic": Critic()}, batch) for p in (IQL().policy, imitation.ShuffledIQL().policy))
+    np.testing.assert_allclose(plain, np.exp(np.arange(5.0)), rtol=1e-5)
+    assert sorted(np.asarray(shuffled)) == sorted(np.asarray(plain)) and not np.any(shuffled == plain)
+
+
+def test_every_recipe_of_imitation_is_one():
+    steps = [imitation.recipe(name, 7).policy.steps for name in imitation.TITLES]
+    assert steps == [7] * len(steps) and imitation.recipe("shuffled", 7).critic == imitation.recipe("weighted", 7).critic
