@@ -47,10 +47,10 @@ ASIDE = 0.1  # of the episodes, to judge policies by that were trained on all of
 Score = Callable[[Candidate], float]  # the true one
 DEFAULT = {"policy.beta": 0.05}  # one for both built-in sets
 SMALL = (128, 128)
-CRITIC = {"critic.steps": 15_000, "critic.lr": 1e-3, "critic.hidden": SMALL, "data.reward": "return-range"}
-SAME_CRITIC = CRITIC | {
-    "critic.next_value": "before", "critic.layer_init": "torch", "data.clip_action": 1.0, "data.normalize_obs": False,
+CRITIC = {
+    "critic.steps": 15_000, "critic.lr": 1e-3, "critic.hidden": SMALL, "data.reward": "return-range", "data.normalize_obs": False,
 }  # fmt: skip
+SAME_CRITIC = CRITIC | {"critic.next_value": "before", "critic.layer_init": "torch", "data.clip_action": 1.0}
 POLICY = {"policy.hidden": SMALL, "policy.lr": 1e-3, "policy.steps": 2_400}
 BEHAVIOR = {
     "behavior.steps": 6_000, "behavior.batch_size": 256, "behavior.width": 64, "behavior.lr": 1e-3,

@@ -1,6 +1,7 @@
 """A suite: fair budgets, the order of cells, what is shared, stopped, resumed, kept, moved to another machine, and refused."""
 
 import csv
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -145,19 +146,27 @@ def test_what_is_shipped_can_be_trained(name):
 @pytest.mark.parametrize("name", ["open", "open-quick"])
 def test_srpo_and_iql_share_their_critic(name):
     suite = plan.load_suite(name)
-    srpo_grid, iql_grid = (
-        Grid.create(configured(a, TASK, suite.preset, suite.budget, suite.settings.get(a, {})), (0, 1), None)
-        for a in ("srpo", "iql")
-    )
-    assert alike(srpo_grid, iql_grid) == alike(iql_grid, srpo_grid) == ["critic"]
-
-
-def test_the_column_of_iql_with_its_own_critic_is_its_preset():
-    suite = plan.load_suite("open-hour")
     for source in suite.data:
-        name, preset, more = suite.recipe(source.name, "iql-own-critic")
-        column, alone = (configured(name, source.task, preset, suite.budget, settings) for settings in (more, {}))
+        recipes = (suite.recipe(source.name, algorithm) for algorithm in ("srpo", "iql"))
+        srpo_grid, iql_grid = (
+            Grid.create(configured(algorithm, source.task, preset, suite.budget, more), (0, 1), None)
+            for algorithm, preset, more in recipes
+        )
+        assert alike(srpo_grid, iql_grid) == alike(iql_grid, srpo_grid) == ["critic"]
+
+
+def test_the_columns_that_are_no_variant_are_the_presets():
+    suite = plan.load_suite("open-hour")
+    for source, name in itertools.product(suite.data, set(suite.algorithms) - set(suite.variants)):
+        algorithm, preset, more = suite.recipe(source.name, name)
+        column, alone = (configured(algorithm, source.task, preset, suite.budget, settings) for settings in (more, {}))
         assert config.settings(column) == config.settings(alone)
+
+
+def rates_of(algorithm):
+    found = {path: s.value for path, s in config.settings(algorithm).items() if s.meaning.startswith("learning rate")}
+    assert found
+    return found
 
 
 def test_every_preset_has_rates_that_were_compared():
@@ -166,9 +175,9 @@ def test_every_preset_has_rates_that_were_compared():
     for name in suite.algorithms:
         algorithm, preset, more = suite.recipe(suite.data[0].name, name)
         column = configured(algorithm, suite.data[0].task, preset, suite.budget, more)
-        columns.setdefault(algorithm, []).append(config.settings(column))
+        columns.setdefault(algorithm, []).append(rates_of(column))
     for algorithm, compared in columns.items():
-        chosen = config.settings(configured(algorithm, suite.data[0].task, suite.preset, suite.budget, {}))
+        chosen = rates_of(configured(algorithm, suite.data[0].task, suite.preset, suite.budget, {}))
         assert len(compared) > 1 and compared.count(chosen) == 1, algorithm
 
 

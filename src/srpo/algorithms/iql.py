@@ -77,6 +77,6 @@ class IQL(Algorithm):
     )
     presets: ClassVar = {
         "paper": TASKS,
-        # normalized observations: docs/quick.md has what they do for a policy that regresses for so few steps
-        "quick": {"*": QUICK_CRITIC | {"policy.steps": 20_000, "data.normalize_obs": True}} | TASKS,
+        # docs/quick.md has what normalized observations and the rate do for a policy that regresses for so few steps
+        "quick": {"*": QUICK_CRITIC | {"data.normalize_obs": True, "policy.steps": 40_000, "policy.lr": 1e-3}} | TASKS,
     }

@@ -27,14 +27,17 @@ ANTMAZE: Overrides = {"data.reward": "minus-one", "critic.expectile": 0.9, "poli
 # the reward's unit, and a preconditioned behavior model (docs/algorithms/srpo.md).
 UNKNOWN: Overrides = {"data.reward": "return-range", "behavior.parametrization": "preconditioned"}
 MAZES = "antmaze-*|pointmaze-*"
+CAUTIOUS = 0.01  # the smallest of Table 2: for data that no table names, and the recordings of an expert
 QUICK: Overrides = QUICK_CRITIC | {  # chosen by experiment: docs/quick.md
+    "data.normalize_obs": True,
     "behavior.steps": 10_000,
     "behavior.batch_size": 512,
     "behavior.width": 128,
     "behavior.lr": 1e-3,
-    "policy.steps": 15_000,
+    "policy.steps": 60_000,
     "policy.lr": 1e-3,
 }
+BOLD: Overrides = {"data.normalize_obs": False, "policy.steps": 15_000}  # where a larger temperature is published
 
 
 def presets(beta: str) -> dict[str, Tasks]:
@@ -43,8 +46,8 @@ def presets(beta: str) -> dict[str, Tasks]:
     temperatures: Tasks = {name: {beta: value} for name, value in TEMPERATURE.items()}
     table_2 = {name: values | {"behavior.parametrization": "noise"} for name, values in temperatures.items()}
     quick = {
-        "*": unknown | QUICK | {beta: 0.01},  # the smallest of the paper's: cautious, docs/quick.md
-        MAZES: ANTMAZE | {"policy.normalize": "2-norm", beta: 0.05},  # of a gradient of length one
+        "*": unknown | QUICK | {beta: CAUTIOUS},
+        MAZES: ANTMAZE | BOLD | {"policy.normalize": "2-norm", beta: 0.05},  # of a gradient of length one
         "pointmaze-*": {beta: 0.2},  # docs/mazes.md
     }
     return {
@@ -54,7 +57,7 @@ def presets(beta: str) -> dict[str, Tasks]:
             MAZES: ANTMAZE | {"policy.normalize": "rms"},
         }
         | table_2,
-        "quick": quick | temperatures,
+        "quick": quick | {name: {beta: value} | (BOLD if value > CAUTIOUS else {}) for name, value in TEMPERATURE.items()},
     }
 
 
