@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 .PHONY: run test pytest check docs venv clean
 .DEFAULT_GOAL := venv
 
-# train on the data set in the package, evaluate, print what came out (at most ten minutes on two cores)
+# train on the data set in the package, evaluate, print what came out (about eleven minutes on two cores)
 run: venv
 	$(VENV)/bin/srpo demo
 
