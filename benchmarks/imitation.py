@@ -1,13 +1,13 @@
 """What decides how fast a regression onto recorded actions becomes precise: inputs, head, rate and weights, one changed at a time.
 
   python benchmarks/imitation.py halfcheetah-medium-expert-open-v0.hdf5 --out runs/imitation
-  python benchmarks/imitation.py DATA --out DIR --only as-iql,normalized --into docs/performance.md
+  python benchmarks/imitation.py DATA --out DIR --only as-iql,normalized --into docs/quick.md
 
 The same network (2 x 256 ReLU) clones the data, all rows alike, by the recipe of IQL's policy and by changes of it; then with IQL's
 weights, of the critic of its preset `quick`, and with the same weights given to other rows, which tells what they say from how
-unequal they are. A tenth of the episodes is set aside; the error is that of the policy's mean on their actions, on the
-better and the worse half of the episodes, the score that of the policy in the environment. Runs are kept in DIR; a stopped
-command goes on where it was.
+unequal they are. A tenth of the episodes is set aside; the error is that of the policy's mean on their actions, on the better and
+the worse half of the episodes, the score that of the policy in the environment. Runs are kept in DIR; a stopped command goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def recipe(name: str, steps: int) -> Algorithm:
         return config.assign_all(Cloning(), {"policy.steps": steps, **RECIPES[name][1]})
     algorithm = WEIGHTED[name][1]
     quick = config.preset(algorithm.presets, "quick", "")
-    return config.assign_all(algorithm(), {**quick, "policy.lr": 3e-4, "policy.steps": steps, "data.holdout": HOLDOUT})
+    return config.assign_all(
+        algorithm(), {**quick, "policy.lr": Regression().lr, "policy.steps": steps, "data.holdout": HOLDOUT}
+    )
 
 
 def trained(name: str, data: Dataset, args: argparse.Namespace) -> srpo.Run:

@@ -163,21 +163,18 @@ def test_the_columns_that_are_no_variant_are_the_presets():
         assert config.settings(column) == config.settings(alone)
 
 
-def rates_of(algorithm):
-    found = {path: s.value for path, s in config.settings(algorithm).items() if s.meaning.startswith("learning rate")}
-    assert found
-    return found
-
-
 def test_every_preset_has_rates_that_were_compared():
+    def but_steps(algorithm):  # IQL's policy was given more of them later
+        return {path: setting for path, setting in config.settings(algorithm).items() if path != "policy.steps"}
+
     suite = plan.load_suite("quick-rates")
     columns: dict[str, list] = {}
     for name in suite.algorithms:
         algorithm, preset, more = suite.recipe(suite.data[0].name, name)
         column = configured(algorithm, suite.data[0].task, preset, suite.budget, more)
-        columns.setdefault(algorithm, []).append(rates_of(column))
+        columns.setdefault(algorithm, []).append(but_steps(column))
     for algorithm, compared in columns.items():
-        chosen = rates_of(configured(algorithm, suite.data[0].task, suite.preset, suite.budget, {}))
+        chosen = but_steps(configured(algorithm, suite.data[0].task, suite.preset, suite.budget, {}))
         assert len(compared) > 1 and compared.count(chosen) == 1, algorithm
 
 

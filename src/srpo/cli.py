@@ -35,7 +35,7 @@ WITHOUT_JAX = ("data",)
 
 HELP = """Offline reinforcement learning from logged data to a deployed policy: SRPO and its relatives.
 
-  srpo demo                                        the whole way in about ten minutes
+  srpo demo                                        the whole way in about eleven minutes
   srpo data info LOGS.hdf5                         what is in a file, and what is wrong with it
   srpo train LOGS.hdf5 --preset quick              train; the run lands in runs/
   srpo eval runs/LOGS/srpo/RUN --episodes 100      score it in its environment

@@ -1,6 +1,6 @@
 """The whole way in minutes: train SRPO on a small built-in data set, evaluate it in MuJoCo, compare.
 
-srpo demo                     on two cores: about ten minutes
+srpo demo                     on two cores: about eleven minutes
 srpo demo --seeds 3           three seeds, with intervals over them
 srpo demo --json              one JSON object, for scripts
 """

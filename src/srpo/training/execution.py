@@ -42,6 +42,7 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
         for line in warnings_about(data.recording, data.treatment.normalize_obs):
             report.warn(line)
         sweep_parts(run.path)
+        go_on = options.resume(run, sinks)
         results = dict(run.results)
         evaluator = Evaluator(run, results) if run.info["eval_every"] else None
         if evaluator is not None:
@@ -58,8 +59,8 @@ def execute(run: Run, data: Treated, quiet: bool, sinks: Sequence[str], devices:
             loop = StageLoop(
                 name, run.grid, stage.view(data), results, file, precision=run.precision, run=whose, devices=devices
             )
-            here = (evaluator, run.kept) if last else (None, ())
-            training = StageTraining(run, loop, report, stopped, saving, options.resume(run, sinks), *here)
+            mine = (evaluator, run.kept) if last else (None, ())
+            training = StageTraining(run, loop, report, stopped, saving, go_on, *mine)
             run, results[name] = training.finish()
             run.state_file(name).unlink(missing_ok=True)
             saving.then(run, name, stage.steps)

@@ -57,7 +57,7 @@ def presets(beta: str) -> dict[str, Tasks]:
             MAZES: ANTMAZE | {"policy.normalize": "rms"},
         }
         | table_2,
-        "quick": quick | {name: {beta: value} | (BOLD if value > CAUTIOUS else {}) for name, value in TEMPERATURE.items()},
+        "quick": quick | {name: values | (BOLD if values[beta] > CAUTIOUS else {}) for name, values in temperatures.items()},
     }
 
 
